@@ -1,0 +1,134 @@
+//! Kick and call: eventfds that are shared with the peer.
+//!
+//! The peer holds the same open file description, so it can clear `O_NONBLOCK`, drain the counter or saturate it at any
+//! time. Reads use `preadv2` with `RWF_NOWAIT`, which does not block whatever the flag says. Writes have no such form:
+//! [`Doorbell::ring`] asks `poll` first, which narrows the window but cannot close it, so a data thread that must never
+//! stall polls instead of kicking.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::error::OsError;
+
+/// One eventfd, used as a doorbell.
+#[derive(Debug)]
+pub struct Doorbell {
+    fd: OwnedFd,
+}
+
+/// What became of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// The peer will find it.
+    Yes,
+    /// The counter is full: the peer has a signal waiting already, or it saturated the counter to make us block.
+    Saturated,
+}
+
+impl Doorbell {
+    /// A new doorbell, close-on-exec and non-blocking.
+    ///
+    /// # Errors
+    /// [`OsError`] if there is no descriptor left.
+    pub fn new() -> Result<Self, OsError> {
+        let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| OsError::new("create an eventfd", e))?;
+        Ok(Self { fd })
+    }
+
+    /// A doorbell that the peer made.
+    #[must_use]
+    pub const fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Signals the peer.
+    ///
+    /// # Errors
+    /// [`OsError`] if the descriptor cannot be written at all.
+    pub fn ring(&self) -> Result<Rung, OsError> {
+        if !self.ready(PollFlags::OUT, Duration::ZERO)? {
+            return Ok(Rung::Saturated);
+        }
+        match rustix::io::write(&self.fd, &1u64.to_ne_bytes()) {
+            Ok(_) => Ok(Rung::Yes),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Rung::Saturated),
+            Err(e) => Err(OsError::new("write to an eventfd", e)),
+        }
+    }
+
+    /// Takes what was signalled; `true` if there was anything. Never blocks.
+    ///
+    /// # Errors
+    /// [`OsError`] if the descriptor cannot be read at all.
+    pub fn drain(&self) -> Result<bool, OsError> {
+        let mut count = [0u8; 8];
+        let mut buffers = [IoSliceMut::new(&mut count)];
+        // The offset of all ones means "no position", as an eventfd has none.
+        match rustix::io::preadv2(&self.fd, &mut buffers, u64::MAX, ReadWriteFlags::NOWAIT) {
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(e) => Err(OsError::new("read from an eventfd", e)),
+        }
+    }
+
+    /// Waits until there is something to drain, at most `timeout`; `true` if there is.
+    ///
+    /// # Errors
+    /// [`OsError`] if the descriptor cannot be polled.
+    pub fn wait(&self, timeout: Duration) -> Result<bool, OsError> {
+        self.ready(PollFlags::IN, timeout)
+    }
+
+    fn ready(&self, events: PollFlags, timeout: Duration) -> Result<bool, OsError> {
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            let left = deadline.map_or(timeout, |d| d.saturating_duration_since(Instant::now()));
+            let timespec = Timespec::try_from(left).ok();
+            let mut fds = [PollFd::new(&self.fd, events)];
+            match rustix::event::poll(&mut fds, timespec.as_ref()) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(OsError::new("poll an eventfd", e)),
+            }
+        }
+    }
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_is_drained_once() {
+        let bell = Doorbell::new().unwrap();
+        assert!(!bell.drain().unwrap());
+        assert!(!bell.wait(Duration::ZERO).unwrap());
+        assert_eq!(bell.ring().unwrap(), Rung::Yes);
+        assert_eq!(bell.ring().unwrap(), Rung::Yes);
+        assert!(bell.wait(Duration::from_secs(5)).unwrap());
+        assert!(bell.drain().unwrap());
+        assert!(!bell.drain().unwrap());
+    }
+
+    /// The peer clears `O_NONBLOCK` and drains or saturates the counter: neither call blocks.
+    #[test]
+    fn a_peer_that_plays_with_the_flags_does_not_block_us() {
+        let bell = Doorbell::new().unwrap();
+        let peer = bell.as_fd().try_clone_to_owned().unwrap();
+        rustix::fs::fcntl_setfl(&peer, rustix::fs::OFlags::empty()).unwrap();
+        assert!(!bell.drain().unwrap(), "an empty counter would block a plain read");
+        rustix::io::write(&peer, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        assert_eq!(bell.ring().unwrap(), Rung::Saturated, "a full counter would block a plain write");
+    }
+}

@@ -1,0 +1,123 @@
+//! Views that say whose words an area holds.
+//!
+//! The type decides what can be done: words of [`Ours`] are stored and never read back, words of [`Theirs`] are loaded
+//! as claims and can be scrubbed. The packed ring, where both sides write the same slots, will add a third.
+
+use super::words::Words;
+use crate::claim::Alleged;
+
+/// An area that this side writes and never reads: there is no load method.
+#[derive(Clone, Debug)]
+pub struct Ours<W>(W);
+
+impl<W: Words> Ours<W> {
+    /// Takes an area for writing.
+    #[inline]
+    pub const fn new(words: W) -> Self {
+        Self(words)
+    }
+    /// Bytes in the area.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+    /// Whether the area has no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// Whether words of `bytes` bytes can live at offset `at`.
+    #[inline]
+    pub fn is_aligned(&self, at: usize, bytes: usize) -> bool {
+        self.0.is_aligned(at, bytes)
+    }
+    /// Stores a 16-bit word.
+    #[inline]
+    pub fn store_u16(&self, at: usize, value: u16) {
+        self.0.store_u16(at, value);
+    }
+    /// Publishes a 16-bit index: Release, so that whoever loads it with Acquire sees everything stored before.
+    #[inline]
+    pub fn publish_u16(&self, at: usize, value: u16) {
+        self.0.store_u16_release(at, value);
+    }
+    /// Stores a 32-bit word.
+    #[inline]
+    pub fn store_u32(&self, at: usize, value: u32) {
+        self.0.store_u32(at, value);
+    }
+    /// Stores a 64-bit word.
+    #[inline]
+    pub fn store_u64(&self, at: usize, value: u64) {
+        self.0.store_u64(at, value);
+    }
+    /// Copies private bytes in.
+    #[inline]
+    pub fn copy_in(&self, at: usize, from: &[u8]) {
+        self.0.copy_in(at, from);
+    }
+    /// Stores zeros.
+    #[inline]
+    pub fn zero(&self, at: usize, len: usize) {
+        self.0.zero(at, len);
+    }
+}
+
+/// An area that the peer writes. Loads are claims; this side may scrub bytes that it is about to lend again.
+///
+/// The load methods are called from the two files named `boundary.rs` only.
+#[derive(Clone, Debug)]
+pub struct Theirs<W>(W);
+
+impl<W: Words> Theirs<W> {
+    /// Takes an area for reading.
+    #[inline]
+    pub const fn new(words: W) -> Self {
+        Self(words)
+    }
+    /// Bytes in the area.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+    /// Whether the area has no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// Whether words of `bytes` bytes can live at offset `at`.
+    #[inline]
+    pub fn is_aligned(&self, at: usize, bytes: usize) -> bool {
+        self.0.is_aligned(at, bytes)
+    }
+    /// Loads a 16-bit word once.
+    #[inline]
+    pub fn load_u16_alleged(&self, at: usize) -> Alleged<u16> {
+        Alleged::new(self.0.load_u16(at))
+    }
+    /// Loads a 16-bit index once, Acquire: pairs with the peer's Release store of it.
+    #[inline]
+    pub fn load_index_alleged(&self, at: usize) -> Alleged<u16> {
+        Alleged::new(self.0.load_u16_acquire(at))
+    }
+    /// Loads a 32-bit word once.
+    #[inline]
+    pub fn load_u32_alleged(&self, at: usize) -> Alleged<u32> {
+        Alleged::new(self.0.load_u32(at))
+    }
+    /// Loads a 64-bit word once.
+    #[inline]
+    pub fn load_u64_alleged(&self, at: usize) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64(at))
+    }
+    /// Copies bytes to private memory. What arrives there is the peer's data, and stands still from then on.
+    #[inline]
+    pub fn copy_out_alleged(&self, at: usize, to: &mut [u8]) {
+        self.0.copy_out(at, to);
+    }
+    /// Stores zeros over what the peer wrote, before the bytes are lent again.
+    #[inline]
+    pub fn scrub(&self, at: usize, len: usize) {
+        self.0.zero(at, len);
+    }
+}
