@@ -98,6 +98,12 @@ impl GuestAddr {
     }
 }
 
+impl From<u64> for GuestAddr {
+    fn from(addr: u64) -> Self {
+        Self(addr)
+    }
+}
+
 impl core::fmt::Display for GuestAddr {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "{:#x}", self.0)

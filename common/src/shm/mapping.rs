@@ -238,6 +238,25 @@ impl<'a> Bytes<'a> {
         self.start
     }
 
+    /// Replaces a 16-bit word that the other side stores too, if it still holds `from`. Whether it did. Relaxed.
+    ///
+    /// No ring needs this: each of its words has one writer. It is for a test adversary, who stores into the other
+    /// side's words and has to take that back without losing what the other side stored meanwhile.
+    #[must_use = "a word that has changed is not replaced"]
+    pub fn replace_u16(&self, at: usize, from: u16, to: u16) -> bool {
+        // SAFETY: `word` gives an aligned pointer to 2 bytes inside the area; atomics may race.
+        let word = unsafe { AtomicU16::from_ptr(self.word(at)) };
+        word.compare_exchange(from.to_le(), to.to_le(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// As [`replace_u16`](Self::replace_u16), for a 64-bit word.
+    #[must_use = "a word that has changed is not replaced"]
+    pub fn replace_u64(&self, at: usize, from: u64, to: u64) -> bool {
+        // SAFETY: `word` gives an aligned pointer to 8 bytes inside the area; atomics may race.
+        let word = unsafe { AtomicU64::from_ptr(self.word(at)) };
+        word.compare_exchange(from.to_le(), to.to_le(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     /// A pointer to `size` bytes at offset `at`, asserted to be inside.
     #[inline]
     #[track_caller]

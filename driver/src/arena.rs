@@ -1,0 +1,261 @@
+//! The shared memory of a device, split by who writes it.
+//!
+//! Two sealed memfds. *Ours* holds descriptor tables, available rings and transmit slots: the device only reads them.
+//! *Theirs* holds used rings and receive slots: the device writes them. Nothing private lives in either: no free list, no
+//! token, no pointer. The addresses that the device knows are synthetic.
+//!
+//! Everything is made anew for every epoch: a device that was left behind keeps its mapping of the old memory and may
+//! write it for ever, without effect.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use ironring_common::error::{Misuse, OsError};
+use ironring_common::index::{GuestAddr, QueueSize};
+use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::spec::split;
+
+use crate::mapper::slots::FixedSlots;
+use crate::queue::split::SplitAreas;
+use crate::transport::{Region as SharedRegion, RingAddresses};
+
+/// What an arena has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct ArenaShape {
+    /// Descriptors of every queue, and so slots.
+    pub queue_size: QueueSize,
+    /// Queue pairs.
+    pub pairs: u16,
+    /// Bytes of a slot: net header and frame.
+    pub slot_bytes: u32,
+}
+
+/// The memory of one device, for one epoch.
+#[derive(Debug)]
+pub struct Arena {
+    ours: Region,
+    theirs: Region,
+    queues: Vec<QueueMemory>,
+}
+
+/// One memfd, its mapping, and the address at which the device is told to find it.
+#[derive(Debug)]
+struct Region {
+    memfd: Memfd,
+    mapping: Arc<Mapping>,
+    base: GuestAddr,
+}
+
+/// The memory of one virtqueue.
+#[derive(Clone, Debug)]
+pub struct QueueMemory {
+    /// The ring, to be read and written here.
+    pub areas: SplitAreas<Area>,
+    /// The ring, as the device is told.
+    pub addresses: RingAddresses,
+    /// The slots, to be read or written here.
+    pub slots: Area,
+    /// The slots, as descriptors say them.
+    pub mapper: FixedSlots,
+}
+
+/// Why there is no arena.
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaError {
+    /// The shape cannot be.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+    /// The system has no memory for it.
+    #[error(transparent)]
+    Os(#[from] OsError),
+}
+
+impl Arena {
+    /// Makes fresh memory. All of it is zero.
+    ///
+    /// # Errors
+    /// [`ArenaError`]. Nothing stays behind.
+    pub fn create(shape: ArenaShape) -> Result<Self, ArenaError> {
+        let plans: Vec<_> = {
+            let mut ours = Carver::default();
+            let mut theirs = Carver::default();
+            (0..shape.pairs.saturating_mul(2)).map(|queue| plan_queue(shape, queue, &mut ours, &mut theirs)).collect()
+        };
+        let end = |region: fn(&Plan) -> usize| plans.iter().map(region).max().unwrap_or(0);
+        let ours = Region::create("ironring-ours", end(|plan| plan.ours_end), OURS_BASE)?;
+        let theirs = Region::create("ironring-theirs", end(|plan| plan.theirs_end), THEIRS_BASE)?;
+        let queues = plans.iter().map(|plan| plan.carve(shape, &ours, &theirs)).collect::<Result<_, Misuse>>()?;
+        Ok(Self { ours, theirs, queues })
+    }
+
+    /// The regions to share, in ascending order of their addresses.
+    #[must_use]
+    pub fn regions(&self) -> [SharedRegion<'_>; 2] {
+        [self.ours.shared(), self.theirs.shared()]
+    }
+
+    /// The memory of a virtqueue: even ones receive, odd ones transmit (5.1.2).
+    #[must_use]
+    pub fn queue(&self, index: u16) -> Option<&QueueMemory> {
+        self.queues.get(usize::from(index))
+    }
+
+    /// All bytes that the device can see.
+    #[must_use]
+    pub fn shared_bytes(&self) -> usize {
+        self.ours.memfd.len().saturating_add(self.theirs.memfd.len())
+    }
+}
+
+impl Region {
+    fn create(name: &str, len: usize, base: GuestAddr) -> Result<Self, OsError> {
+        let memfd = Memfd::create(name, len)?;
+        let mapping = Mapping::of(&memfd)?;
+        Ok(Self { memfd, mapping, base })
+    }
+
+    fn shared(&self) -> SharedRegion<'_> {
+        SharedRegion {
+            start: self.base,
+            len: u64::try_from(self.memfd.len()).unwrap_or(u64::MAX),
+            fd: self.memfd.as_fd(),
+        }
+    }
+
+    fn addr(&self, offset: usize) -> GuestAddr {
+        GuestAddr(self.base.0.saturating_add(u64::try_from(offset).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Offsets of one queue's parts in the two regions.
+#[derive(Debug)]
+struct Plan {
+    desc: usize,
+    avail: usize,
+    used: usize,
+    slots: usize,
+    slots_are_ours: bool,
+    stride: u32,
+    ours_end: usize,
+    theirs_end: usize,
+}
+
+fn plan_queue(shape: ArenaShape, queue: u16, ours: &mut Carver, theirs: &mut Carver) -> Plan {
+    let size = shape.queue_size;
+    let desc = ours.take(split::desc_bytes(size), 0);
+    // Four bytes before a line: index and flags in one line, the entries or elements from the start of the next. For
+    // the used ring this also puts every element on 8 bytes, so that it is one word.
+    let avail = ours.take(split::avail_bytes(size), LINE_BYTES.saturating_sub(split::AVAIL_RING));
+    let used = theirs.take(split::used_bytes(size), LINE_BYTES.saturating_sub(split::USED_RING));
+    let stride = stride_of(shape.slot_bytes);
+    let slot_bytes = usize::from(size.get()).saturating_mul(usize::try_from(stride).unwrap_or(usize::MAX));
+    let slots_are_ours = queue % 2 == 1;
+    let slots = if slots_are_ours { ours.take(slot_bytes, 0) } else { theirs.take(slot_bytes, 0) };
+    Plan { desc, avail, used, slots, slots_are_ours, stride, ours_end: ours.next, theirs_end: theirs.next }
+}
+
+impl Plan {
+    fn carve(&self, shape: ArenaShape, ours: &Region, theirs: &Region) -> Result<QueueMemory, Misuse> {
+        let size = shape.queue_size;
+        let slots_in = if self.slots_are_ours { ours } else { theirs };
+        let slot_bytes =
+            usize::from(size.get()).saturating_mul(usize::try_from(self.stride).unwrap_or(usize::MAX));
+        Ok(QueueMemory {
+            areas: SplitAreas {
+                desc: ours.mapping.area(self.desc, split::desc_bytes(size))?,
+                avail: ours.mapping.area(self.avail, split::avail_bytes(size))?,
+                used: theirs.mapping.area(self.used, split::used_bytes(size))?,
+            },
+            addresses: RingAddresses {
+                size: size.get(),
+                desc: ours.addr(self.desc),
+                avail: ours.addr(self.avail),
+                used: theirs.addr(self.used),
+            },
+            slots: slots_in.mapping.area(self.slots, slot_bytes)?,
+            mapper: FixedSlots::new(slots_in.addr(self.slots), self.stride, shape.slot_bytes),
+        })
+    }
+}
+
+/// Cuts a region into parts, each beginning on a cache line plus an offset.
+#[derive(Debug, Default)]
+struct Carver {
+    next: usize,
+}
+
+impl Carver {
+    fn take(&mut self, len: usize, skew: usize) -> usize {
+        let start = self.next.next_multiple_of(LINE_BYTES).saturating_add(skew);
+        self.next = start.saturating_add(len);
+        start
+    }
+}
+
+/// Slots begin on a cache line; two lines are added so that they are not a power of two apart, where equal offsets of all
+/// slots would compete for the same sets of the cache.
+fn stride_of(slot_bytes: u32) -> u32 {
+    slot_bytes.next_multiple_of(64).saturating_add(128)
+}
+
+const LINE_BYTES: usize = 64;
+/// Where the device finds what we write. Any two disjoint ranges would do; these are no addresses of this process.
+const OURS_BASE: GuestAddr = GuestAddr(0x1_0000_0000);
+/// Where the device finds what it writes.
+const THEIRS_BASE: GuestAddr = GuestAddr(0x2_0000_0000);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ironring_common::shm::words::Words;
+
+    fn arena(queue_size: u16) -> Arena {
+        let queue_size = QueueSize::split(queue_size).unwrap();
+        Arena::create(ArenaShape { queue_size, pairs: 1, slot_bytes: 2048 }).unwrap()
+    }
+
+    #[test]
+    fn parts_do_not_overlap_and_lie_in_the_region_of_their_writer() {
+        for size in [1, 2, 64, 256, 1024] {
+            let arena = arena(size);
+            let mut parts = Vec::new();
+            for queue in 0..2 {
+                let memory = arena.queue(queue).unwrap();
+                let a = memory.addresses;
+                parts.push((a.desc.0, memory.areas.desc.len() as u64));
+                parts.push((a.avail.0, memory.areas.avail.len() as u64));
+                parts.push((a.used.0, memory.areas.used.len() as u64));
+                let slots = memory.slots_base();
+                parts.push((slots.0, memory.slots.len() as u64));
+                assert!(a.desc.0 < THEIRS_BASE.0 && a.avail.0 < THEIRS_BASE.0 && a.used.0 >= THEIRS_BASE.0);
+                assert_eq!(slots.0 >= THEIRS_BASE.0, queue == 0, "receive slots are theirs, transmit slots ours");
+            }
+            parts.sort_unstable();
+            for pair in parts.windows(2) {
+                assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn used_elements_are_words() {
+        let arena = arena(256);
+        assert!(arena.queue(0).unwrap().areas.used.is_aligned(split::USED_RING, 8));
+        assert!(arena.queue(0).unwrap().areas.desc.is_aligned(0, 16));
+    }
+
+    #[test]
+    fn every_epoch_has_memory_of_its_own() {
+        let (old, new) = (arena(2), arena(2));
+        old.queue(0).unwrap().slots.store_u64(0, 7);
+        assert_eq!(new.queue(0).unwrap().slots.load_u64(0), 0);
+    }
+
+    impl QueueMemory {
+        fn slots_base(&self) -> GuestAddr {
+            use crate::mapper::{Direction, Mapper, slots::SlotLen};
+            let first = ironring_common::index::DescId::below(0, QueueSize::split(1).unwrap()).unwrap();
+            self.mapper.clone().map(first, &SlotLen(1), Direction::ToDevice).unwrap().addr
+        }
+    }
+}

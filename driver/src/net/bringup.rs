@@ -1,0 +1,121 @@
+//! The way from a connection to a live device, one step a state (virtio 1.3, 3.1.1).
+//!
+//! `Bringup` is consumed by each step, so that no step can be left out, repeated or reordered. A user never spells the
+//! states: [`VirtioNet::bring_up`](super::VirtioNet::bring_up) is the whole chain. A step that fails drops everything that
+//! the steps before it took.
+
+use std::sync::Arc;
+
+use ironring_common::doorbell::Doorbell;
+use ironring_common::features::Negotiated;
+use ironring_common::index::QueueSize;
+use ironring_common::spec::net;
+
+use super::{NetError, NetOptions, RX_QUEUE, RxQueue, TX_QUEUE, TxQueue, VirtioNet, supported};
+use crate::arena::{Arena, ArenaShape, QueueMemory};
+use crate::queue::split::SplitRing;
+use crate::queue::violation::Latch;
+use crate::transport::{NetConfig, VhostUser};
+
+/// A device on its way up, in state `S`.
+#[derive(Debug)]
+pub struct Bringup<S> {
+    channel: VhostUser,
+    options: NetOptions,
+    queue_size: QueueSize,
+    state: S,
+}
+
+/// Connected, nothing said yet.
+#[derive(Debug)]
+pub struct Connected;
+
+/// Features agreed, configuration read.
+#[derive(Debug)]
+pub struct Agreed {
+    negotiated: Negotiated,
+    config: Option<NetConfig>,
+}
+
+/// The device has the memory.
+#[derive(Debug)]
+pub struct Shared {
+    agreed: Agreed,
+    arena: Arena,
+}
+
+impl Bringup<Connected> {
+    /// Checks the options before anything is asked of the device.
+    ///
+    /// # Errors
+    /// [`NetError::Misuse`] or [`NetError::FrameMax`].
+    pub fn new(channel: VhostUser, options: NetOptions) -> Result<Self, NetError> {
+        let queue_size = QueueSize::split(options.queue_size)?;
+        if !(60..=FRAME_MAX).contains(&options.frame_max) {
+            return Err(NetError::FrameMax { frame_max: options.frame_max });
+        }
+        Ok(Self { channel, options, queue_size, state: Connected })
+    }
+
+    /// Agrees on features and takes one snapshot of the configuration.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn negotiate(mut self) -> Result<Bringup<Agreed>, NetError> {
+        let negotiated = self.channel.negotiate(supported())?;
+        let config = self.channel.config(negotiated)?;
+        Ok(self.with(Agreed { negotiated, config }))
+    }
+}
+
+impl Bringup<Agreed> {
+    /// Makes the memory and gives it to the device.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn share(mut self) -> Result<Bringup<Shared>, NetError> {
+        let slot_bytes = self.options.frame_max.saturating_add(HDR_BYTES);
+        let arena = Arena::create(ArenaShape { queue_size: self.queue_size, pairs: 1, slot_bytes })?;
+        self.channel.set_memory(&arena.regions())?;
+        let Self { channel, options, queue_size, state } = self;
+        Ok(Bringup { channel, options, queue_size, state: Shared { agreed: state, arena } })
+    }
+}
+
+impl Bringup<Shared> {
+    /// Builds the queues, posts every receive slot, and lets the device begin.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn start(self) -> Result<VirtioNet, NetError> {
+        let Self { mut channel, options, queue_size, state: Shared { agreed, arena } } = self;
+        let latch = Latch::new();
+        let memory = |index| arena.queue(index).cloned().ok_or(NetError::FrameMax { frame_max: options.frame_max });
+        let ring = |index, memory: &QueueMemory| {
+            SplitRing::new(index, queue_size, memory.areas.clone(), Arc::clone(&latch)).map_err(NetError::Misuse)
+        };
+        let (rx_memory, tx_memory) = (memory(RX_QUEUE)?, memory(TX_QUEUE)?);
+        let (rx_at, tx_at) = (rx_memory.addresses, tx_memory.addresses);
+        let (rx_ring, tx_ring) = (ring(RX_QUEUE, &rx_memory)?, ring(TX_QUEUE, &tx_memory)?);
+        let mut rx = RxQueue::new(rx_ring, rx_memory, Doorbell::new()?, Doorbell::new()?, options.calls);
+        let tx = TxQueue::new(tx_ring, tx_memory, Doorbell::new()?, Doorbell::new()?, options.frame_max);
+        // Before the ring starts: the device finds every slot at its first look, and needs no kick for them.
+        rx.fill()?;
+        channel.start_queue(RX_QUEUE, &rx_at, 0, rx.kick_fd(), rx.call_fd())?;
+        channel.start_queue(TX_QUEUE, &tx_at, 0, tx.kick_fd(), tx.call_fd())?;
+        channel.enable_queue(RX_QUEUE, true)?;
+        channel.enable_queue(TX_QUEUE, true)?;
+        let Agreed { negotiated, config } = agreed;
+        Ok(VirtioNet { channel, negotiated, config, rx, tx, arena, latch, options, epoch: 0 })
+    }
+}
+
+impl<S> Bringup<S> {
+    fn with<N>(self, state: N) -> Bringup<N> {
+        Bringup { channel: self.channel, options: self.options, queue_size: self.queue_size, state }
+    }
+}
+
+/// 65535 bytes of a slot less the header.
+const FRAME_MAX: u32 = 65523;
+const HDR_BYTES: u32 = net::HDR_BYTES as u32;

@@ -1,0 +1,279 @@
+//! The receive queue.
+//!
+//! Every slot is posted at all times, except between the moment its frame is copied out and the moment it is posted
+//! again in the same call. A frame is copied to private memory by one copy of exactly the bytes that were checked, and
+//! only the copy is looked at: what the device does to the slot meanwhile or afterwards has no effect.
+//!
+//! A frame that is too short or whose header says what was not negotiated is a fault of the packet: it is dropped and
+//! counted, and traffic goes on.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use ironring_common::doorbell::{Doorbell, Rung};
+use ironring_common::error::OsError;
+use ironring_common::index::SplitIndex;
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::view::Theirs;
+use ironring_common::spec::net::{self, Header};
+
+use super::NetError;
+use crate::arena::QueueMemory;
+use crate::boundary;
+use crate::mapper::slots::{FixedSlots, SlotLen};
+use crate::queue::split::{AddError, Completion, SplitRing};
+use crate::queue::violation::Violation;
+
+/// Receives frames.
+#[derive(Debug)]
+pub struct RxQueue {
+    ring: SplitRing<Area, ()>,
+    slots: Theirs<Area>,
+    mapper: FixedSlots,
+    kick: Doorbell,
+    call: Doorbell,
+    stats: RxStats,
+}
+
+/// What a receive queue has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RxStats {
+    /// Frames handed to the caller.
+    pub frames: u64,
+    /// Bytes of those frames, without headers.
+    pub bytes: u64,
+    /// Frames dropped because they were shorter than a net header and an Ethernet header.
+    pub dropped_short: u64,
+    /// Frames dropped because their net header used what was not negotiated.
+    pub dropped_header: u64,
+    /// Used elements taken.
+    pub used_entries: u64,
+    /// Kicks sent after posting buffers.
+    pub kicks: u64,
+    /// Kicks that the device did not want.
+    pub kicks_suppressed: u64,
+    /// Calls found pending when this side waited.
+    pub calls: u64,
+}
+
+/// Private memory for a burst of received frames. Made once, used for every burst.
+pub struct RxBatch {
+    bytes: Box<[u8]>,
+    slot: usize,
+    lens: Vec<usize>,
+    capacity: usize,
+}
+
+impl RxBatch {
+    /// Room for `frames` frames of up to `frame_max` bytes.
+    #[must_use]
+    pub fn new(frames: usize, frame_max: u32) -> Self {
+        let slot = usize::try_from(frame_max)
+            .unwrap_or(usize::MAX)
+            .saturating_add(net::HDR_BYTES)
+            .next_multiple_of(64)
+            .saturating_add(64);
+        let bytes = vec![0; slot.saturating_mul(frames)].into_boxed_slice();
+        Self { bytes, slot, lens: Vec::with_capacity(frames), capacity: frames }
+    }
+
+    /// The frames of the last burst, in the order in which they came. Without net headers.
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.lens.iter().zip(self.bytes.chunks_exact(self.slot)).map(|(len, slot)| {
+            // The length was checked against the slot when the frame was copied.
+            slot.get(net::HDR_BYTES..net::HDR_BYTES.saturating_add(*len)).unwrap_or_default()
+        })
+    }
+
+    /// Frames in the batch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lens.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.lens.clear();
+    }
+
+    /// The memory for the next frame with its header, `bytes` long.
+    #[inline]
+    fn next_slot(&mut self, bytes: usize) -> Option<&mut [u8]> {
+        let start = self.lens.len().checked_mul(self.slot)?;
+        let slot = self.bytes.get_mut(start..start.checked_add(self.slot)?)?;
+        slot.get_mut(..bytes)
+    }
+}
+
+impl core::fmt::Debug for RxBatch {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // Lengths only: the bytes are the peer's.
+        f.debug_struct("RxBatch").field("lens", &self.lens).field("capacity", &self.capacity).finish()
+    }
+}
+
+impl RxQueue {
+    pub(super) fn new(
+        ring: SplitRing<Area, ()>,
+        memory: QueueMemory,
+        kick: Doorbell,
+        call: Doorbell,
+        calls: bool,
+    ) -> Self {
+        let mut queue = Self {
+            ring,
+            slots: Theirs::new(memory.slots),
+            mapper: memory.mapper,
+            kick,
+            call,
+            stats: RxStats::default(),
+        };
+        if calls {
+            queue.ring.arm_calls();
+        } else {
+            queue.ring.suppress_calls();
+        }
+        queue
+    }
+
+    /// Posts every free slot.
+    pub(super) fn fill(&mut self) -> Result<(), Violation> {
+        for _ in 0..self.ring.free() {
+            self.post()?;
+        }
+        self.ring.publish();
+        Ok(())
+    }
+
+    /// Takes up to a batch of frames, oldest first, and posts their slots again. Returns how many there are. Frames that
+    /// are dropped count towards the batch, so the work of a call is bounded by its size.
+    ///
+    /// # Errors
+    /// The [`Violation`], new or latched. Frames that were taken before it stand in the batch.
+    pub fn rx_burst(&mut self, batch: &mut RxBatch) -> Result<usize, Violation> {
+        batch.clear();
+        let mut posted = false;
+        for _ in 0..batch.capacity {
+            let Some(done) = self.ring.take(&mut self.mapper)? else { break };
+            self.copy_frame(done, batch);
+            self.post()?;
+            posted = true;
+        }
+        if posted {
+            self.ring.publish();
+            self.notify();
+        }
+        Ok(batch.len())
+    }
+
+    /// Waits until the device calls or `timeout` passes; returns at once if there is something to take. For a side that
+    /// asked for calls.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn wait(&mut self, timeout: Duration) -> Result<bool, NetError> {
+        self.ring.arm_calls();
+        if self.ring.has_completions()? {
+            return Ok(true);
+        }
+        let called = self.call.wait(timeout).map_err(os)?;
+        if self.call.drain().map_err(os)? {
+            self.stats.calls = self.stats.calls.wrapping_add(1);
+        }
+        Ok(called)
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub const fn stats(&self) -> RxStats {
+        self.stats
+    }
+
+    /// Slots that the device holds.
+    #[must_use]
+    pub fn outstanding(&self) -> u16 {
+        self.ring.outstanding()
+    }
+
+    pub(super) fn kick_fd(&self) -> BorrowedFd<'_> {
+        self.kick.as_fd()
+    }
+
+    pub(super) fn call_fd(&self) -> BorrowedFd<'_> {
+        self.call.as_fd()
+    }
+
+    pub(super) fn published(&self) -> SplitIndex {
+        self.ring.published()
+    }
+
+    pub(super) fn is_conserved(&self) -> bool {
+        self.ring.is_conserved()
+    }
+
+    /// Copies one completed slot out, and keeps the frame if it is one.
+    #[inline]
+    fn copy_frame(&mut self, done: Completion<()>, batch: &mut RxBatch) {
+        self.stats.used_entries = self.stats.used_entries.wrapping_add(1);
+        let bytes = usize::try_from(done.written).unwrap_or(0);
+        let at = self.mapper.offset(done.head);
+        if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
+            self.stats.dropped_short = self.stats.dropped_short.wrapping_add(1);
+            return;
+        }
+        // `written` is at most what was posted, a slot; a batch for smaller frames drops what it has no room for.
+        let Some(slot) = batch.next_slot(bytes) else {
+            self.stats.dropped_short = self.stats.dropped_short.wrapping_add(1);
+            return;
+        };
+        boundary::copy_completed(&self.slots, at, slot);
+        if !plain(slot) {
+            self.stats.dropped_header = self.stats.dropped_header.wrapping_add(1);
+            return;
+        }
+        let len = bytes.wrapping_sub(net::HDR_BYTES);
+        batch.lens.push(len);
+        self.stats.frames = self.stats.frames.wrapping_add(1);
+        self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
+    }
+
+    #[inline]
+    fn post(&mut self) -> Result<(), Violation> {
+        let whole = SlotLen(self.mapper.len());
+        match self.ring.add(&mut self.mapper, &[], &[whole], ()) {
+            Err(AddError::Violation(violation)) => Err(violation),
+            posted => {
+                assert!(posted.is_ok(), "a slot that came back can be posted again");
+                Ok(())
+            }
+        }
+    }
+
+    #[inline]
+    fn notify(&mut self) {
+        if !self.ring.should_kick() {
+            self.stats.kicks_suppressed = self.stats.kicks_suppressed.wrapping_add(1);
+        } else if matches!(self.kick.ring(), Ok(Rung::Yes)) {
+            self.stats.kicks = self.stats.kicks.wrapping_add(1);
+        }
+    }
+}
+
+/// Whether a private copy of a frame has a header that uses nothing that was not negotiated. No offload is negotiated, so
+/// a checksum to be finished or a segmented frame is not lawful (5.1.6.4.1); the other fields are then ignored.
+#[inline]
+fn plain(slot: &[u8]) -> bool {
+    slot.first_chunk::<{ net::HDR_BYTES }>().is_some_and(|bytes| {
+        let header = Header::from_bytes(*bytes);
+        header.gso_type == net::GSO_NONE && header.flags & net::HDR_F_NEEDS_CSUM == 0
+    })
+}
+
+fn os(error: OsError) -> NetError {
+    NetError::Os(error)
+}

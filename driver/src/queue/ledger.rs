@@ -1,0 +1,357 @@
+//! The private book of what is lent to the device.
+//!
+//! One record per descriptor, allocated in one place, used by every ring layout. It holds what Linux calls `desc_extra`
+//! and `desc_state`: the descriptor as it was written, the free list, and, at the head of a chain, the token. A token that
+//! is there *is* the in-flight state; there is no second flag to disagree with it.
+//!
+//! The ledger decides whether a completion is lawful: the id at its full width, in range, the head of a chain that is
+//! out, taken once; the length at most what the chain lends writable.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use ironring_common::claim::Alleged;
+use ironring_common::index::{DescId, QueueSize};
+use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
+
+use super::violation::{Fault, ViolationKind};
+
+/// What is known of one descriptor. At most 64 bytes for any token of a pointer's size (a test).
+#[derive(Clone, Debug)]
+pub(crate) struct Record<T> {
+    /// `Some` at the head of a chain that is lent to the device.
+    token: Option<T>,
+    /// The descriptor as it stands in the table. Kept after release: it says what the table holds without a load.
+    desc: Descriptor,
+    /// At a head: bytes that the chain lends writable.
+    writable: u32,
+    /// At a head: descriptors in the chain.
+    count: u16,
+    /// On the free list: the next free descriptor.
+    free_next: u16,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// On the free list.
+    Free,
+    /// Part of a chain that is being built or is out, but not its head.
+    Member,
+    /// Head of a chain that is out.
+    Head,
+}
+
+/// The records of one queue and its free list (first in, first out, so that ids repeat in the same order).
+#[derive(Debug)]
+pub(crate) struct Ledger<T> {
+    records: Box<[Record<T>]>,
+    size: QueueSize,
+    free_head: u16,
+    free_tail: u16,
+    free: u16,
+    /// Chains that are out.
+    outstanding: u16,
+}
+
+/// A completion that the ledger found lawful.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Redeemed<T> {
+    pub(crate) head: DescId,
+    pub(crate) token: T,
+    pub(crate) count: u16,
+    /// Bytes written, at most what was lent.
+    pub(crate) written: u32,
+    /// The device claimed to have written to a chain that lends nothing writable. No effect, but counted.
+    pub(crate) idle_claim: bool,
+}
+
+impl<T: Copy> Ledger<T> {
+    pub(crate) fn new(size: QueueSize) -> Self {
+        let records: Vec<_> = (0..size.get())
+            .map(|id| Record {
+                token: None,
+                desc: Descriptor::default(),
+                writable: 0,
+                count: 0,
+                // The last one's successor is never followed: `free` counts down to 0 first.
+                free_next: id.wrapping_add(1),
+                state: State::Free,
+            })
+            .collect();
+        Self {
+            records: records.into_boxed_slice(),
+            size,
+            free_head: 0,
+            free_tail: size.get().wrapping_sub(1),
+            free: size.get(),
+            outstanding: 0,
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn free(&self) -> u16 {
+        self.free
+    }
+
+    #[inline]
+    pub(crate) const fn outstanding(&self) -> u16 {
+        self.outstanding
+    }
+
+    /// The descriptor that `reserve` would give next.
+    #[inline]
+    pub(crate) fn next_free(&self) -> Option<DescId> {
+        if self.free == 0 { None } else { DescId::below(self.free_head, self.size) }
+    }
+
+    /// Takes a descriptor from the free list.
+    #[inline]
+    pub(crate) fn reserve(&mut self) -> Option<DescId> {
+        let id = self.next_free()?;
+        let record = self.records.get_mut(id.index())?;
+        record.state = State::Member;
+        self.free_head = record.free_next;
+        self.free = self.free.wrapping_sub(1);
+        Some(id)
+    }
+
+    /// Puts a descriptor at the end of the free list.
+    #[inline]
+    pub(crate) fn release(&mut self, id: DescId) {
+        let tail = usize::from(self.free_tail);
+        if self.free == 0 {
+            self.free_head = id.get();
+        } else if let Some(last) = self.records.get_mut(tail) {
+            last.free_next = id.get();
+        }
+        if let Some(record) = self.records.get_mut(id.index()) {
+            assert!(record.state == State::Member, "a descriptor is released once");
+            record.state = State::Free;
+        }
+        self.free_tail = id.get();
+        self.free = self.free.wrapping_add(1);
+    }
+
+    /// Gives back a descriptor that was reserved last, to the front of the free list: the way it came.
+    pub(crate) fn unreserve(&mut self, id: DescId) {
+        if let Some(record) = self.records.get_mut(id.index()) {
+            assert!(record.state == State::Member, "only a reserved descriptor can be given back");
+            record.state = State::Free;
+            record.free_next = self.free_head;
+        }
+        if self.free == 0 {
+            self.free_tail = id.get();
+        }
+        self.free_head = id.get();
+        self.free = self.free.wrapping_add(1);
+    }
+
+    /// The descriptor as it was written last: what unmapping and unwinding go by.
+    #[inline]
+    pub(crate) fn desc(&self, id: DescId) -> Descriptor {
+        self.records.get(id.index()).map_or(Descriptor::default(), |record| record.desc)
+    }
+
+    /// Books a descriptor; `false` if the table holds exactly this already.
+    #[inline]
+    pub(crate) fn book(&mut self, id: DescId, desc: Descriptor) -> bool {
+        match self.records.get_mut(id.index()) {
+            Some(record) if record.desc != desc => {
+                record.desc = desc;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The chain of `count` descriptors from `head` is out.
+    #[inline]
+    pub(crate) fn lend(&mut self, head: DescId, token: T, count: u16, writable: u32) {
+        if let Some(record) = self.records.get_mut(head.index()) {
+            record.token = Some(token);
+            record.count = count;
+            record.writable = writable;
+            record.state = State::Head;
+        }
+        self.outstanding = self.outstanding.wrapping_add(1);
+    }
+
+    /// Decides a completion and, if it is lawful, ends the loan. The descriptors stay reserved until released.
+    #[inline]
+    pub(crate) fn redeem(&mut self, id: Alleged<u32>, len: Alleged<u32>, slot: u32) -> Result<Redeemed<T>, Fault> {
+        let size = u32::from(self.size.get());
+        let id = id.check_below(size).map_err(|refused| Fault {
+            kind: ViolationKind::IdOutOfRange,
+            slot,
+            observed: u64::from(refused.observed),
+            expected: u64::from(size.wrapping_sub(1)),
+        })?;
+        let head = u16::try_from(id).ok().and_then(|id| DescId::below(id, self.size));
+        let record = head.and_then(|head| Some((head, self.records.get_mut(head.index())?)));
+        let not_out = |kind| Fault { kind, slot, observed: u64::from(id), expected: 0 };
+        let Some((head, record)) = record else {
+            return Err(not_out(ViolationKind::IdOutOfRange));
+        };
+        let token = match record.state {
+            State::Free => return Err(not_out(ViolationKind::IdNotOutstanding)),
+            State::Member => return Err(not_out(ViolationKind::IdNotHead)),
+            State::Head => record.token,
+        };
+        let Some(token) = token else {
+            return Err(not_out(ViolationKind::IdNotOutstanding));
+        };
+        let (written, idle_claim) = if record.writable == 0 {
+            let claim = len.check_advisory("nothing was lent writable: the claim is counted and never used");
+            (0, claim != 0)
+        } else {
+            let written = len.check_at_most(record.writable).map_err(|refused| Fault {
+                kind: ViolationKind::LengthOverPosted,
+                slot,
+                observed: u64::from(refused.observed),
+                expected: u64::from(record.writable),
+            })?;
+            (written, false)
+        };
+        record.token = None;
+        record.state = State::Member;
+        self.outstanding = self.outstanding.wrapping_sub(1);
+        Ok(Redeemed { head, token, count: record.count, written, idle_claim })
+    }
+
+    /// Every head that is out, with its descriptor count: for quarantine and teardown.
+    pub(crate) fn lent(&self) -> impl Iterator<Item = (DescId, T, u16)> + '_ {
+        self.records.iter().enumerate().filter_map(|(index, record)| {
+            let id = DescId::below(u16::try_from(index).ok()?, self.size)?;
+            Some((id, record.token?, record.count))
+        })
+    }
+
+    /// Whether every descriptor is on the free list or part of a chain that is out, each once. Walks everything: for
+    /// audits and tests.
+    pub(crate) fn is_conserved(&self) -> bool {
+        let mut seen = alloc::vec![false; self.records.len()];
+        let mut mark = |id: u16| match seen.get_mut(usize::from(id)) {
+            Some(flag) if !*flag => {
+                *flag = true;
+                true
+            }
+            _ => false,
+        };
+        let mut at = self.free_head;
+        for _ in 0..self.free {
+            if !mark(at) {
+                return false;
+            }
+            at = self.records.get(usize::from(at)).map_or(0, |record| record.free_next);
+        }
+        let mut chains = 0u16;
+        for (head, _, count) in self.lent() {
+            chains = chains.wrapping_add(1);
+            let mut id = head.get();
+            for _ in 0..count {
+                if !mark(id) {
+                    return false;
+                }
+                id = self.records.get(usize::from(id)).map_or(0, |record| record.desc.next);
+            }
+        }
+        chains == self.outstanding && seen.iter().all(|flag| *flag)
+    }
+}
+
+/// Whether a booked descriptor is device-writable.
+#[inline]
+pub(crate) const fn is_writable(desc: Descriptor) -> bool {
+    desc.flags & DESC_F_WRITE != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(size: u16) -> Ledger<u64> {
+        Ledger::new(QueueSize::split(size).unwrap())
+    }
+
+    fn claim(id: u32, len: u32) -> (Alleged<u32>, Alleged<u32>) {
+        (Alleged::new(id), Alleged::new(len))
+    }
+
+    /// 48 bytes for a token of 8, plus 2 for the shadow of an available-ring entry kept by the split ring.
+    #[test]
+    fn metadata_fits_in_64_bytes_per_descriptor() {
+        assert!(size_of::<Record<u64>>() + size_of::<u16>() <= 64, "{}", size_of::<Record<u64>>());
+        assert!(size_of::<Record<()>>() + size_of::<u16>() <= 64);
+    }
+
+    #[test]
+    fn free_descriptors_come_back_first_in_first_out() {
+        let mut ledger = ledger(4);
+        let ids: Vec<_> = core::iter::from_fn(|| ledger.reserve()).map(DescId::get).collect();
+        assert_eq!(ids, [0, 1, 2, 3]);
+        assert_eq!(ledger.free(), 0);
+        for id in [2, 0, 3, 1] {
+            ledger.release(DescId::below(id, ledger.size).unwrap());
+        }
+        let ids: Vec<_> = core::iter::from_fn(|| ledger.reserve()).map(DescId::get).collect();
+        assert_eq!(ids, [2, 0, 3, 1]);
+    }
+
+    #[test]
+    fn unreserving_restores_the_list() {
+        let mut ledger = ledger(4);
+        let first = ledger.reserve().unwrap();
+        let second = ledger.reserve().unwrap();
+        ledger.unreserve(second);
+        ledger.unreserve(first);
+        assert!(ledger.is_conserved());
+        let ids: Vec<_> = core::iter::from_fn(|| ledger.reserve()).map(DescId::get).collect();
+        assert_eq!(ids, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_loan_is_redeemed_once_by_its_head_at_full_width() {
+        let mut ledger = ledger(8);
+        let head = ledger.reserve().unwrap();
+        let tail = ledger.reserve().unwrap();
+        ledger.book(head, Descriptor { next: tail.get(), ..Descriptor::default() });
+        ledger.lend(head, 77, 2, 100);
+        let fault = |ledger: &mut Ledger<u64>, id, len| {
+            let (id, len) = claim(id, len);
+            ledger.redeem(id, len, 5).map_err(|fault| (fault.kind, fault.observed))
+        };
+        assert_eq!(fault(&mut ledger, 8, 0), Err((ViolationKind::IdOutOfRange, 8)));
+        assert_eq!(fault(&mut ledger, 0x1_0000, 0), Err((ViolationKind::IdOutOfRange, 0x1_0000)));
+        assert_eq!(fault(&mut ledger, 1, 0), Err((ViolationKind::IdNotHead, 1)));
+        assert_eq!(fault(&mut ledger, 2, 0), Err((ViolationKind::IdNotOutstanding, 2)));
+        assert_eq!(fault(&mut ledger, 0, 101), Err((ViolationKind::LengthOverPosted, 101)));
+        let redeemed = fault(&mut ledger, 0, 100).unwrap();
+        assert_eq!((redeemed.token, redeemed.count, redeemed.written), (77, 2, 100));
+        assert_eq!(fault(&mut ledger, 0, 100), Err((ViolationKind::IdNotHead, 0)), "not released yet");
+        ledger.release(head);
+        ledger.release(tail);
+        assert_eq!(fault(&mut ledger, 0, 100), Err((ViolationKind::IdNotOutstanding, 0)));
+        assert!(ledger.is_conserved());
+    }
+
+    #[test]
+    fn a_length_on_a_readable_chain_is_ignored_and_noted() {
+        let mut ledger = ledger(2);
+        let head = ledger.reserve().unwrap();
+        ledger.lend(head, 1, 1, 0);
+        let (id, len) = claim(0, u32::MAX);
+        let redeemed = ledger.redeem(id, len, 0).unwrap();
+        assert_eq!((redeemed.written, redeemed.idle_claim), (0, true));
+    }
+
+    #[test]
+    fn a_descriptor_that_stands_already_need_not_be_stored() {
+        let mut ledger = ledger(2);
+        let id = ledger.reserve().unwrap();
+        let desc = Descriptor { addr: 1, len: 2, flags: 0, next: 0 };
+        assert!(ledger.book(id, desc));
+        assert!(!ledger.book(id, desc));
+        assert_eq!(ledger.desc(id), desc);
+    }
+}
