@@ -1,0 +1,26 @@
+//! Frames in and out of chains (virtio 1.3, section 5.1.6), for a device that negotiated no offload.
+//!
+//! Every frame stands behind a header of [`HDR_BYTES`](ironring_common::spec::net::HDR_BYTES) bytes. A driver may cut
+//! header and frame into any number of buffers at any place; the usual one buffer takes the short way.
+//!
+//! Two kinds of fault. What is wrong with one packet (too short, too long, an offload that was not negotiated, a receive
+//! buffer that is too small) drops this packet, is counted, and leaves the ring alone. A buffer whose address leads out
+//! of the shared memory is a ring fault: the driver's idea of memory is not ours, so no other address of this ring can
+//! be trusted either. The ring is latched, its chain stays uncompleted, and the other rings go on.
+
+pub mod rx;
+pub mod tx;
+
+use ironring_common::spec::net::ETH_HEADER_BYTES;
+
+/// Bytes of the shortest frame: an Ethernet header.
+pub const MIN_FRAME: usize = ETH_HEADER_BYTES;
+
+/// Bytes of the longest frame; also what a pcap file can hold by default.
+pub const MAX_FRAME: usize = 65535;
+
+/// How many chains of one ring are served before the next ring has its turn.
+pub const BURST: u16 = 32;
+
+#[cfg(test)]
+mod tests;

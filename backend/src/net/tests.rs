@@ -1,0 +1,356 @@
+use ironring_common::index::GuestAddr;
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::words::Words;
+use ironring_common::spec::net::{HDR_BYTES, Header};
+use ironring_common::spec::split::{DESC_F_WRITE, Descriptor, UsedElem};
+use proptest::prelude::*;
+
+use super::{BURST, MAX_FRAME, rx, tx};
+use crate::port::loopback::Loopback;
+use crate::port::{Port, PortStats};
+use crate::stats::{DropReason, Tally};
+use crate::vring::RingFault;
+use crate::vring::chain::Chain;
+use crate::vring::hook::NoHook;
+use crate::vring::split::SplitVring;
+use crate::vring::test_guest::{Buffer, Guest, GuestRing, addr, frame, packet};
+
+/// One ring, its device side, and a loop that frames go into or come from.
+struct Bench {
+    guest: Guest,
+    ring: GuestRing,
+    vring: SplitVring<Area>,
+    chain: Chain,
+    memory: RegionTable,
+    port: Loopback,
+    tally: Tally,
+    /// Offset of memory for buffers.
+    data: usize,
+}
+
+const DATA: usize = 1 << 20;
+
+impl Bench {
+    fn new() -> Self {
+        let mut guest = Guest::new(4 << 20);
+        let ring = guest.ring(256, true);
+        let (desc, avail, used) = (ring.desc.clone(), ring.avail.clone(), ring.used.clone());
+        let vring = SplitVring::new(1, ring.size, desc, avail, used, 0).unwrap();
+        let chain = Chain::with_capacity(ring.size);
+        let memory = guest.table();
+        let data = guest.alloc(DATA, 4096, 0);
+        Self { guest, ring, vring, chain, memory, port: Loopback::new(), tally: Tally::default(), data }
+    }
+
+    /// Cuts `len` bytes at the start of the data area into buffers; the rest is the last buffer.
+    fn cut(&self, len: usize, cuts: &[usize]) -> Vec<Buffer> {
+        let mut buffers = Vec::new();
+        let mut at = 0;
+        for cut in cuts {
+            let part = (*cut).min(len - at);
+            buffers.push((self.data + at, part));
+            at += part;
+        }
+        buffers.push((self.data + at, len - at));
+        buffers
+    }
+
+    /// Offers a packet in one chain and serves it.
+    fn send(&mut self, packet: &[u8], cuts: &[usize]) -> u16 {
+        self.guest.write(self.data, packet);
+        let buffers = self.cut(packet.len(), cuts);
+        self.ring.add(&buffers, &[]).unwrap();
+        self.ring.publish();
+        self.transmit()
+    }
+
+    fn transmit(&mut self) -> u16 {
+        self.vring.poll().unwrap();
+        let Self { vring, chain, memory, port, tally, .. } = self;
+        let done = tx::burst(vring, chain, memory, port, &mut NoHook, tally);
+        self.vring.publish(&mut NoHook);
+        done
+    }
+
+    fn receive(&mut self) -> rx::Delivered {
+        self.vring.poll().unwrap();
+        let Self { vring, chain, memory, port, tally, .. } = self;
+        let done = rx::burst(vring, chain, memory, port, &mut NoHook, tally);
+        self.vring.publish(&mut NoHook);
+        done
+    }
+
+    fn put_into_port(&mut self, frame: &[u8]) {
+        self.port.tx_slot(frame.len()).unwrap().copy_from_slice(frame);
+        self.port.tx_commit();
+    }
+}
+
+#[test]
+fn frames_of_all_sizes_leave_the_guest() {
+    let mut bench = Bench::new();
+    for (n, len) in [14, 15, 60, 64, 1500, 1514, 9000, 65534, MAX_FRAME].into_iter().enumerate() {
+        let frame = frame(n as u32, len);
+        for cuts in [&[][..], &[HDR_BYTES], &[1, 2, 3], &[5, 7, 1], &[12, 14], &[20]] {
+            assert_eq!(bench.send(&packet(&frame), cuts), 1);
+            assert_eq!(bench.port.rx_peek(), Some(&frame[..]), "{len} {cuts:?}");
+            bench.port.rx_consume();
+            assert_eq!(bench.ring.take().unwrap().len, 0);
+        }
+    }
+}
+
+/// Packet faults: dropped, counted, completed, and the next packet goes through.
+#[test]
+fn a_bad_packet_is_dropped_and_traffic_goes_on() {
+    let good = packet(&frame(1, 60));
+    let header = |header: Header| {
+        let mut packet = good.clone();
+        packet[..HDR_BYTES].copy_from_slice(&header.to_bytes());
+        packet
+    };
+    let cases = [
+        (vec![0; 1], DropReason::TxShort),
+        (vec![0; HDR_BYTES], DropReason::TxShort),
+        (vec![0; HDR_BYTES + 13], DropReason::TxShort),
+        (vec![0; HDR_BYTES + MAX_FRAME + 1], DropReason::TxLong),
+        (header(Header { flags: 1, csum_start: 0xffff, ..Header::default() }), DropReason::TxOffload),
+        (header(Header { flags: 2, ..Header::default() }), DropReason::TxOffload),
+        (header(Header { flags: 0xff, ..Header::default() }), DropReason::TxOffload),
+        (header(Header { gso_type: 1, gso_size: 1, ..Header::default() }), DropReason::TxOffload),
+        (header(Header { gso_type: 0x80, ..Header::default() }), DropReason::TxOffload),
+    ];
+    let mut bench = Bench::new();
+    for (n, (bad, reason)) in cases.into_iter().enumerate() {
+        for cuts in [&[][..], &[3, 30]] {
+            let before = bench.tally.dropped(reason);
+            assert_eq!(bench.send(&bad, cuts), 1, "case {n}");
+            assert_eq!(bench.ring.take().unwrap().len, 0, "case {n}");
+            assert_eq!(bench.tally.dropped(reason), before + 1, "case {n}");
+            assert_eq!(bench.port.rx_peek(), None, "case {n}");
+        }
+        assert_eq!(bench.send(&good, &[]), 1);
+        bench.ring.take().unwrap();
+        assert_eq!(bench.port.rx_peek(), Some(&good[HDR_BYTES..]));
+        bench.port.rx_consume();
+    }
+    assert_eq!(bench.tally.frames, 9);
+    assert_eq!(bench.tally.bytes, 9 * 60);
+    assert_eq!(bench.tally.used_entries, 27);
+}
+
+/// What the device must ignore (5.1.6.2.2), and what has no meaning without offloads.
+#[test]
+fn unknown_flags_and_idle_fields_are_ignored() {
+    let mut bench = Bench::new();
+    let mut packet = packet(&frame(1, 60));
+    let header =
+        Header { flags: 0xfc, hdr_len: 9, gso_size: 9, csum_start: 9, csum_offset: 9, num_buffers: 9, gso_type: 0 };
+    packet[..HDR_BYTES].copy_from_slice(&header.to_bytes());
+    bench.send(&packet, &[]);
+    assert_eq!(bench.tally.frames, 1);
+}
+
+#[test]
+fn a_chain_without_readable_bytes_is_a_short_packet() {
+    let mut bench = Bench::new();
+    bench.ring.add(&[], &[(bench.data, 100)]).unwrap();
+    bench.ring.publish();
+    assert_eq!(bench.transmit(), 1);
+    assert_eq!(bench.tally.dropped(DropReason::TxShort), 1);
+    // Device-writable bytes at the end of a transmit chain have no meaning.
+    bench.guest.write(bench.data, &packet(&frame(2, 60)));
+    bench.ring.add(&[(bench.data, 72)], &[(0, 4)]).unwrap();
+    bench.ring.publish();
+    assert_eq!(bench.transmit(), 1);
+    assert_eq!(bench.tally.frames, 1);
+}
+
+/// Buffers that lead out of memory, wrap around the address space, or leave the region at their end.
+#[test]
+fn an_address_outside_of_memory_is_a_ring_fault() {
+    let end = (4 << 20) as u64;
+    let cases = [
+        (0, 72),
+        (addr(0) - 1, 72),
+        (addr(0) + end - 71, 72),
+        (addr(0) + end, 72),
+        (u64::MAX, 72),
+        (u64::MAX - 71, 72),
+        (addr(0), 0xffff),
+        (addr(0) + 0x1_0000_0000, 72),
+    ];
+    for (at, len) in cases {
+        let inside = len == 0xffff;
+        for write in [false, true] {
+            let mut bench = Bench::new();
+            let flags = if write { DESC_F_WRITE } else { 0 };
+            bench.ring.write_desc(7, Descriptor { addr: at, len, flags, next: 0 });
+            bench.ring.offer(7);
+            bench.ring.publish();
+            let done = if write {
+                bench.put_into_port(&[1; 60]);
+                bench.receive().chains
+            } else {
+                bench.transmit()
+            };
+            if inside {
+                assert_eq!((done, bench.vring.fault()), (1, None));
+                continue;
+            }
+            let fault = RingFault::AddressOutside { queue: 1, head: 7, addr: GuestAddr(at), len };
+            assert_eq!((done, bench.vring.fault()), (0, Some(fault)));
+            assert_eq!(bench.vring.stop(), 0, "the chain was not used");
+            assert_eq!(bench.ring.device_idx(), 0);
+            assert_eq!(
+                bench.port.rx_peek().is_some(),
+                write,
+                "a frame for the guest is kept, half a packet is not sent"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_second_buffer_may_lead_nowhere_too() {
+    for write in [false, true] {
+        let mut bench = Bench::new();
+        let flags = 1 | if write { DESC_F_WRITE } else { 0 };
+        bench.ring.write_desc(0, Descriptor { addr: addr(bench.data), len: 30, flags, next: 1 });
+        bench.ring.write_desc(1, Descriptor { addr: u64::MAX - 10, len: 100, flags: flags & !1, next: 0 });
+        bench.ring.offer(0);
+        bench.ring.publish();
+        if write {
+            bench.put_into_port(&[1; 60]);
+            assert_eq!(bench.receive(), rx::Delivered::default());
+        } else {
+            assert_eq!(bench.transmit(), 0);
+            assert_eq!(bench.port.rx_peek(), None);
+        }
+        assert_eq!(bench.vring.fault().unwrap().class(), "address-outside");
+    }
+}
+
+#[test]
+fn a_full_port_leaves_chains_on_the_ring() {
+    let mut bench = Bench::new();
+    bench.port = Loopback::with_capacity(3, 0);
+    let frames: Vec<_> = (0..10).map(|n| frame(n, 60)).collect();
+    for (n, frame) in frames.iter().enumerate() {
+        bench.guest.write(bench.data + 128 * n, &packet(frame));
+        bench.ring.add(&[(bench.data + 128 * n, 72)], &[]).unwrap();
+    }
+    bench.ring.publish();
+    let mut got = Vec::new();
+    for expected in [3, 3, 3, 1, 0] {
+        assert_eq!(bench.transmit(), expected);
+        assert_eq!(bench.vring.next_avail(), bench.vring.next_used(), "nothing is half done");
+        while let Some(frame) = bench.port.rx_peek() {
+            got.push(frame.to_vec());
+            bench.port.rx_consume();
+        }
+    }
+    assert_eq!(got, frames);
+    assert_eq!(bench.vring.stop(), 10);
+}
+
+#[test]
+fn a_burst_ends_after_its_share() {
+    let mut bench = Bench::new();
+    for _ in 0..100 {
+        bench.ring.add(&[(bench.data, 72)], &[]).unwrap();
+    }
+    bench.ring.publish();
+    for expected in [BURST, BURST, BURST, 4, 0] {
+        assert_eq!(bench.transmit(), expected);
+    }
+}
+
+#[test]
+fn frames_reach_the_guest_behind_a_plain_header() {
+    let mut bench = Bench::new();
+    for (n, len) in [14, 60, 1500, 9000, MAX_FRAME].into_iter().enumerate() {
+        let frame = frame(n as u32, len);
+        for (cuts, surplus) in [(&[][..], 0), (&[], 100), (&[12], 0), (&[1, 1, 9, 30], 7), (&[13], 1)] {
+            bench.guest.memory.copy_in(bench.data, &vec![0xaa; HDR_BYTES + len + surplus]);
+            let buffers = bench.cut(HDR_BYTES + len + surplus, cuts);
+            bench.ring.add(&[], &buffers).unwrap();
+            bench.ring.publish();
+            bench.put_into_port(&frame);
+            assert_eq!(bench.receive(), rx::Delivered { chains: 1, dropped: 0 });
+            assert_eq!(bench.ring.take().unwrap().len as usize, HDR_BYTES + len);
+            let mut expected = Header::PLAIN_RX.to_bytes().to_vec();
+            expected.extend_from_slice(&frame);
+            expected.resize(HDR_BYTES + len + surplus, 0xaa);
+            assert_eq!(bench.guest.read(bench.data, expected.len()), expected);
+        }
+    }
+}
+
+#[test]
+fn a_receive_buffer_that_is_too_small_costs_the_frame_and_is_used_for_the_next() {
+    let mut bench = Bench::new();
+    bench.ring.add(&[(bench.data, 5000)], &[(bench.data, 71)]).unwrap();
+    bench.ring.publish();
+    bench.put_into_port(&[1; 60]);
+    bench.put_into_port(&[2; 1500]);
+    bench.put_into_port(&[3; 59]);
+    bench.put_into_port(&[4; 59]);
+    assert_eq!(bench.receive(), rx::Delivered { chains: 1, dropped: 2 });
+    assert_eq!(bench.ring.take(), Some(UsedElem { id: 0, len: 71 }));
+    assert_eq!(bench.guest.read(bench.data + HDR_BYTES, 59), [3; 59]);
+    assert_eq!(bench.tally.dropped(DropReason::RxSmallBuffer), 2);
+    assert_eq!(bench.port.rx_peek(), Some(&[4; 59][..]), "without a chain a frame waits");
+}
+
+/// A source that never ends, to see that dropping ends.
+struct Endless;
+
+impl Port for Endless {
+    fn tx_slot(&mut self, _len: usize) -> Option<&mut [u8]> {
+        None
+    }
+    fn tx_commit(&mut self) {}
+    fn rx_peek(&mut self) -> Option<&[u8]> {
+        Some(&[0; 60])
+    }
+    fn rx_consume(&mut self) {}
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+#[test]
+fn dropping_is_bounded_by_the_burst() {
+    let mut bench = Bench::new();
+    bench.ring.add(&[], &[(bench.data, 10)]).unwrap();
+    bench.ring.publish();
+    bench.vring.poll().unwrap();
+    let Bench { vring, chain, memory, tally, .. } = &mut bench;
+    let done = rx::burst(vring, chain, memory, &mut Endless, &mut NoHook, tally);
+    assert_eq!(done, rx::Delivered { chains: 0, dropped: BURST });
+}
+
+proptest! {
+    /// Any cut of any frame, out and back in.
+    #[test]
+    fn any_cut_carries_the_frame(
+        len in 14usize..3000,
+        out in proptest::collection::vec(0usize..400, 0..12),
+        back in proptest::collection::vec(0usize..400, 0..12),
+        n in any::<u32>(),
+    ) {
+        let mut bench = Bench::new();
+        let frame = frame(n, len);
+        prop_assert_eq!(bench.send(&packet(&frame), &out), 1);
+        bench.ring.take().unwrap();
+        prop_assert_eq!(bench.port.rx_peek(), Some(&frame[..]));
+        bench.guest.memory.zero(bench.data, 4096);
+        let buffers = bench.cut(HDR_BYTES + len, &back);
+        bench.ring.add(&[], &buffers).unwrap();
+        bench.ring.publish();
+        prop_assert_eq!(bench.receive(), rx::Delivered { chains: 1, dropped: 0 });
+        prop_assert_eq!(bench.guest.read(bench.data + HDR_BYTES, len), frame);
+    }
+}

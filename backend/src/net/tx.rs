@@ -1,0 +1,153 @@
+//! From the guest: chains become frames of the port.
+
+use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::words::Words;
+use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, Header};
+
+use super::{BURST, MAX_FRAME, MIN_FRAME};
+use crate::boundary;
+use crate::port::Port;
+use crate::stats::{DropReason, Tally};
+use crate::vring::RingFault;
+use crate::vring::chain::{Chain, Segment};
+use crate::vring::hook::Hook;
+use crate::vring::split::SplitVring;
+
+/// Serves at most [`BURST`] chains that the last poll saw, and returns how many were completed. It ends early when there
+/// are no more, when the port is full (the chain stays on the ring), or at a fault, which is then latched in the ring.
+#[inline]
+pub fn burst<W: Words, P: Port, H: Hook>(
+    vring: &mut SplitVring<W>,
+    chain: &mut Chain,
+    memory: &RegionTable,
+    port: &mut P,
+    hook: &mut H,
+    tally: &mut Tally,
+) -> u16 {
+    let mut done = 0u16;
+    while done < BURST {
+        let Ok(true) = vring.next_chain(chain) else { break };
+        match forward(chain, memory, port) {
+            Ok(bytes) => tally.frame(bytes),
+            Err(Stop::Drop(reason)) => tally.drop_packet(reason),
+            Err(Stop::Full) => {
+                vring.undo();
+                break;
+            }
+            Err(Stop::Outside(segment)) => {
+                outside(vring, chain, segment);
+                break;
+            }
+        }
+        vring.complete(hook, chain.head(), 0);
+        done = done.wrapping_add(1);
+    }
+    tally.used_entries = tally.used_entries.wrapping_add(u64::from(done));
+    done
+}
+
+/// Takes at most [`BURST`] chains of a disabled ring and drops what they carry: the vhost-user specification has packets
+/// of a started but disabled transmit ring discarded.
+pub fn discard<W: Words, H: Hook>(
+    vring: &mut SplitVring<W>,
+    chain: &mut Chain,
+    hook: &mut H,
+    tally: &mut Tally,
+) -> u16 {
+    let mut done = 0u16;
+    while done < BURST {
+        let Ok(true) = vring.next_chain(chain) else { break };
+        tally.drop_packet(DropReason::TxDisabled);
+        vring.complete(hook, chain.head(), 0);
+        done = done.wrapping_add(1);
+    }
+    tally.used_entries = tally.used_entries.wrapping_add(u64::from(done));
+    done
+}
+
+/// Why a chain did not become a frame.
+enum Stop {
+    Drop(DropReason),
+    Full,
+    Outside(Segment),
+}
+
+/// Copies the frame of a chain into the port and returns its bytes. Device-writable segments have no meaning here and
+/// are not looked at.
+#[inline]
+fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
+    let len = frame_len(chain.readable_len())?;
+    let mut header = [0u8; HDR_BYTES];
+    if let [only] = chain.readable() {
+        let bytes = memory.bytes(only.addr, only.len).ok_or(Stop::Outside(*only))?;
+        boundary::copy_out(bytes, 0, &mut header);
+        check_header(header)?;
+        let slot = port.tx_slot(len).ok_or(Stop::Full)?;
+        boundary::copy_out(bytes, HDR_BYTES, slot);
+    } else {
+        gather(chain.readable(), memory, 0, &mut header)?;
+        check_header(header)?;
+        let slot = port.tx_slot(len).ok_or(Stop::Full)?;
+        gather(chain.readable(), memory, HDR_BYTES, slot)?;
+    }
+    port.tx_commit();
+    Ok(len)
+}
+
+/// The length of the frame in a chain of `readable` bytes.
+#[inline]
+fn frame_len(readable: u64) -> Result<usize, Stop> {
+    let len = usize::try_from(readable).unwrap_or(usize::MAX).checked_sub(HDR_BYTES);
+    match len {
+        Some(MIN_FRAME..=MAX_FRAME) => Ok(len.unwrap_or_default()),
+        Some(MIN_FRAME..) => Err(Stop::Drop(DropReason::TxLong)),
+        _ => Err(Stop::Drop(DropReason::TxShort)),
+    }
+}
+
+/// No offload was negotiated, so the header may not ask for one (5.1.6.2.1). Flags that this device does not know are
+/// ignored, as 5.1.6.2.2 demands, and so are the fields that only an offload gives a meaning.
+#[inline]
+fn check_header(bytes: [u8; HDR_BYTES]) -> Result<(), Stop> {
+    let header = Header::from_bytes(bytes);
+    if header.flags & (HDR_F_NEEDS_CSUM | HDR_F_DATA_VALID) != 0 || header.gso_type != GSO_NONE {
+        return Err(Stop::Drop(DropReason::TxOffload));
+    }
+    Ok(())
+}
+
+/// Fills `to` with the bytes of the segments after the first `skip`. The caller has checked that there are enough.
+fn gather(segments: &[Segment], memory: &RegionTable, skip: usize, to: &mut [u8]) -> Result<(), Stop> {
+    let mut skip = skip;
+    let mut to = to;
+    for segment in segments {
+        if to.is_empty() {
+            break;
+        }
+        let bytes = memory.bytes(segment.addr, segment.len).ok_or(Stop::Outside(*segment))?;
+        let have = bytes.len().saturating_sub(skip);
+        if have == 0 {
+            skip = skip.saturating_sub(bytes.len());
+            continue;
+        }
+        let now_len = have.min(to.len());
+        let Some((now, later)) = std::mem::take(&mut to).split_at_mut_checked(now_len) else { break };
+        boundary::copy_out(bytes, skip, now);
+        skip = 0;
+        to = later;
+    }
+    debug_assert!(to.is_empty(), "the chain has fewer bytes than it was found to have");
+    Ok(())
+}
+
+/// Puts the chain back and latches the ring.
+#[cold]
+pub(super) fn outside<W: Words>(vring: &mut SplitVring<W>, chain: &Chain, segment: Segment) {
+    vring.undo();
+    vring.fail(RingFault::AddressOutside {
+        queue: vring.queue(),
+        head: chain.head().get(),
+        addr: segment.addr,
+        len: segment.len,
+    });
+}

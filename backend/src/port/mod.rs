@@ -1,0 +1,111 @@
+//! Where frames go when they leave the guest, and where they come from.
+//!
+//! A port deals in whole Ethernet frames in private memory; it never sees the ring, the network header, or an address of
+//! the guest. The worker copies each frame straight from shared memory into the slot that the port gives, and straight
+//! from the port's frame into shared memory: one copy each way. Workers are generic over the port, so that no call in
+//! the burst is an indirect one.
+
+pub mod generate;
+pub mod loopback;
+pub mod null;
+pub mod pcap;
+
+use std::os::fd::BorrowedFd;
+
+/// One end of the wire. See the [module documentation](self).
+///
+/// A port takes every frame of [`MIN_FRAME`](crate::net::MIN_FRAME) to [`MAX_FRAME`](crate::net::MAX_FRAME) bytes, as
+/// soon as it has room: a frame that it could never take would stay on the ring for ever.
+pub trait Port: Send {
+    /// Room for a frame of exactly `len` bytes that leaves the guest, to be filled and then committed. `None` if there
+    /// is none now: the frame stays on the ring. A slot that is not committed is forgotten at the next call.
+    fn tx_slot(&mut self, len: usize) -> Option<&mut [u8]>;
+
+    /// Takes the frame in the slot of the last [`tx_slot`](Self::tx_slot).
+    fn tx_commit(&mut self);
+
+    /// The next frame for the guest, if there is one. It stays until it is consumed.
+    fn rx_peek(&mut self) -> Option<&[u8]>;
+
+    /// The frame of the last [`rx_peek`](Self::rx_peek) is done with.
+    fn rx_consume(&mut self);
+
+    /// Hands over what was taken and held back to make system calls rarer. Called when a worker runs out of work and
+    /// when its rings stop, never per frame.
+    fn flush(&mut self) {}
+
+    /// A descriptor that becomes readable when [`rx_peek`](Self::rx_peek) may have a frame again after it had none.
+    /// `None` if frames arise from other calls of the port only. It is watched edge-triggered: `rx_peek` returns `None`
+    /// only after a read that found nothing.
+    fn readable_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The port's counters.
+    fn stats(&self) -> PortStats;
+}
+
+/// What a port has seen. Bytes are those of frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PortStats {
+    /// Frames taken from the guest.
+    pub taken_frames: u64,
+    /// Bytes of these.
+    pub taken_bytes: u64,
+    /// Frames given to the guest.
+    pub given_frames: u64,
+    /// Bytes of these.
+    pub given_bytes: u64,
+    /// Frames taken that could not be passed on.
+    pub lost: u64,
+    /// Sum over a sample of the bytes taken, for ports that check them.
+    pub checksum: u64,
+}
+
+impl PortStats {
+    #[inline]
+    pub(crate) fn took(&mut self, bytes: usize) {
+        self.taken_frames = self.taken_frames.wrapping_add(1);
+        self.taken_bytes = self.taken_bytes.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    #[inline]
+    pub(crate) fn gave(&mut self, bytes: usize) {
+        self.given_frames = self.given_frames.wrapping_add(1);
+        self.given_bytes = self.given_bytes.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+}
+
+/// Why a port cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// A generated frame of this size cannot be.
+    #[error("frames of {bytes} bytes cannot be generated; pick {min} to {max}")]
+    FrameSize {
+        /// What was asked for.
+        bytes: usize,
+        /// The smallest size.
+        min: usize,
+        /// The largest size.
+        max: usize,
+    },
+    /// A file cannot be opened, read or made.
+    #[error("cannot {what} {path}: {source}")]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is no classic pcap capture of Ethernet frames.
+    #[error("{path} cannot be used as a capture: {why}")]
+    Capture {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+}

@@ -1,0 +1,295 @@
+//! Counters of the data plane, shared with the control plane.
+//!
+//! One worker writes, anyone reads: relaxed atomics, no lock. What is counted for every frame is added up in a private
+//! [`Tally`] and stored once per burst; what is rare (drops, faults, kicks) is counted where it happens. A reader may see
+//! counters of one burst apart by that burst, never a torn one.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::port::PortStats;
+use crate::vring::RingFault;
+
+/// Why a packet was dropped. Each reason is a packet fault: it concerns one packet, and the ring goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// From the guest: no room for a network header and an Ethernet header.
+    TxShort,
+    /// From the guest: longer than any frame.
+    TxLong,
+    /// From the guest: the header asks for an offload that was not negotiated.
+    TxOffload,
+    /// From the guest: the ring is disabled, so what it carries is discarded.
+    TxDisabled,
+    /// To the guest: the chain at hand has less room than the frame needs.
+    RxSmallBuffer,
+}
+
+impl DropReason {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Self; 5] = [Self::TxShort, Self::TxLong, Self::TxOffload, Self::TxDisabled, Self::RxSmallBuffer];
+
+    /// The name under which it is counted.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TxShort => "tx-short",
+            Self::TxLong => "tx-long",
+            Self::TxOffload => "tx-offload",
+            Self::TxDisabled => "tx-disabled",
+            Self::RxSmallBuffer => "rx-small-buffer",
+        }
+    }
+
+    const fn index(self) -> usize {
+        match self {
+            Self::TxShort => 0,
+            Self::TxLong => 1,
+            Self::TxOffload => 2,
+            Self::TxDisabled => 3,
+            Self::RxSmallBuffer => 4,
+        }
+    }
+}
+
+/// The counters of one worker: its queues and its port.
+#[derive(Debug)]
+pub struct Stats {
+    first_queue: usize,
+    queues: Box<[QueueStats]>,
+    port: PortCounters,
+}
+
+impl Stats {
+    /// Counters for `queues` queues, of which the first is number `first_queue` of the device: 0 unless the pairs of a
+    /// device are spread over several workers.
+    #[must_use]
+    pub fn new(first_queue: usize, queues: usize) -> Self {
+        Self {
+            first_queue,
+            queues: (0..queues).map(|_| QueueStats::default()).collect(),
+            port: PortCounters::default(),
+        }
+    }
+
+    /// Number of the first queue in the device.
+    #[must_use]
+    pub const fn first_queue(&self) -> usize {
+        self.first_queue
+    }
+
+    /// The counters of a ring of the worker, counted from 0.
+    #[must_use]
+    pub fn queue(&self, ring: usize) -> Option<&QueueStats> {
+        self.queues.get(ring)
+    }
+
+    /// All counters as they are now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            queues: self
+                .queues
+                .iter()
+                .enumerate()
+                .map(|(ring, stats)| stats.snapshot(self.first_queue.saturating_add(ring)))
+                .collect(),
+            port: self.port.snapshot(),
+        }
+    }
+
+    pub(crate) fn store_port(&self, stats: &PortStats) {
+        self.port.store(stats);
+    }
+}
+
+/// The counters of one queue.
+#[derive(Debug, Default)]
+pub struct QueueStats {
+    frames: AtomicU64,
+    bytes: AtomicU64,
+    used_entries: AtomicU64,
+    calls: AtomicU64,
+    calls_suppressed: AtomicU64,
+    kicks_received: AtomicU64,
+    drops: [AtomicU64; DropReason::ALL.len()],
+    faults: [AtomicU64; RingFault::CLASSES.len()],
+}
+
+impl QueueStats {
+    /// Stores what a worker has added up; once per burst.
+    pub(crate) fn store(&self, tally: &Tally) {
+        self.frames.store(tally.frames, Ordering::Relaxed);
+        self.bytes.store(tally.bytes, Ordering::Relaxed);
+        self.used_entries.store(tally.used_entries, Ordering::Relaxed);
+        self.calls.store(tally.calls, Ordering::Relaxed);
+        self.calls_suppressed.store(tally.calls_suppressed, Ordering::Relaxed);
+        for (shared, count) in self.drops.iter().zip(tally.drops) {
+            shared.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a kick that was taken from the doorbell.
+    pub(crate) fn count_kick(&self) {
+        self.kicks_received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a fault and returns how many of its class there were, with this one.
+    pub(crate) fn count_fault(&self, fault: &RingFault) -> u64 {
+        self.faults.get(fault.class_index()).map_or(0, |count| count.fetch_add(1, Ordering::Relaxed).saturating_add(1))
+    }
+
+    fn snapshot(&self, queue: usize) -> QueueSnapshot {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        QueueSnapshot {
+            queue,
+            frames: load(&self.frames),
+            bytes: load(&self.bytes),
+            used_entries: load(&self.used_entries),
+            kicks_received: load(&self.kicks_received),
+            calls: load(&self.calls),
+            calls_suppressed: load(&self.calls_suppressed),
+            drops: DropReason::ALL.iter().map(|reason| reason.name()).zip(self.drops.iter().map(load)).collect(),
+            faults: RingFault::CLASSES.into_iter().zip(self.faults.iter().map(load)).collect(),
+        }
+    }
+}
+
+/// What a worker adds up privately for one queue since the queue was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Frames that were passed on.
+    pub frames: u64,
+    /// Their bytes, without network headers.
+    pub bytes: u64,
+    /// Chains completed, dropped packets included.
+    pub used_entries: u64,
+    /// Calls made.
+    pub calls: u64,
+    /// Bursts after which no call was wanted or possible.
+    pub calls_suppressed: u64,
+    drops: [u64; DropReason::ALL.len()],
+}
+
+impl Tally {
+    /// Counts a frame of `bytes` bytes that was passed on.
+    #[inline]
+    pub(crate) fn frame(&mut self, bytes: usize) {
+        self.frames = self.frames.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// Counts a packet that was dropped.
+    #[cold]
+    pub(crate) fn drop_packet(&mut self, reason: DropReason) {
+        if let Some(count) = self.drops.get_mut(reason.index()) {
+            *count = count.wrapping_add(1);
+        }
+    }
+
+    /// How many packets were dropped for a reason.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.get(reason.index()).copied().unwrap_or(0)
+    }
+}
+
+#[derive(Debug, Default)]
+struct PortCounters {
+    taken_frames: AtomicU64,
+    taken_bytes: AtomicU64,
+    given_frames: AtomicU64,
+    given_bytes: AtomicU64,
+    lost: AtomicU64,
+    checksum: AtomicU64,
+}
+
+impl PortCounters {
+    fn store(&self, stats: &PortStats) {
+        self.taken_frames.store(stats.taken_frames, Ordering::Relaxed);
+        self.taken_bytes.store(stats.taken_bytes, Ordering::Relaxed);
+        self.given_frames.store(stats.given_frames, Ordering::Relaxed);
+        self.given_bytes.store(stats.given_bytes, Ordering::Relaxed);
+        self.lost.store(stats.lost, Ordering::Relaxed);
+        self.checksum.store(stats.checksum, Ordering::Relaxed);
+    }
+
+    fn snapshot(&self) -> PortStats {
+        PortStats {
+            taken_frames: self.taken_frames.load(Ordering::Relaxed),
+            taken_bytes: self.taken_bytes.load(Ordering::Relaxed),
+            given_frames: self.given_frames.load(Ordering::Relaxed),
+            given_bytes: self.given_bytes.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            checksum: self.checksum.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// All counters of a worker at one time.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Snapshot {
+    /// One entry per queue.
+    pub queues: Vec<QueueSnapshot>,
+    /// The port.
+    pub port: PortStats,
+}
+
+/// The counters of one queue at one time.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct QueueSnapshot {
+    /// Number of the queue in the device.
+    pub queue: usize,
+    /// Frames that were passed on.
+    pub frames: u64,
+    /// Their bytes, without network headers.
+    pub bytes: u64,
+    /// Chains completed, dropped packets included.
+    pub used_entries: u64,
+    /// Kicks that were taken from the doorbell; a kick may stand for several.
+    pub kicks_received: u64,
+    /// Calls made.
+    pub calls: u64,
+    /// Bursts after which no call was wanted or possible.
+    pub calls_suppressed: u64,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// Ring faults, by class.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_counter_and_a_name_of_its_own() {
+        let mut tally = Tally::default();
+        for (at, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), at);
+            for _ in 0..=at {
+                tally.drop_packet(reason);
+            }
+        }
+        let stats = Stats::new(2, 1);
+        stats.queue(0).unwrap().store(&tally);
+        let snapshot = stats.snapshot();
+        let [queue] = &snapshot.queues[..] else { panic!("one queue") };
+        assert_eq!(queue.queue, 2);
+        assert_eq!(queue.drops.len(), DropReason::ALL.len());
+        for (at, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(queue.drops[reason.name()], at as u64 + 1);
+        }
+    }
+
+    #[test]
+    fn faults_are_counted_by_class() {
+        let stats = Stats::new(0, 2);
+        let fault = RingFault::ChainTooLong { queue: 1, head: 0, bound: 8 };
+        assert_eq!(stats.queue(1).unwrap().count_fault(&fault), 1);
+        assert_eq!(stats.queue(1).unwrap().count_fault(&fault), 2);
+        let json = serde_json::to_value(stats.snapshot()).unwrap();
+        assert_eq!(json["queues"][1]["faults"]["chain-too-long"], 2);
+        assert_eq!(json["queues"][0]["faults"]["chain-too-long"], 0);
+    }
+}

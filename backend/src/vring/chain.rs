@@ -1,0 +1,124 @@
+//! One descriptor chain, copied out of the table.
+//!
+//! A [`Chain`] is scratch: allocated once per ring, as long as the longest lawful chain, and filled anew by each walk.
+//! What it holds stands still; the table may change as it likes.
+
+use ironring_common::index::{DescId, GuestAddr, QueueSize};
+
+/// One buffer of a chain. Whether `addr` leads anywhere is for the region table to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Address of the first byte.
+    pub addr: GuestAddr,
+    /// Bytes.
+    pub len: u32,
+}
+
+/// A chain: its head, the device-readable segments, then the device-writable ones.
+#[derive(Debug)]
+pub struct Chain {
+    head: DescId,
+    segments: Box<[Segment]>,
+    readable: usize,
+    total: usize,
+    readable_len: u64,
+    writable_len: u64,
+}
+
+impl Chain {
+    /// Scratch for the chains of a ring of `size` descriptors.
+    #[must_use]
+    pub fn with_capacity(size: QueueSize) -> Self {
+        Self {
+            head: FIRST,
+            segments: vec![Segment::default(); usize::from(size.get())].into_boxed_slice(),
+            readable: 0,
+            total: 0,
+            readable_len: 0,
+            writable_len: 0,
+        }
+    }
+
+    /// The head descriptor, by which the chain is completed.
+    #[inline]
+    #[must_use]
+    pub const fn head(&self) -> DescId {
+        self.head
+    }
+
+    /// The segments that the device may read, in order. Segments of no bytes are left out.
+    #[inline]
+    #[must_use]
+    pub fn readable(&self) -> &[Segment] {
+        self.segments.get(..self.readable).unwrap_or_default()
+    }
+
+    /// The segments that the device may write, in order. Segments of no bytes are left out.
+    #[inline]
+    #[must_use]
+    pub fn writable(&self) -> &[Segment] {
+        self.segments.get(self.readable..self.total).unwrap_or_default()
+    }
+
+    /// Bytes that the device may read.
+    #[inline]
+    #[must_use]
+    pub const fn readable_len(&self) -> u64 {
+        self.readable_len
+    }
+
+    /// Bytes that the device may write.
+    #[inline]
+    #[must_use]
+    pub const fn writable_len(&self) -> u64 {
+        self.writable_len
+    }
+
+    /// Forgets the last chain.
+    #[inline]
+    pub(super) fn start(&mut self, head: DescId) {
+        self.head = head;
+        self.readable = 0;
+        self.total = 0;
+        self.readable_len = 0;
+        self.writable_len = 0;
+    }
+
+    /// Adds a segment. `false` if it is readable and follows a writable one.
+    ///
+    /// A segment of no bytes moves nothing, so it is ignored rather than refused: it is counted by the bound of the walk
+    /// and its address is never looked at.
+    #[inline]
+    pub(super) fn push(&mut self, segment: Segment, writable: bool) -> bool {
+        if !writable && self.writable_len > 0 {
+            return false;
+        }
+        if segment.len == 0 {
+            return true;
+        }
+        // The walk is bounded by the capacity, so there is always room; a chain cut short would be a bug of ours.
+        debug_assert!(self.total < self.segments.len());
+        if let Some(slot) = self.segments.get_mut(self.total) {
+            *slot = segment;
+            self.total = self.total.wrapping_add(1);
+            // At most 32768 segments of less than 2^32 bytes: far from overflow.
+            let len = u64::from(segment.len);
+            if writable {
+                self.writable_len = self.writable_len.wrapping_add(len);
+            } else {
+                self.readable = self.total;
+                self.readable_len = self.readable_len.wrapping_add(len);
+            }
+        }
+        true
+    }
+}
+
+/// The id that every table has, for a chain that was not filled yet.
+const FIRST: DescId = match QueueSize::split(1) {
+    Ok(size) => match DescId::below(0, size) {
+        Some(id) => id,
+        None => unreachable!(),
+    },
+    Err(_) => unreachable!(),
+};

@@ -1,0 +1,99 @@
+//! The one seam of the data plane where a hostile mode plugs in.
+//!
+//! The honest backend runs with [`NoHook`]: every method is empty, [`Hook::ACTIVE`] is false, and nothing of this is
+//! left after monomorphisation. A hook is called at named moments of a ring's life and, where completions are written,
+//! for each used element, each published index and each call. What a hook changes on the wire changes nothing in the
+//! private state of the ring: the next honest store is right again.
+
+use ironring_common::index::{DescId, QueueSize};
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::table::RegionTable;
+use ironring_common::spec::split::UsedElem;
+
+/// When a hook is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Moment {
+    /// The ring was started; nothing was taken yet.
+    Start,
+    /// The ring is about to be looked at: `avail.idx` was not loaded in this pass.
+    Look,
+    /// Chains that are new since the last look were seen; none of them was taken yet.
+    Post,
+    /// The used elements of a burst were written; their index is not published yet.
+    Complete,
+    /// The index of a burst was published; the driver was not called yet.
+    PostUse,
+    /// A pass found nothing to do on this ring.
+    Idle,
+    /// The ring is about to stop; everything that was taken is completed and published.
+    Stop,
+}
+
+/// What someone on the device's side of a split ring holds: the mapping, and the addresses of the ring.
+#[derive(Clone, Copy, Debug)]
+pub struct RingMemory<'a> {
+    /// Number of the queue in the device: 2i receives for the guest, 2i + 1 transmits.
+    pub queue: usize,
+    /// Descriptors of the ring.
+    pub size: QueueSize,
+    /// The descriptor table.
+    pub desc: &'a Area,
+    /// The available ring.
+    pub avail: &'a Area,
+    /// The used ring.
+    pub used: &'a Area,
+    /// Where the addresses of descriptors lead.
+    pub memory: &'a RegionTable,
+    /// The free-running index of the next available entry to take.
+    pub next_avail: u16,
+    /// The free-running index of the next used element to write.
+    pub next_used: u16,
+    /// The chains completed since the last look at the ring, in the order of their used elements. The last one stands in
+    /// the used slot before `next_used`. At [`Moment::Complete`] and [`Moment::PostUse`] that is the burst.
+    pub heads: &'a [DescId],
+}
+
+/// What a hostile mode implements. Every default is honest.
+///
+/// `queue` is the number of the queue in the device, as in [`RingMemory::queue`].
+pub trait Hook {
+    /// Whether the ring keeps the heads of a burst for this hook and looks at rings that it has no work for.
+    const ACTIVE: bool = true;
+
+    /// Called at each [`Moment`], from the thread that serves the ring.
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>) {
+        let _ = (moment, ring);
+    }
+
+    /// The used element to write instead of the honest `elem`.
+    #[inline]
+    fn used_elem(&mut self, queue: usize, elem: UsedElem) -> UsedElem {
+        let _ = queue;
+        elem
+    }
+
+    /// The used index to publish instead of the honest `idx`.
+    #[inline]
+    fn used_idx(&mut self, queue: usize, idx: u16) -> u16 {
+        let _ = queue;
+        idx
+    }
+
+    /// Whether a call that is due is really made.
+    #[inline]
+    fn call(&mut self, queue: usize) -> bool {
+        let _ = queue;
+        true
+    }
+}
+
+/// The honest backend: no hook at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHook;
+
+impl Hook for NoHook {
+    const ACTIVE: bool = false;
+
+    #[inline]
+    fn at(&mut self, _moment: Moment, _ring: &RingMemory<'_>) {}
+}

@@ -1,0 +1,381 @@
+//! What the control plane asks of a worker, and the handle it asks through.
+//!
+//! Each call puts a command into a channel, raises a flag that the worker looks at once per pass, rings the worker's
+//! eventfd in case it sleeps, and waits for the acknowledgement: at most [`DEADLINE`], then the worker is reported as
+//! stuck. One thing can hold up a worker from outside: the driver shares the call eventfds, so it can clear their
+//! `O_NONBLOCK` and fill their counters at the very moment when the worker writes. The waiting side is the supervisor
+//! for that: it drains them, and the write goes through.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ironring_common::doorbell::Doorbell;
+use ironring_common::error::{Misuse, OsError};
+use ironring_common::features::{Feature, Negotiated};
+use ironring_common::index::GuestAddr;
+use ironring_common::shm::table::RegionTable;
+
+/// How one ring is to be started.
+#[derive(Debug)]
+pub struct RingSetup {
+    /// Descriptors of the ring.
+    pub size: u16,
+    /// Address of the descriptor table, in the memory table of the worker.
+    pub desc: GuestAddr,
+    /// Address of the available ring.
+    pub avail: GuestAddr,
+    /// Address of the used ring.
+    pub used: GuestAddr,
+    /// The free-running index to go on from, for both rings.
+    pub base: u16,
+    /// Where the driver kicks, an eventfd; without one a worker that waits looks every millisecond.
+    pub kick: Option<OwnedFd>,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The worker did not answer in time.
+    #[error("the data-plane worker did not answer within {seconds} s; end the session")]
+    WorkerStuck {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The worker's thread is gone.
+    #[error("the data-plane worker has ended; start a new session")]
+    WorkerGone,
+    /// There is no such ring.
+    #[error("there is no ring {ring}, this worker has {rings}; raise --queues")]
+    NoSuchRing {
+        /// What was asked for.
+        ring: usize,
+        /// How many there are.
+        rings: usize,
+    },
+    /// The ring runs already.
+    #[error("ring {ring} runs already; stop it before it is started again")]
+    AlreadyRunning {
+        /// The ring.
+        ring: usize,
+    },
+    /// The ring does not run.
+    #[error("ring {ring} does not run, so it cannot be stopped or changed")]
+    NotRunning {
+        /// The ring.
+        ring: usize,
+    },
+    /// There is no shared memory yet.
+    #[error("ring {ring} cannot be started before there is a memory table; send SET_MEM_TABLE first")]
+    NoMemory {
+        /// The ring.
+        ring: usize,
+    },
+    /// The size or the place of the ring cannot be served.
+    #[error("ring {ring} cannot be started: {source}")]
+    BadRing {
+        /// The ring.
+        ring: usize,
+        /// What is wrong with it.
+        source: Misuse,
+    },
+    /// A part of the ring lies outside of the shared memory, or across two regions.
+    #[error(
+        "the {area} of ring {ring}, {len} bytes at {addr}, does not lie in one shared memory region; fix the addresses"
+    )]
+    OutsideMemory {
+        /// The ring.
+        ring: usize,
+        /// Which part.
+        area: &'static str,
+        /// Its address.
+        addr: GuestAddr,
+        /// Its bytes.
+        len: usize,
+    },
+    /// Two parts of rings overlap.
+    #[error("the {area} of ring {ring} overlaps the {other_area} of ring {other}; give each its own memory")]
+    Overlap {
+        /// The ring to be started.
+        ring: usize,
+        /// Which part of it.
+        area: &'static str,
+        /// The ring that it meets, perhaps itself.
+        other: usize,
+        /// Which part of that.
+        other_area: &'static str,
+    },
+    /// A feature was negotiated that the data plane does not serve.
+    #[error("{0} was negotiated but the data plane does not serve it; do not offer it")]
+    Unserved(Feature),
+    /// The operating system refused.
+    #[error(transparent)]
+    Os(#[from] OsError),
+}
+
+/// The way to a worker. Every method waits for the worker's acknowledgement, at most [`DEADLINE`].
+///
+/// The worker ends when [`shutdown`](Self::shutdown) is called or the last handle is gone.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle(Arc<Link>);
+
+impl WorkerHandle {
+    pub(super) fn new(sender: Sender<Envelope>, signal: Arc<Signal>, thread: Thread) -> Self {
+        Self(Arc::new(Link::new(sender, signal, thread)))
+    }
+
+    /// Starts a ring; see [`WorkerCore::start`](super::WorkerCore::start).
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn start(&self, ring: usize, setup: RingSetup) -> Result<(), ControlError> {
+        self.0.ask(Command::Start(ring, setup)).map(drop)
+    }
+
+    /// Stops a ring and returns the free-running index to go on from; everything before it is used and published.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn stop(&self, ring: usize) -> Result<u16, ControlError> {
+        self.0.ask(Command::Stop(ring))
+    }
+
+    /// Enables or disables a ring: disabled, a transmit ring discards and a receive ring is given nothing.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn set_enabled(&self, ring: usize, enabled: bool) -> Result<(), ControlError> {
+        self.0.ask(Command::Enable(ring, enabled)).map(drop)
+    }
+
+    /// Exchanges the kick of a running ring.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn set_kick(&self, ring: usize, kick: Option<OwnedFd>) -> Result<(), ControlError> {
+        self.0.ask(Command::Kick(ring, kick)).map(drop)
+    }
+
+    /// Sets where the driver of a ring is called, or that it is not.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn set_call(&self, ring: usize, call: Option<OwnedFd>) -> Result<(), ControlError> {
+        let call = call.map(|fd| Arc::new(Doorbell::from_fd(fd)));
+        self.0.ask(Command::Call(ring, call.clone()))?;
+        self.0.supervise(ring, |bells| bells.call = call);
+        Ok(())
+    }
+
+    /// Sets where a fault of a ring is signalled, or that it is not.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn set_err(&self, ring: usize, err: Option<OwnedFd>) -> Result<(), ControlError> {
+        let err = err.map(|fd| Arc::new(Doorbell::from_fd(fd)));
+        self.0.ask(Command::Err(ring, err.clone()))?;
+        self.0.supervise(ring, |bells| bells.err = err);
+        Ok(())
+    }
+
+    /// Takes note of the features in force.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn set_features(&self, features: Negotiated) -> Result<(), ControlError> {
+        self.0.ask(Command::Features(features)).map(drop)
+    }
+
+    /// Exchanges the memory table. Running rings move to it; one that does not lie in it has a fault from now on.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn set_memory(&self, memory: RegionTable) -> Result<(), ControlError> {
+        self.0.ask(Command::Memory(memory)).map(drop)
+    }
+
+    /// Stops all rings, ends the worker and waits for its thread. A second time it does nothing.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn shutdown(&self) -> Result<(), ControlError> {
+        let Some(Thread { ended, handle }) = lock(&self.0.thread).take() else { return Ok(()) };
+        self.0.ask(Command::Shutdown)?;
+        // The thread acknowledges, then drops its port and its memory, then its end of this channel.
+        if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(DEADLINE) {
+            return Err(STUCK);
+        }
+        handle.join().map_err(|_| ControlError::WorkerGone)
+    }
+}
+
+/// The state behind all handles of one worker.
+#[derive(Debug)]
+pub(super) struct Link {
+    sender: Sender<Envelope>,
+    signal: Arc<Signal>,
+    /// The doorbells that the worker may be writing to, by ring.
+    bells: Mutex<Vec<Bells>>,
+    thread: Mutex<Option<Thread>>,
+}
+
+/// A worker's thread, and a channel that is cut when the thread has dropped everything.
+#[derive(Debug)]
+pub(super) struct Thread {
+    pub(super) handle: JoinHandle<()>,
+    pub(super) ended: Receiver<()>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Bells {
+    pub(super) call: Option<Arc<Doorbell>>,
+    pub(super) err: Option<Arc<Doorbell>>,
+}
+
+impl Link {
+    pub(super) fn new(sender: Sender<Envelope>, signal: Arc<Signal>, thread: Thread) -> Self {
+        Self { sender, signal, bells: Mutex::default(), thread: Mutex::new(Some(thread)) }
+    }
+
+    /// Sends a command and waits for its answer.
+    pub(super) fn ask(&self, command: Command) -> Result<u16, ControlError> {
+        let (reply, answer) = sync_channel(1);
+        self.send(command, reply)?;
+        let started = Instant::now();
+        loop {
+            match answer.recv_timeout(PATIENCE) {
+                Ok(outcome) => return outcome,
+                Err(RecvTimeoutError::Disconnected) => return Err(ControlError::WorkerGone),
+                Err(RecvTimeoutError::Timeout) if started.elapsed() >= DEADLINE => return Err(STUCK),
+                Err(RecvTimeoutError::Timeout) => self.release(),
+            }
+        }
+    }
+
+    fn send(&self, command: Command, reply: SyncSender<Outcome>) -> Result<(), ControlError> {
+        self.sender.send(Envelope { command, reply }).map_err(|_| ControlError::WorkerGone)?;
+        self.signal.raise()?;
+        Ok(())
+    }
+
+    /// Drains the doorbells that the worker may be stuck at, so that its write goes through and signals anew.
+    fn release(&self) {
+        for bells in lock(&self.bells).iter() {
+            for bell in [&bells.call, &bells.err].into_iter().flatten() {
+                // One that cannot be read cannot be helped.
+                let _ = bell.drain();
+            }
+        }
+    }
+
+    pub(super) fn supervise(&self, ring: usize, set: impl FnOnce(&mut Bells)) {
+        let mut all = lock(&self.bells);
+        // The worker has this ring: it acknowledged a command for it.
+        if all.len() <= ring {
+            all.resize_with(ring.saturating_add(1), Bells::default);
+        }
+        if let Some(bells) = all.get_mut(ring) {
+            set(bells);
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The worker may be gone already.
+        let (reply, _) = sync_channel(1);
+        let _ = self.send(Command::Shutdown, reply);
+    }
+}
+
+/// What the worker is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Start(usize, RingSetup),
+    Stop(usize),
+    Enable(usize, bool),
+    Kick(usize, Option<OwnedFd>),
+    Call(usize, Option<Arc<Doorbell>>),
+    Err(usize, Option<Arc<Doorbell>>),
+    Features(Negotiated),
+    Memory(RegionTable),
+    Shutdown,
+}
+
+/// What becomes of a command: an index for `Stop`, 0 for all others.
+pub(super) type Outcome = Result<u16, ControlError>;
+
+/// A command and where its answer goes.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    pub(super) command: Command,
+    pub(super) reply: SyncSender<Outcome>,
+}
+
+/// How a worker learns that there are commands: a flag that is cheap to look at, and an eventfd for when it sleeps.
+#[derive(Debug)]
+pub(super) struct Signal {
+    raised: AtomicBool,
+    bell: Doorbell,
+}
+
+impl Signal {
+    /// The flag first, the bell second: a worker that goes to sleep in between wakes up at once.
+    fn raise(&self) -> Result<(), OsError> {
+        self.raised.store(true, Ordering::Release);
+        self.bell.ring().map(drop)
+    }
+}
+
+/// The worker's end of the channel.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    receiver: Receiver<Envelope>,
+    signal: Arc<Signal>,
+}
+
+impl Mailbox {
+    /// Both ends.
+    pub(super) fn new() -> Result<(Sender<Envelope>, Arc<Signal>, Self), OsError> {
+        let (sender, receiver) = channel();
+        let signal = Arc::new(Signal { raised: AtomicBool::new(false), bell: Doorbell::new()? });
+        Ok((sender, Arc::clone(&signal), Self { receiver, signal }))
+    }
+
+    /// What wakes a sleeping worker.
+    pub(super) fn bell(&self) -> &Doorbell {
+        &self.signal.bell
+    }
+
+    /// Whether there may be commands.
+    #[inline]
+    pub(super) fn is_raised(&self) -> bool {
+        self.signal.raised.load(Ordering::Relaxed)
+    }
+
+    /// Lowers the flag; to be called before the commands are taken.
+    pub(super) fn lower(&self) {
+        let _ = self.signal.bell.drain();
+        // The swap reads the last value stored, so it orders every command whose flag it lowers before our receive.
+        self.signal.raised.swap(false, Ordering::AcqRel);
+    }
+
+    /// The next command.
+    pub(super) fn take(&self) -> Option<Envelope> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+/// A lock that a panicking thread held is as good as any: what it guards is set in one step.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a command may take.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+/// How long the worker is left alone before its doorbells are drained.
+const PATIENCE: Duration = Duration::from_millis(200);
+const STUCK: ControlError = ControlError::WorkerStuck { seconds: DEADLINE.as_secs() };

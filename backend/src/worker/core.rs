@@ -1,0 +1,265 @@
+//! A worker without its thread: rings, memory and port, driven by hand.
+//!
+//! [`WorkerCore::step`] makes one pass over all rings and never waits. The thread of the parent module calls it in a
+//! loop; tests and in-process harnesses call it themselves.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use ironring_common::doorbell::Doorbell;
+use ironring_common::features::{Feature, Negotiated};
+use ironring_common::shm::table::RegionTable;
+
+use super::command::{ControlError, RingSetup};
+use super::ring::{Layout, Ring, Shared};
+use crate::port::Port;
+use crate::stats::Stats;
+use crate::vring::RingFault;
+use crate::vring::hook::{Hook, Moment};
+
+/// The data plane of some queue pairs and one port. See the [module documentation](self).
+///
+/// Ring 2i receives for the guest, ring 2i + 1 transmits. All pairs share the port; a port that has frames for one
+/// particular pair wants a worker of its own for each.
+#[derive(Debug)]
+pub struct WorkerCore<P, H> {
+    rings: Vec<Ring>,
+    memory: Option<RegionTable>,
+    port: P,
+    hook: H,
+    stats: Arc<Stats>,
+    /// Whether the last pass found nothing to do.
+    idle: bool,
+}
+
+/// What a pass did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "a pass that did nothing may be a reason to wait"]
+pub struct Progress {
+    /// Chains completed and frames dropped.
+    pub served: u32,
+}
+
+impl Progress {
+    /// Whether there was nothing to do.
+    #[inline]
+    #[must_use]
+    pub const fn is_idle(self) -> bool {
+        self.served == 0
+    }
+}
+
+impl<P: Port, H: Hook> WorkerCore<P, H> {
+    /// A data plane of `pairs` queue pairs, stopped and disabled, without memory.
+    #[must_use]
+    pub fn new(pairs: usize, port: P, hook: H, stats: Arc<Stats>) -> Self {
+        let rings = pairs.saturating_mul(2);
+        let rings = (0..rings).map(|ring| Ring::new(ring, stats.first_queue())).collect();
+        Self { rings, memory: None, port, hook, stats, idle: false }
+    }
+
+    /// Starts a ring.
+    ///
+    /// # Errors
+    /// [`ControlError`]: the ring runs already, is no split ring, does not lie in one region of memory for each of its
+    /// parts, or overlaps itself or another ring of this worker.
+    pub fn start(&mut self, ring: usize, setup: RingSetup) -> Result<(), ControlError> {
+        let layout = Layout::of(ring, &setup)?;
+        if self.ring(ring)?.is_running() {
+            return Err(ControlError::AlreadyRunning { ring });
+        }
+        self.check_overlap(ring, &layout)?;
+        let memory = self.memory.as_ref().ok_or(ControlError::NoMemory { ring })?;
+        let rings = self.rings.len();
+        let started = self.rings.get_mut(ring).ok_or(ControlError::NoSuchRing { ring, rings })?;
+        started.start(setup, layout, memory)?;
+        started.moment(Moment::Start, &mut self.hook, memory);
+        self.idle = false;
+        Ok(())
+    }
+
+    /// Stops a ring and returns the free-running index to go on from: everything before it is used and published.
+    ///
+    /// # Errors
+    /// [`ControlError::NoSuchRing`], [`ControlError::NotRunning`].
+    pub fn stop(&mut self, ring: usize) -> Result<u16, ControlError> {
+        self.ring(ring)?;
+        if let (Some(stopped), Some(memory)) = (self.rings.get(ring), &self.memory) {
+            stopped.moment(Moment::Stop, &mut self.hook, memory);
+        }
+        self.port.flush();
+        self.stats.store_port(&self.port.stats());
+        self.ring(ring)?.stop()
+    }
+
+    /// Stops all rings that run.
+    pub fn stop_all(&mut self) {
+        for ring in 0..self.rings.len() {
+            // Rings that do not run say so; there is nothing to do for them.
+            let _ = self.stop(ring);
+        }
+    }
+
+    /// Enables or disables a ring. Disabled, a transmit ring discards what it carries, and a receive ring is given
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`ControlError::NoSuchRing`].
+    pub fn set_enabled(&mut self, ring: usize, enabled: bool) -> Result<(), ControlError> {
+        self.ring(ring)?.set_enabled(enabled);
+        Ok(())
+    }
+
+    /// Sets where the driver of a ring is called, or that it is not.
+    ///
+    /// # Errors
+    /// [`ControlError::NoSuchRing`].
+    pub fn set_call(&mut self, ring: usize, call: Option<Arc<Doorbell>>) -> Result<(), ControlError> {
+        self.ring(ring)?.set_call(call);
+        Ok(())
+    }
+
+    /// Sets where a fault of a ring is signalled, or that it is not.
+    ///
+    /// # Errors
+    /// [`ControlError::NoSuchRing`].
+    pub fn set_err(&mut self, ring: usize, err: Option<Arc<Doorbell>>) -> Result<(), ControlError> {
+        self.ring(ring)?.set_err(err);
+        Ok(())
+    }
+
+    /// Exchanges the kick of a running ring.
+    ///
+    /// # Errors
+    /// [`ControlError::NoSuchRing`], [`ControlError::NotRunning`].
+    pub fn set_kick(&mut self, ring: usize, kick: Option<OwnedFd>) -> Result<(), ControlError> {
+        self.ring(ring)?.set_kick(kick)
+    }
+
+    /// Takes note of the features in force.
+    ///
+    /// # Errors
+    /// [`ControlError::Unserved`] if one changes the rings in a way that is not served.
+    pub fn set_features(&mut self, features: Negotiated) -> Result<(), ControlError> {
+        match UNSERVED.into_iter().find(|feature| features.has(*feature)) {
+            Some(feature) => Err(ControlError::Unserved(feature)),
+            None => Ok(()),
+        }
+    }
+
+    /// Exchanges the memory table. Running rings move to it; one that does not lie in it has a fault from now on.
+    pub fn set_memory(&mut self, memory: RegionTable) {
+        for ring in &mut self.rings {
+            ring.relocate(&memory);
+        }
+        self.memory = Some(memory);
+    }
+
+    /// One pass: each ring has its turn, transmit before receive. Never waits.
+    #[inline]
+    pub fn step(&mut self) -> Progress {
+        let Self { rings, memory: Some(memory), port, hook, stats, idle } = self else {
+            return Progress::default();
+        };
+        let mut shared = Shared { memory, port, hook, stats };
+        let mut served = 0u32;
+        for pair in rings.chunks_exact_mut(2) {
+            if let [receive, transmit] = pair {
+                served = served.saturating_add(transmit.serve_tx(&mut shared));
+                served = served.saturating_add(receive.serve_rx(&mut shared));
+            }
+        }
+        if served > 0 {
+            *idle = false;
+            stats.store_port(&port.stats());
+        } else if !*idle {
+            *idle = true;
+            port.flush();
+            stats.store_port(&port.stats());
+        }
+        Progress { served }
+    }
+
+    /// Asks the drivers of all rings to kick. Another [`step`](Self::step) must come before any sleep.
+    pub fn arm_kicks(&mut self) {
+        self.rings.iter_mut().for_each(Ring::arm_kick);
+    }
+
+    /// Tells the drivers of all rings that kicks are not needed.
+    pub fn suppress_kicks(&mut self) {
+        self.rings.iter_mut().for_each(Ring::suppress_kicks);
+    }
+
+    /// Takes a kick from the doorbell of a ring. `false` if that is dead.
+    pub(super) fn take_kick(&mut self, ring: usize) -> bool {
+        let stats = Arc::clone(&self.stats);
+        self.rings.get_mut(ring).is_none_or(|ring| ring.take_kick(&stats))
+    }
+
+    /// The kick of a ring.
+    pub(super) fn kick(&self, ring: usize) -> Option<BorrowedFd<'_>> {
+        self.rings.get(ring)?.kick()
+    }
+
+    /// Whether a ring runs.
+    pub(super) fn any_running(&self) -> bool {
+        self.rings.iter().any(Ring::is_running)
+    }
+
+    /// Whether a running ring cannot be kicked.
+    pub(super) fn any_kickless(&self) -> bool {
+        self.rings.iter().any(Ring::is_kickless)
+    }
+
+    /// The fault of a ring, from when it is found until the ring is stopped.
+    #[must_use]
+    pub fn fault(&self, ring: usize) -> Option<RingFault> {
+        self.rings.get(ring)?.fault()
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// The port, for a harness that puts frames into it.
+    pub const fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// The hook, for a harness that asks what it did.
+    pub const fn hook_mut(&mut self) -> &mut H {
+        &mut self.hook
+    }
+
+    /// The counters.
+    #[must_use]
+    pub const fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    fn ring(&mut self, ring: usize) -> Result<&mut Ring, ControlError> {
+        let rings = self.rings.len();
+        self.rings.get_mut(ring).ok_or(ControlError::NoSuchRing { ring, rings })
+    }
+
+    /// Whether each part of the new ring has its memory for itself.
+    fn check_overlap(&self, ring: usize, layout: &Layout) -> Result<(), ControlError> {
+        let parts = layout.parts();
+        let own = parts.iter().enumerate().map(|(at, part)| (at, ring, *part));
+        let others = self.rings.iter().enumerate().filter_map(|(other, running)| Some((other, running.layout()?)));
+        // The other rings' parts come after all of ours, so that each pair is looked at once.
+        let others = others.flat_map(|(other, layout)| layout.parts().map(|part| (parts.len(), other, part)));
+        for (place, other, other_part) in own.chain(others) {
+            if let Some(part) = parts.iter().take(place).find(|part| part.overlaps(&other_part)) {
+                return Err(ControlError::Overlap { ring, area: part.name, other, other_area: other_part.name });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Features that change what is on the rings and that the data plane does not serve yet.
+const UNSERVED: [Feature; 5] =
+    [Feature::MrgRxbuf, Feature::IndirectDesc, Feature::EventIdx, Feature::RingPacked, Feature::InOrder];

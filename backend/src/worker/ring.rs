@@ -1,0 +1,396 @@
+//! One ring of a worker: its queue, its doorbells, its counters, and its turn in a pass.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use ironring_common::doorbell::Doorbell;
+use ironring_common::index::{GuestAddr, QueueSize};
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::table::RegionTable;
+use ironring_common::spec::split::{avail_bytes, desc_bytes, used_bytes};
+
+use super::command::{ControlError, RingSetup};
+use crate::net::{rx, tx};
+use crate::port::Port;
+use crate::stats::{Stats, Tally};
+use crate::vring::RingFault;
+use crate::vring::chain::Chain;
+use crate::vring::hook::{Hook, Moment, RingMemory};
+use crate::vring::split::SplitVring;
+
+/// A ring, running or not.
+#[derive(Debug)]
+pub(super) struct Ring {
+    /// Number among the rings of the worker.
+    ring: usize,
+    /// Number in the device.
+    queue: usize,
+    enabled: bool,
+    running: Option<Running>,
+    call: Option<Arc<Doorbell>>,
+    err: Option<Arc<Doorbell>>,
+    tally: Tally,
+}
+
+/// What only a running ring has.
+#[derive(Debug)]
+struct Running {
+    vring: SplitVring<Area>,
+    chain: Chain,
+    layout: Layout,
+    /// The same areas as the ring has; for a hook.
+    areas: Areas,
+    kick: Option<Doorbell>,
+    /// Whether the fault was counted and signalled.
+    reported: bool,
+}
+
+/// What all rings of a worker share during a pass.
+pub(super) struct Shared<'a, P, H> {
+    pub(super) memory: &'a RegionTable,
+    pub(super) port: &'a mut P,
+    pub(super) hook: &'a mut H,
+    pub(super) stats: &'a Stats,
+}
+
+impl Ring {
+    pub(super) fn new(ring: usize, first_queue: usize) -> Self {
+        Self {
+            ring,
+            queue: first_queue.saturating_add(ring),
+            enabled: false,
+            running: None,
+            call: None,
+            err: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Starts the ring where `setup` says; the layout was compared with that of the other rings.
+    pub(super) fn start(&mut self, setup: RingSetup, layout: Layout, memory: &RegionTable) -> Result<(), ControlError> {
+        let ring = self.ring;
+        let areas = layout.resolve(memory).map_err(|part| part.outside(ring))?;
+        let Areas { desc, avail, used } = areas.clone();
+        let mut vring = SplitVring::new(self.queue, layout.size, desc, avail, used, setup.base)
+            .map_err(|source| ControlError::BadRing { ring, source })?;
+        vring.suppress_kicks();
+        self.running = Some(Running {
+            vring,
+            chain: Chain::with_capacity(layout.size),
+            layout,
+            areas,
+            kick: setup.kick.map(Doorbell::from_fd),
+            reported: false,
+        });
+        Ok(())
+    }
+
+    /// Ends the ring and returns the index to go on from. Between passes all that was taken is completed.
+    pub(super) fn stop(&mut self) -> Result<u16, ControlError> {
+        let mut running = self.running.take().ok_or(ControlError::NotRunning { ring: self.ring })?;
+        Ok(running.vring.stop())
+    }
+
+    /// Follows the ring into a new memory table. A ring that is not in it has a fault from now on.
+    pub(super) fn relocate(&mut self, memory: &RegionTable) {
+        let Some(running) = &mut self.running else { return };
+        let queue = self.queue;
+        match running.layout.resolve(memory) {
+            Ok(areas) => {
+                let Areas { desc, avail, used } = areas.clone();
+                if running.vring.relocate(desc, avail, used).is_ok() {
+                    running.areas = areas;
+                } else {
+                    let [part, ..] = running.layout.parts();
+                    running.vring.fail(RingFault::RingOutside { queue, area: "memory", addr: part.addr });
+                }
+            }
+            Err(part) => {
+                running.vring.fail(RingFault::RingOutside { queue, area: part.name, addr: part.addr });
+            }
+        }
+    }
+
+    /// One turn of a transmit ring (guest to port); how many chains were completed.
+    #[inline]
+    pub(super) fn serve_tx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
+        let Some(running) = &mut self.running else { return 0 };
+        if !running.look(shared) {
+            return self.nothing(shared);
+        }
+        let Running { vring, chain, .. } = running;
+        let done = if self.enabled {
+            tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally)
+        } else {
+            tx::discard(vring, chain, shared.hook, &mut self.tally)
+        };
+        self.finish(done, u32::from(done), shared)
+    }
+
+    /// One turn of a receive ring (port to guest); how many chains were completed and frames dropped. A disabled ring
+    /// supplies nothing (vhost-user: "must not supply any new RX packets").
+    ///
+    /// Without a frame for the guest there is nothing to decide, so the honest backend does not even look at the ring.
+    #[inline]
+    pub(super) fn serve_rx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
+        let Some(running) = &mut self.running else { return 0 };
+        let pending = self.enabled && shared.port.rx_peek().is_some();
+        if !(pending || H::ACTIVE) {
+            return 0;
+        }
+        if !running.look(shared) || !pending {
+            return self.nothing(shared);
+        }
+        let Running { vring, chain, .. } = running;
+        let done = rx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally);
+        let progress = u32::from(done.chains).saturating_add(u32::from(done.dropped));
+        self.finish(done.chains, progress, shared)
+    }
+
+    /// A moment of this ring's life that is none of a burst.
+    pub(super) fn moment<H: Hook>(&self, moment: Moment, hook: &mut H, memory: &RegionTable) {
+        if let Some(running) = &self.running {
+            running.at(moment, hook, memory);
+        }
+    }
+
+    pub(super) const fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    pub(super) fn set_call(&mut self, call: Option<Arc<Doorbell>>) {
+        self.call = call;
+    }
+
+    pub(super) fn set_err(&mut self, err: Option<Arc<Doorbell>>) {
+        self.err = err;
+    }
+
+    pub(super) fn set_kick(&mut self, kick: Option<OwnedFd>) -> Result<(), ControlError> {
+        let running = self.running.as_mut().ok_or(ControlError::NotRunning { ring: self.ring })?;
+        running.kick = kick.map(Doorbell::from_fd);
+        Ok(())
+    }
+
+    /// Takes a kick from the doorbell. `false` if the doorbell is dead: it cannot be read.
+    pub(super) fn take_kick(&mut self, stats: &Stats) -> bool {
+        let Some(kick) = self.running.as_ref().and_then(|running| running.kick.as_ref()) else { return true };
+        match kick.drain() {
+            Ok(any) => {
+                if any && let Some(counters) = stats.queue(self.ring) {
+                    counters.count_kick();
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    pub(super) fn kick(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.running.as_ref()?.kick.as_ref()?.as_fd())
+    }
+
+    pub(super) const fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether the ring runs, is sound, and cannot be kicked: then it has to be looked at.
+    pub(super) fn is_kickless(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.kick.is_none() && running.vring.fault().is_none())
+    }
+
+    pub(super) fn fault(&self) -> Option<RingFault> {
+        self.running.as_ref()?.vring.fault()
+    }
+
+    pub(super) fn arm_kick(&mut self) {
+        if let Some(running) = &mut self.running
+            && running.vring.fault().is_none()
+        {
+            running.vring.arm_kick();
+        }
+    }
+
+    pub(super) fn suppress_kicks(&mut self) {
+        if let Some(running) = &mut self.running
+            && running.vring.fault().is_none()
+        {
+            running.vring.suppress_kicks();
+        }
+    }
+
+    pub(super) fn layout(&self) -> Option<&Layout> {
+        Some(&self.running.as_ref()?.layout)
+    }
+
+    /// The end of a turn with nothing to do, or at a fault.
+    #[inline]
+    fn nothing<P, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
+        self.report(shared.stats);
+        if H::ACTIVE {
+            self.moment(Moment::Idle, shared.hook, shared.memory);
+        }
+        0
+    }
+
+    /// The end of a burst: publish, call the driver, store the counters.
+    #[inline]
+    fn finish<P, H: Hook>(&mut self, done: u16, progress: u32, shared: &mut Shared<'_, P, H>) -> u32 {
+        if let Some(running) = &mut self.running
+            && done > 0
+        {
+            running.at(Moment::Complete, shared.hook, shared.memory);
+            running.vring.publish(shared.hook);
+            running.at(Moment::PostUse, shared.hook, shared.memory);
+            self.call_driver(shared.hook);
+        }
+        if progress > 0
+            && let Some(counters) = shared.stats.queue(self.ring)
+        {
+            counters.store(&self.tally);
+        }
+        self.report(shared.stats);
+        progress
+    }
+
+    /// Signals the driver if it wants to be signalled.
+    #[inline]
+    fn call_driver<H: Hook>(&mut self, hook: &mut H) {
+        let wanted = self.running.as_ref().is_some_and(|running| running.vring.should_call());
+        if let Some(call) = &self.call
+            && wanted
+            && hook.call(self.queue)
+        {
+            match call.ring() {
+                Ok(_) => self.tally.calls = self.tally.calls.wrapping_add(1),
+                Err(error) => {
+                    tracing::warn!(queue = self.queue, "{error}; this queue makes no calls from now on");
+                    self.call = None;
+                }
+            }
+        } else {
+            self.tally.calls_suppressed = self.tally.calls_suppressed.wrapping_add(1);
+        }
+    }
+
+    /// Counts a fault that is new, tells the front-end, and writes it to the log: the first of its class, the second,
+    /// the fourth and so on, so that a driver that restarts a ring cannot fill the disk.
+    #[inline]
+    fn report(&mut self, stats: &Stats) {
+        if let Some(running) = &mut self.running
+            && !running.reported
+            && let Some(fault) = running.vring.fault()
+        {
+            running.reported = true;
+            self.report_fault(&fault, stats);
+        }
+    }
+
+    #[cold]
+    fn report_fault(&mut self, fault: &RingFault, stats: &Stats) {
+        let count = stats.queue(self.ring).map_or(1, |counters| counters.count_fault(fault));
+        if count.is_power_of_two() {
+            tracing::warn!(queue = self.queue, class = fault.class(), count, "{fault}; the ring is left alone");
+        }
+        if let Some(err) = &self.err
+            && let Err(error) = err.ring()
+        {
+            tracing::warn!(queue = self.queue, "{error}; the front-end is not told about the fault");
+            self.err = None;
+        }
+    }
+}
+
+impl Running {
+    /// Polls the ring; whether there are chains to serve.
+    #[inline]
+    fn look<P, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> bool {
+        let before = self.vring.available();
+        self.at(Moment::Look, shared.hook, shared.memory);
+        let Ok(now) = self.vring.poll() else { return false };
+        if now > before {
+            self.at(Moment::Post, shared.hook, shared.memory);
+        }
+        now > 0
+    }
+
+    #[inline]
+    fn at<H: Hook>(&self, moment: Moment, hook: &mut H, memory: &RegionTable) {
+        let Areas { desc, avail, used } = &self.areas;
+        let vring = &self.vring;
+        hook.at(
+            moment,
+            &RingMemory {
+                queue: vring.queue(),
+                size: vring.size(),
+                desc,
+                avail,
+                used,
+                memory,
+                next_avail: vring.next_avail(),
+                next_used: vring.next_used(),
+                heads: vring.heads(),
+            },
+        );
+    }
+}
+
+/// Where a ring lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub(super) size: QueueSize,
+    desc: GuestAddr,
+    avail: GuestAddr,
+    used: GuestAddr,
+}
+
+impl Layout {
+    pub(super) fn of(ring: usize, setup: &RingSetup) -> Result<Self, ControlError> {
+        let size = QueueSize::split(setup.size).map_err(|source| ControlError::BadRing { ring, source })?;
+        Ok(Self { size, desc: setup.desc, avail: setup.avail, used: setup.used })
+    }
+
+    /// The three parts with their lengths.
+    pub(super) const fn parts(&self) -> [Part; 3] {
+        [
+            Part { name: "descriptor table", addr: self.desc, len: desc_bytes(self.size) },
+            Part { name: "available ring", addr: self.avail, len: avail_bytes(self.size) },
+            Part { name: "used ring", addr: self.used, len: used_bytes(self.size) },
+        ]
+    }
+
+    /// The parts in memory, or the first that does not lie in one region.
+    fn resolve(&self, memory: &RegionTable) -> Result<Areas, Part> {
+        let [desc, avail, used] = self.parts();
+        let find = |part: Part| memory.area(part.addr, part.len).ok_or(part);
+        Ok(Areas { desc: find(desc)?, avail: find(avail)?, used: find(used)? })
+    }
+}
+
+/// One part of a ring.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub(super) name: &'static str,
+    addr: GuestAddr,
+    len: usize,
+}
+
+impl Part {
+    /// Whether two parts share a byte.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let end = |part: &Self| u128::from(part.addr.0).saturating_add(u128::try_from(part.len).unwrap_or(u128::MAX));
+        u128::from(self.addr.0) < end(other) && u128::from(other.addr.0) < end(self)
+    }
+
+    const fn outside(self, ring: usize) -> ControlError {
+        ControlError::OutsideMemory { ring, area: self.name, addr: self.addr, len: self.len }
+    }
+}
+
+/// The three parts of a ring as memory.
+#[derive(Clone, Debug)]
+struct Areas {
+    desc: Area,
+    avail: Area,
+    used: Area,
+}
