@@ -1,2 +1,9 @@
-//! x
-fn main() {}
+//! The tool `ironring`: see its `--help`.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ironring_integration::cli::main()
+}

@@ -461,6 +461,19 @@ mod tests {
     }
 
     #[test]
+    fn a_word_is_replaced_only_while_it_holds_what_was_said() {
+        let area = area(4096);
+        area.store_u64(8, 7);
+        assert!(!area.bytes().replace_u64(8, 6, 9));
+        assert!(area.bytes().replace_u64(8, 7, 9));
+        assert!(area.bytes().replace_u16(8, 9, 0x1234));
+        assert!(!area.bytes().replace_u16(8, 9, 0));
+        assert_eq!(area.load_u64(8), 0x1234);
+        assert!(asserts(|| _ = area.bytes().replace_u64(4, 0, 1)), "misaligned");
+        assert!(asserts(|| _ = area.bytes().replace_u16(4096, 0, 1)));
+    }
+
+    #[test]
     fn alignment_is_that_of_the_address() {
         let odd = area(4096).part(60, 64).unwrap();
         assert!(!odd.is_aligned(0, 8));

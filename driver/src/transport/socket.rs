@@ -15,7 +15,7 @@
 
 use core::mem::MaybeUninit;
 use core::time::Duration;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -84,29 +84,20 @@ impl Socket {
     }
 
     /// Connects, and tries again while nobody listens there yet or the listener is busy.
-    pub(super) fn connect(path: &Path, deadline: Deadline) -> Result<Self, Fault> {
-        let address =
-            SocketAddrUnix::new(path).map_err(|e| Fault::Os(OsError::new("use this path for a Unix socket", e)))?;
+    pub(super) fn connect(path: &Path, deadline: Deadline) -> io::Result<Self> {
+        let address = SocketAddrUnix::new(path)?;
+        // Non-blocking from the start: a plain connect waits for ever for a listener whose backlog is full.
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .map_err(|e| Fault::Os(OsError::new("create a socket", e)))?;
+        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         let mut pause = FIRST_PAUSE;
         loop {
             let errno = match rustix::net::connect(&fd, &address) {
                 Ok(()) => return Ok(Self { fd: Some(fd) }),
-                // Non-blocking and the backlog is full: AGAIN.
-                Err(e @ (Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN | Errno::INTR)) => e,
-                Err(e) => return Err(Fault::Os(OsError::new("connect to the backend's socket", e))),
+                Err(errno @ (Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN | Errno::INTR)) => errno,
+                Err(errno) => return Err(errno.into()),
             };
-            let Some(left) = deadline.left() else {
-                return Err(match errno {
-                    Errno::NOENT | Errno::CONNREFUSED => Fault::Os(OsError::new(
-                        "find a backend at its socket in time (start it, or correct the path)",
-                        errno,
-                    )),
-                    _ => Fault::TimedOut,
-                });
-            };
+            // There is no event for a socket that appears; a short timed wait bounds the delay.
+            let left = deadline.left().ok_or(errno)?;
             thread::park_timeout(pause.min(left));
             pause = pause.saturating_mul(2).min(LAST_PAUSE);
         }

@@ -1,10 +1,20 @@
-//! The requests of a vhost-user front-end for a network device.
+//! The requests of a vhost-user front-end, in the order in which a device is set up and stopped.
+//!
+//! What a message means is checked here, once, against private state: the features are read once and frozen, the
+//! configuration is one snapshot checked field by field, and where the device says that it stopped must be a place that
+//! it can have reached.
+//!
+//! Of the protocol features three are taken if they are offered. With REPLY_ACK every request that changes something is
+//! acknowledged, and anything but 0 ends the connection. Without it nothing tells us that the memory table or a ring has
+//! been taken in; messages are handled in order, so an answer to a GET_FEATURES sent behind them says that they have been
+//! handled, and it must equal the first answer. CONFIG lets us read the configuration. MQ is taken because backends with
+//! more than one pair of queues insist on it. Everything else is masked, the backend's own requests (BACKEND_REQ) among
+//! it: there is no second channel on which the backend could ask us for anything.
 
+use core::time::Duration;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use ironring_common::claim::Alleged;
 use ironring_common::features::{self, Feature, Negotiated, Offered, Supported};
@@ -12,42 +22,48 @@ use ironring_common::index::GuestAddr;
 use ironring_common::spec::net;
 use vhost::vhost_user::message::{
     FrontendReq, VhostUserConfig, VhostUserConfigFlags, VhostUserMemory, VhostUserMemoryRegion,
-    VhostUserProtocolFeatures, VhostUserVringAddr, VhostUserVringState,
+    VhostUserProtocolFeatures, VhostUserVringAddr, VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vm_memory::ByteValued;
 
 use super::channel::Channel;
-use super::error::{ChannelViolation, TransportError};
-use super::wire::Header;
+use super::error::{ChannelMisuse, ChannelViolation, TransportError};
+use super::socket::MAX_FDS;
+use super::wire::Message;
 
-/// How long things may take.
+/// How long the backend may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Until a socket that is not there yet is given up.
+    /// To be there and accept the connection.
     pub connect: Duration,
-    /// For each request, from its first byte to the last byte of its reply.
+    /// For one request, from its first byte to the last byte of its answer. More than an hour counts as one hour.
     pub request: Duration,
 }
 
-impl Default for Deadlines {
-    /// One second each.
-    fn default() -> Self {
-        Self { connect: Duration::from_secs(1), request: Duration::from_secs(1) }
-    }
+/// A connection to a vhost-user backend. See the [module documentation](super).
+///
+/// Every method blocks until the deadline of its requests at most. After any error but a
+/// [`Misuse`](TransportError::Misuse) or an [`Incompatible`](TransportError::Incompatible) the connection is closed and
+/// every method returns the same error.
+#[derive(Debug)]
+pub struct VhostUser {
+    channel: Channel,
+    agreed: Option<Agreed>,
 }
 
-/// Memory to be shared.
+/// A piece of memory that the backend may map.
 #[derive(Clone, Copy, Debug)]
 pub struct Region<'a> {
-    /// The address that the device knows it by.
+    /// The address of its first byte as descriptors will name it.
     pub start: GuestAddr,
-    /// Bytes, from the beginning of the file.
+    /// Its length in bytes; it begins at offset 0 of its file.
     pub len: u64,
     /// The sealed memfd.
     pub fd: BorrowedFd<'a>,
 }
 
-/// Where a ring lies, as the device knows it.
+/// Where a ring lies, by the addresses of the memory table, and how many descriptors it has. For a packed ring `avail`
+/// is the driver's and `used` the device's event area (virtio 1.3, 2.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAddresses {
     /// Descriptors of the ring.
@@ -60,124 +76,137 @@ pub struct RingAddresses {
     pub used: GuestAddr,
 }
 
-/// What the device says of itself, from one read, checked.
+/// The configuration of the network device (virtio 1.3, 5.1.4), read once and checked. A field is `None` if its feature
+/// is not in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetConfig {
-    /// Its MAC address, if `VIRTIO_NET_F_MAC` is in force: unicast and not zero.
+    /// The MAC address; neither a group address nor all zero.
     pub mac: Option<[u8; 6]>,
-    /// Its MTU in bytes, if `VIRTIO_NET_F_MTU` is in force: at least 68.
+    /// The MTU in bytes, 68 to 65521.
     pub mtu: Option<u16>,
-    /// Whether the link is up; up if `VIRTIO_NET_F_STATUS` is not in force.
+    /// Queue pairs that the device has, 1 to 32768.
+    pub max_pairs: Option<u16>,
+    /// Whether the link was up; a device without `VIRTIO_NET_F_STATUS` counts as up.
     pub link_up: bool,
 }
 
-/// The front-end's end of a vhost-user connection.
-#[derive(Debug)]
-pub struct VhostUser {
-    channel: Channel,
-    /// The offer as first read; later answers must repeat it.
+/// What was agreed at the start and never changes.
+#[derive(Clone, Copy, Debug)]
+struct Agreed {
     offered: u64,
-    protocol: VhostUserProtocolFeatures,
+    reply_ack: bool,
+    config: bool,
+}
+
+impl Default for Deadlines {
+    /// One second each.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(1), request: Duration::from_secs(1) }
+    }
 }
 
 impl VhostUser {
-    /// Connects to a backend that listens at `path`. A socket that is not there yet, or refuses, is tried again until the
-    /// deadline, so that backend and driver may be started in any order.
+    /// Connects to the backend that listens at `path`. While nobody listens there, or the listener is busy, it tries
+    /// again every few milliseconds until the deadline, so that driver and backend can be started in any order.
     ///
     /// # Errors
-    /// [`TransportError::Connect`] when the deadline has passed.
+    /// [`TransportError::Connect`].
     pub fn connect(path: &Path, deadlines: Deadlines) -> Result<Self, TransportError> {
-        let started = Instant::now();
-        loop {
-            let source = match UnixStream::connect(path) {
-                Ok(stream) => return Self::from_stream(stream, deadlines),
-                Err(source) => source,
-            };
-            let later = matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused);
-            if !later || started.elapsed() >= deadlines.connect {
-                let path = path.display().to_string();
-                return Err(TransportError::Connect { path, after: deadlines.connect, source: Arc::new(source) });
-            }
-            // There is no event for a socket that appears; a short timed wait bounds the delay.
-            std::thread::park_timeout(RETRY);
-        }
+        let channel = Channel::connect(path, deadlines.connect, deadlines.request)?;
+        Ok(Self { channel, agreed: None })
     }
 
-    /// Takes a connected socket.
+    /// Takes over a connected stream, which becomes non-blocking. Nobody else may read from it.
     ///
     /// # Errors
-    /// [`TransportError::Os`].
+    /// [`TransportError::Os`] if the stream cannot be made non-blocking.
     pub fn from_stream(stream: UnixStream, deadlines: Deadlines) -> Result<Self, TransportError> {
-        let channel = Channel::new(stream, deadlines.request)?;
-        Ok(Self { channel, offered: 0, protocol: VhostUserProtocolFeatures::empty() })
+        Ok(Self { channel: Channel::adopt(stream, deadlines.request)?, agreed: None })
     }
 
-    /// Claims the device and agrees on features: the offer is read once, masked by what is supported, and acknowledged.
+    /// Takes the device and agrees on features. `VHOST_USER_F_PROTOCOL_FEATURES` is added, and required: without it
+    /// there is no way to enable a queue, to read the configuration, or to have anything acknowledged.
     ///
     /// # Errors
-    /// [`TransportError`].
+    /// [`TransportError::Incompatible`] if the offer will not do; otherwise see [`VhostUser`].
     pub fn negotiate(&mut self, supported: Supported) -> Result<Negotiated, TransportError> {
-        self.set(FrontendReq::SET_OWNER, &[], &[])?;
-        self.offered = self.get_u64(FrontendReq::GET_FEATURES)?;
-        let supported = supported.require(Feature::ProtocolFeatures);
-        let negotiated = features::negotiate(Offered(self.offered), supported)?;
-        let protocol = VhostUserProtocolFeatures::from_bits_truncate(self.get_u64(FrontendReq::GET_PROTOCOL_FEATURES)?);
-        let protocol = protocol & OUR_PROTOCOL;
-        self.set(FrontendReq::SET_PROTOCOL_FEATURES, &protocol.bits().to_ne_bytes(), &[])?;
-        self.protocol = protocol;
-        self.set(FrontendReq::SET_FEATURES, &negotiated.bits().to_ne_bytes(), &[])?;
+        if self.agreed.is_some() {
+            return Err(ChannelMisuse::AlreadyNegotiated.into());
+        }
+        self.channel.send(&Message::new(FrontendReq::SET_OWNER, false, &[]), &[])?;
+        let offered = self.ask_u64(FrontendReq::GET_FEATURES)?.check_advisory("an offer is only ever masked");
+        let negotiated = features::negotiate(Offered(offered), supported.require(Feature::ProtocolFeatures))?;
+
+        let protocol = self.ask_u64(FrontendReq::GET_PROTOCOL_FEATURES)?.check_advisory("an offer is only ever masked");
+        let taken = VhostUserProtocolFeatures::from_bits_truncate(protocol) & WANTED;
+        // Whether this one is acknowledged already differs between backends, so it is not asked for.
+        let body = taken.bits().to_ne_bytes();
+        self.channel.send(&Message::new(FrontendReq::SET_PROTOCOL_FEATURES, false, &[&body]), &[])?;
+        let agreed = Agreed {
+            offered,
+            reply_ack: taken.contains(VhostUserProtocolFeatures::REPLY_ACK),
+            config: taken.contains(VhostUserProtocolFeatures::CONFIG),
+        };
+        self.set(agreed, FrontendReq::SET_FEATURES, &[&negotiated.bits().to_ne_bytes()], &[])?;
+        self.agreed = Some(agreed);
         Ok(negotiated)
     }
 
-    /// One snapshot of the configuration space, checked; `None` if the backend has none to show.
+    /// One snapshot of the configuration, checked; `None` if the backend does not serve it.
     ///
     /// # Errors
-    /// [`TransportError`].
+    /// See [`VhostUser`].
     pub fn config(&mut self, negotiated: Negotiated) -> Result<Option<NetConfig>, TransportError> {
-        if !self.protocol.contains(VhostUserProtocolFeatures::CONFIG) {
+        if !self.agreed()?.config {
             return Ok(None);
         }
-        let ask = VhostUserConfig::new(0, CONFIG_BYTES, VhostUserConfigFlags::empty());
-        let mut body = ask.as_slice().to_vec();
-        body.resize(body.len().saturating_add(net::CONFIG_BYTES), 0);
-        let mut reply = vec![0; body.len()];
-        let header = Header::request(FrontendReq::GET_CONFIG as u32, body.len(), false);
-        self.channel.exchange(header, &body, &[], &mut reply)?;
-        let (head, bytes) = reply.split_at_checked(size_of::<VhostUserConfig>()).unwrap_or_default();
-        let mut answer = VhostUserConfig::default();
-        answer.as_mut_slice().copy_from_slice(head);
-        let (offset, size) = (answer.offset, answer.size);
-        if offset != 0 || size != CONFIG_BYTES {
-            return Err(self.channel.violated(ChannelViolation::ConfigRange { offset, size }));
-        }
-        parse_config(bytes, negotiated).map(Some).map_err(|violation| self.channel.violated(violation))
+        let window = VhostUserConfig::new(0, CONFIG_BYTES, VhostUserConfigFlags::empty());
+        let space = [0; net::CONFIG_BYTES];
+        let message = Message::new(FrontendReq::GET_CONFIG, false, &[window.as_slice(), &space]);
+        let mut reply = [0; CONFIG_REPLY_BYTES];
+        self.channel.call(&message, &[], &mut reply)?;
+        check_config(reply, negotiated).map(Some).map_err(|violation| self.channel.poison(violation))
     }
 
-    /// Shares memory: all of it, in ascending order of its addresses.
+    /// Gives the backend the memory: 1 to 8 regions in ascending order that do not overlap. The "user addresses" of the
+    /// message are synthetic too, [`USER_BASE`] above the others; no pointer of this process leaves it.
     ///
     /// # Errors
-    /// [`TransportError`].
+    /// [`TransportError::Misuse`] for a table that breaks these rules; otherwise see [`VhostUser`].
     pub fn set_memory(&mut self, regions: &[Region<'_>]) -> Result<(), TransportError> {
-        if regions.is_empty() || regions.len() > REGIONS_MAX {
-            return Err(TransportError::Misuse { what: "this number of regions", todo: "share 1 to 8 regions" });
-        }
-        let count = u32::try_from(regions.len()).unwrap_or(0);
-        let mut body = VhostUserMemory::new(count).as_slice().to_vec();
+        let agreed = self.agreed()?;
+        let count = u32::try_from(regions.len()).ok().filter(|_| (1..=MAX_FDS).contains(&regions.len()));
+        let count = count.ok_or(ChannelMisuse::RegionCount { count: regions.len() })?;
+        let mut table = Vec::new();
+        let mut end = GuestAddr(0);
         for region in regions {
-            let user = user_addr(region.start);
-            let entry = VhostUserMemoryRegion::new(region.start.0, region.len, user, 0);
-            body.extend_from_slice(entry.as_slice());
+            let wrong = ChannelMisuse::Region { start: region.start, len: region.len };
+            let user_addr = region.start.0.checked_add(USER_BASE).ok_or(wrong)?;
+            if region.start < end || region.len == 0 || user_addr.checked_add(region.len).is_none() {
+                return Err(wrong.into());
+            }
+            end = region.start.checked_add(region.len).ok_or(wrong)?;
+            table.push(VhostUserMemoryRegion {
+                guest_phys_addr: region.start.0,
+                memory_size: region.len,
+                user_addr,
+                mmap_offset: 0,
+            });
         }
+        let head = VhostUserMemory::new(count);
+        let mut parts = vec![head.as_slice()];
+        parts.extend(table.iter().map(ByteValued::as_slice));
         let fds: Vec<_> = regions.iter().map(|region| region.fd).collect();
-        self.set(FrontendReq::SET_MEM_TABLE, &body, &fds)?;
-        self.sync()
+        self.set(agreed, FrontendReq::SET_MEM_TABLE, &parts, &fds)?;
+        self.settle(agreed)
     }
 
-    /// Describes a ring and starts it: the kick goes last, because it is what starts a ring. `base` is the index to begin
-    /// at, 32 bits wide as packed rings need it.
+    /// Describes a ring and starts it, still disabled. `base` is the index of the first buffer: 0 for a new ring, and
+    /// for a packed one both positions with their wrap counters, 32 bits wide.
     ///
     /// # Errors
-    /// [`TransportError`].
+    /// [`TransportError::Misuse`] for a queue above 255 or an address that cannot be put on the wire; otherwise see
+    /// [`VhostUser`].
     pub fn start_queue(
         &mut self,
         index: u16,
@@ -186,140 +215,187 @@ impl VhostUser {
         kick: BorrowedFd<'_>,
         call: BorrowedFd<'_>,
     ) -> Result<(), TransportError> {
+        let agreed = self.agreed()?;
+        // The doorbell messages have eight bits for the index; the next one would say "no descriptor attached".
+        let doorbell = u8::try_from(index).map_err(|_| ChannelMisuse::QueueIndex { index })?;
+        let doorbell = u64::from(doorbell).to_ne_bytes();
         let queue = u32::from(index);
         let state = |num| VhostUserVringState::new(queue, num);
-        self.set(FrontendReq::SET_VRING_NUM, state(u32::from(ring.size)).as_slice(), &[])?;
-        self.set(FrontendReq::SET_VRING_BASE, state(base).as_slice(), &[])?;
-        let addr = VhostUserVringAddr {
-            index: queue,
-            flags: 0,
-            descriptor: user_addr(ring.desc),
-            used: user_addr(ring.used),
-            available: user_addr(ring.avail),
-            log: 0,
-        };
-        self.set(FrontendReq::SET_VRING_ADDR, addr.as_slice(), &[])?;
-        self.set(FrontendReq::SET_VRING_CALL, &u64::from(index).to_ne_bytes(), &[call])?;
-        self.set(FrontendReq::SET_VRING_KICK, &u64::from(index).to_ne_bytes(), &[kick])?;
-        self.sync()
+        let none = VhostUserVringAddrFlags::empty();
+        let [desc, used, avail] = [user_addr(ring.desc)?, user_addr(ring.used)?, user_addr(ring.avail)?];
+        let addresses = VhostUserVringAddr::new(queue, none, desc, used, avail, 0);
+        self.set(agreed, FrontendReq::SET_VRING_NUM, &[state(u32::from(ring.size)).as_slice()], &[])?;
+        self.set(agreed, FrontendReq::SET_VRING_BASE, &[state(base).as_slice()], &[])?;
+        self.set(agreed, FrontendReq::SET_VRING_ADDR, &[addresses.as_slice()], &[])?;
+        self.set(agreed, FrontendReq::SET_VRING_CALL, &[&doorbell], &[call])?;
+        // The kick starts the ring, so everything else is said before.
+        self.set(agreed, FrontendReq::SET_VRING_KICK, &[&doorbell], &[kick])?;
+        self.settle(agreed)
     }
 
-    /// Enables or disables a ring.
+    /// Lets the device process a queue, or forbids it.
     ///
     /// # Errors
-    /// [`TransportError`].
-    pub fn enable_queue(&mut self, index: u16, enable: bool) -> Result<(), TransportError> {
-        let state = VhostUserVringState::new(u32::from(index), u32::from(enable));
-        self.set(FrontendReq::SET_VRING_ENABLE, state.as_slice(), &[])?;
-        self.sync()
+    /// See [`VhostUser`].
+    pub fn enable_queue(&mut self, index: u16, enabled: bool) -> Result<(), TransportError> {
+        let agreed = self.agreed()?;
+        let body = VhostUserVringState::new(u32::from(index), u32::from(enabled));
+        self.set(agreed, FrontendReq::SET_VRING_ENABLE, &[body.as_slice()], &[])?;
+        self.settle(agreed)
     }
 
-    /// Stops a ring. The device says at which index it stopped: between `published - outstanding` and `published`, the
-    /// private indices; it must not be anywhere else. Only the low 16 bits count, as backends return no more.
+    /// Stops a split queue and returns the index of the first buffer that the device has not taken. It must lie between
+    /// `published - outstanding` and `published`, modulo 2^16: the driver's index, and the buffers it has not had back.
+    /// The backend's word is only compared; the driver's own index is the one to go on from.
     ///
     /// # Errors
-    /// [`TransportError`].
+    /// [`ChannelViolation::BaseMismatch`] if the device cannot have stopped there; otherwise see [`VhostUser`].
     pub fn stop_queue(&mut self, index: u16, published: u16, outstanding: u16) -> Result<u16, TransportError> {
-        let ask = VhostUserVringState::new(u32::from(index), 0);
-        let mut reply = [0; size_of::<VhostUserVringState>()];
-        let header = Header::request(FrontendReq::GET_VRING_BASE as u32, ask.as_slice().len(), false);
-        self.channel.exchange(header, ask.as_slice(), &[], &mut reply)?;
-        let mut answer = VhostUserVringState::default();
-        answer.as_mut_slice().copy_from_slice(&reply);
-        let (queue, base) = (answer.index, answer.num);
-        let lies = ChannelViolation::BaseMismatch { queue: index, observed: base, expected: published };
-        let low = u16::try_from(base & 0xffff).unwrap_or(0);
-        let steps = Alleged::new(low).check_window(published.wrapping_sub(outstanding), outstanding);
-        if queue != u32::from(index) || steps.is_err() {
-            return Err(self.channel.violated(lies));
-        }
-        Ok(low)
+        self.agreed()?;
+        let body = VhostUserVringState::new(u32::from(index), 0);
+        let message = Message::new(FrontendReq::GET_VRING_BASE, false, &[body.as_slice()]);
+        let mut reply = [0; 8];
+        self.channel.call(&message, &[], &mut reply)?;
+        let (queue, base) = vring_state(reply).split();
+        queue.check_with(|queue| (queue == u32::from(index)).then_some(())).map_err(|refused| {
+            self.channel.poison(ChannelViolation::WrongQueue { sent: index, got: refused.observed })
+        })?;
+        let first = published.wrapping_sub(outstanding);
+        let taken = base.map(low_half).check_window(first, outstanding).map_err(|refused| {
+            let got = refused.observed;
+            self.channel.poison(ChannelViolation::BaseMismatch { queue: index, got, published, outstanding })
+        })?;
+        Ok(first.wrapping_add(taken))
     }
 
-    /// Whether the backend is there and silent.
+    /// Whether the backend is still there and has sent nothing that nobody asked for. A look at the socket, no request.
     ///
     /// # Errors
-    /// [`TransportError`] if it hung up or sent what nobody asked for.
+    /// [`TransportError::Disconnected`], a [`ChannelViolation`], or the error that ended the connection earlier.
     pub fn check_alive(&mut self) -> Result<(), TransportError> {
-        self.channel.check_idle()
+        self.channel.check_quiet()
     }
 
-    /// A request without an answer of its own; acknowledged if the backend can.
-    fn set(&mut self, request: FrontendReq, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), TransportError> {
-        let acknowledged = self.protocol.contains(VhostUserProtocolFeatures::REPLY_ACK);
-        let request = request as u32;
-        let header = Header::request(request, body.len(), acknowledged);
-        if !acknowledged {
-            return self.channel.exchange(header, body, fds, &mut []);
+    /// Sends a request that changes something, and has it acknowledged where that is possible.
+    fn set(
+        &mut self,
+        agreed: Agreed,
+        code: FrontendReq,
+        body: &[&[u8]],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), TransportError> {
+        let message = Message::new(code, agreed.reply_ack, body);
+        if !agreed.reply_ack {
+            return self.channel.send(&message, fds);
         }
         let mut reply = [0; 8];
-        self.channel.exchange(header, body, fds, &mut reply)?;
-        match u64::from_ne_bytes(reply) {
-            0 => Ok(()),
-            status => Err(self.channel.violated(ChannelViolation::Refused { request, status })),
-        }
+        self.channel.call(&message, fds, &mut reply)?;
+        Alleged::new(u64::from_ne_bytes(reply))
+            .check_with(|status| (status == 0).then_some(()))
+            .map_err(|refused| self.channel.poison(ChannelViolation::Refused { sent: code, status: refused.observed }))
     }
 
-    fn get_u64(&mut self, request: FrontendReq) -> Result<u64, TransportError> {
-        let mut reply = [0; 8];
-        let header = Header::request(request as u32, 0, false);
-        self.channel.exchange(header, &[], &[], &mut reply)?;
-        Ok(u64::from_ne_bytes(reply))
-    }
-
-    /// Without acknowledgements, a round trip tells that everything before it was handled; its answer must repeat the
-    /// first one, because the offer is frozen.
-    fn sync(&mut self) -> Result<(), TransportError> {
-        if self.protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
+    /// Without acknowledgements: asks for the features again, whose answer comes behind everything sent before.
+    fn settle(&mut self, agreed: Agreed) -> Result<(), TransportError> {
+        if agreed.reply_ack {
             return Ok(());
         }
-        let second = self.get_u64(FrontendReq::GET_FEATURES)?;
-        if second != self.offered {
-            let changed = ChannelViolation::FeaturesChanged { first: self.offered, second };
-            return Err(self.channel.violated(changed));
-        }
-        Ok(())
+        let first = agreed.offered;
+        self.ask_u64(FrontendReq::GET_FEATURES)?
+            .check_with(|now| (now == first).then_some(()))
+            .map_err(|refused| self.channel.poison(ChannelViolation::FeaturesChanged { first, now: refused.observed }))
+    }
+
+    fn ask_u64(&mut self, code: FrontendReq) -> Result<Alleged<u64>, TransportError> {
+        let mut reply = [0; 8];
+        self.channel.call(&Message::new(code, false, &[]), &[], &mut reply)?;
+        Ok(Alleged::new(u64::from_ne_bytes(reply)))
+    }
+
+    fn agreed(&self) -> Result<Agreed, TransportError> {
+        self.agreed.ok_or(ChannelMisuse::NotNegotiated.into())
     }
 }
 
-/// Checks the bytes of the configuration space. They are a private copy by now.
-fn parse_config(bytes: &[u8], negotiated: Negotiated) -> Result<NetConfig, ChannelViolation> {
-    let word = |at: usize| {
-        let bytes = bytes.get(at..at.saturating_add(2)).and_then(|two| two.try_into().ok()).unwrap_or_default();
-        u16::from_le_bytes(bytes)
-    };
-    let mac = if negotiated.has(Feature::Mac) {
-        let mac: [u8; 6] = bytes
-            .get(net::CONFIG_MAC..net::CONFIG_STATUS)
-            .and_then(|six| six.try_into().ok())
-            .ok_or(ChannelViolation::ConfigMac)?;
-        let group = mac.first().is_some_and(|first| first & 1 == 1);
-        if group || mac == [0; 6] {
-            return Err(ChannelViolation::ConfigMac);
-        }
-        Some(mac)
-    } else {
-        None
-    };
-    let mtu = negotiated.has(Feature::Mtu).then(|| word(net::CONFIG_MTU));
-    if let Some(mtu) = mtu.filter(|mtu| *mtu < net::MTU_MIN) {
-        return Err(ChannelViolation::ConfigMtu { mtu });
+/// Ring addresses are said as "user addresses" of the memory table.
+fn user_addr(addr: GuestAddr) -> Result<u64, ChannelMisuse> {
+    addr.0.checked_add(USER_BASE).ok_or(ChannelMisuse::RingAddress { addr })
+}
+
+/// The reply to GET_CONFIG, field by field, each only if its feature is in force.
+fn check_config(reply: [u8; CONFIG_REPLY_BYTES], negotiated: Negotiated) -> Result<NetConfig, ChannelViolation> {
+    // The flags of the window mean nothing in a reply and are skipped.
+    let [o0, o1, o2, o3, s0, s1, s2, s3, _, _, _, _, mac @ .., st0, st1, mp0, mp1, mt0, mt1] = reply;
+    let (offset, size) = (u32::from_ne_bytes([o0, o1, o2, o3]), u32::from_ne_bytes([s0, s1, s2, s3]));
+    if (offset, size) != (0, CONFIG_BYTES) {
+        return Err(ChannelViolation::WrongConfig { offset, size });
     }
-    let link_up = !negotiated.has(Feature::Status) || word(net::CONFIG_STATUS) & net::STATUS_LINK_UP != 0;
-    Ok(NetConfig { mac, mtu, link_up })
+    let status = Alleged::new(u16::from_le_bytes([st0, st1]));
+    let max_pairs = Alleged::new(u16::from_le_bytes([mp0, mp1]));
+    let mtu = Alleged::new(u16::from_le_bytes([mt0, mt1]));
+    let status = status.check_advisory("only one bit is looked at, and no memory access depends on it");
+    Ok(NetConfig {
+        mac: in_force(negotiated, Feature::Mac, || check_mac(Alleged::new(mac)))?,
+        mtu: in_force(negotiated, Feature::Mtu, || check_range(mtu, "mtu", net::MTU_MIN, MTU_MAX))?,
+        max_pairs: in_force(negotiated, Feature::Mq, || check_range(max_pairs, "max_virtqueue_pairs", 1, PAIRS_MAX))?,
+        link_up: !negotiated.has(Feature::Status) || status & net::STATUS_LINK_UP != 0,
+    })
 }
 
-/// What the backend is told as our "user address": not an address of ours, only different from the guest address, so that
-/// a backend that mixes the two up is found out.
-const fn user_addr(addr: GuestAddr) -> u64 {
-    addr.0.wrapping_add(USER_BASE)
+/// The field of a feature, if the feature is in force.
+fn in_force<T>(
+    negotiated: Negotiated,
+    feature: Feature,
+    check: impl FnOnce() -> Result<T, ChannelViolation>,
+) -> Result<Option<T>, ChannelViolation> {
+    if negotiated.has(feature) { check().map(Some) } else { Ok(None) }
 }
 
-const USER_BASE: u64 = 1 << 44;
-const REGIONS_MAX: usize = 8;
-const RETRY: Duration = Duration::from_millis(5);
-const CONFIG_BYTES: u32 = net::CONFIG_BYTES as u32;
-/// The protocol features that this side speaks. Never BACKEND_REQ: nothing may reach us uninvited.
-const OUR_PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::REPLY_ACK
-    .union(VhostUserProtocolFeatures::MQ)
-    .union(VhostUserProtocolFeatures::CONFIG);
+fn check_mac(mac: Alleged<[u8; 6]>) -> Result<[u8; 6], ChannelViolation> {
+    let lawful = |mac: [u8; 6]| {
+        let [first, ..] = mac;
+        (first & GROUP == 0 && mac != [0; 6]).then_some(mac)
+    };
+    mac.check_with(lawful).map_err(|refused| {
+        let [a, b, c, d, e, f] = refused.observed;
+        let value = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        ChannelViolation::ConfigOutOfRange { field: "mac", value }
+    })
+}
+
+fn check_range(claim: Alleged<u16>, field: &'static str, min: u16, max: u16) -> Result<u16, ChannelViolation> {
+    claim
+        .check_with(|value| (min..=max).contains(&value).then_some(value))
+        .map_err(|refused| ChannelViolation::ConfigOutOfRange { field, value: u64::from(refused.observed) })
+}
+
+/// The queue and the number of a vring state.
+fn vring_state(reply: [u8; 8]) -> Alleged<(u32, u32)> {
+    let [a, b, c, d, e, f, g, h] = reply;
+    Alleged::new((u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])))
+}
+
+/// The low 16 bits of a ring base; backends differ in what they leave in the upper ones.
+fn low_half(base: u32) -> u16 {
+    let [a, b, ..] = base.to_le_bytes();
+    u16::from_le_bytes([a, b])
+}
+
+/// How far the synthetic "user addresses" of the memory table lie above the addresses in descriptors. They differ so
+/// that a backend that mixes the two up fails at once.
+pub const USER_BASE: u64 = 1 << 44;
+
+/// The protocol features that this front-end has a use for.
+const WANTED: VhostUserProtocolFeatures =
+    VhostUserProtocolFeatures::REPLY_ACK.union(VhostUserProtocolFeatures::MQ).union(VhostUserProtocolFeatures::CONFIG);
+/// Bytes of the configuration space that are read, as the window says them.
+const CONFIG_BYTES: u32 = 12;
+const _: () = assert!(CONFIG_BYTES as usize == net::CONFIG_BYTES);
+/// Bytes of the reply to GET_CONFIG: the window, then the bytes.
+const CONFIG_REPLY_BYTES: usize = size_of::<VhostUserConfig>() + net::CONFIG_BYTES;
+/// Queue pairs that a device may have at most (virtio 1.3, 5.1.4.1).
+const PAIRS_MAX: u16 = 0x8000;
+/// The largest MTU whose frames, 14 bytes longer, still have a 16-bit length.
+const MTU_MAX: u16 = u16::MAX - 14;
+/// In the first byte of a MAC address: a group, not a device.
+const GROUP: u8 = 1;

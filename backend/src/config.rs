@@ -1,0 +1,437 @@
+//! The command line, and what it comes to.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{ArgGroup, Parser, ValueEnum};
+use ironring_common::shm::guest::SealPolicy;
+use ironring_common::spec::net::MTU_MIN;
+use tracing::level_filters::LevelFilter;
+
+use crate::net::MAX_FRAME;
+use crate::session::listen::Endpoint;
+use crate::session::{Honest, ServeError, StopToken, serve_endpoint};
+use crate::worker::WaitPolicy;
+
+/// What every session is served with. The default is what the command line defaults to, with a loopback port.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The other end of the wire.
+    pub port: PortSpec,
+    /// Queue pairs. 1 is all that is served.
+    pub pairs: u16,
+    /// Largest size of a queue, a power of two.
+    pub queue_size: u16,
+    /// The address that the device has.
+    pub mac: Mac,
+    /// The MTU that is offered, if one is.
+    pub mtu: Option<u16>,
+    /// What the data plane does when there is nothing to do.
+    pub wait: WaitPolicy,
+    /// Whether memory that its owner can truncate is served.
+    pub seals: SealPolicy,
+    /// How often the counters are written to stderr, if they are.
+    pub stats: Option<Duration>,
+    /// End when the first front-end has left.
+    pub once: bool,
+}
+
+impl Settings {
+    /// Queues: a receive and a transmit queue for each pair.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        usize::from(self.pairs).saturating_mul(2)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            port: PortSpec::Loopback,
+            pairs: 1,
+            queue_size: DEFAULT_QUEUE_SIZE,
+            mac: Mac::random(),
+            mtu: None,
+            wait: Wait::Adaptive.policy(),
+            seals: SealPolicy::Require,
+            stats: None,
+            once: false,
+        }
+    }
+}
+
+/// Which port to open, for each connection anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortSpec {
+    /// Frames come back.
+    Loopback,
+    /// Frames are dropped.
+    Null,
+    /// Frames of one size come without end.
+    Generate {
+        /// Bytes of each.
+        bytes: usize,
+    },
+    /// A capture is played, and another one written.
+    Pcap {
+        /// The capture that is played.
+        input: PathBuf,
+        /// The capture that is written, if one is.
+        output: Option<PathBuf>,
+    },
+}
+
+impl FromStr for PortSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, argument) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
+        match (kind, argument) {
+            ("loopback", None) => Ok(Self::Loopback),
+            ("null", None) => Ok(Self::Null),
+            ("generate", Some(bytes)) => {
+                let bytes = bytes.parse().map_err(|_| format!("`{bytes}` is no number of bytes; write generate:64"))?;
+                Ok(Self::Generate { bytes })
+            }
+            ("pcap", Some(files)) => {
+                let (input, output) = files.split_once(':').map_or((files, None), |(i, o)| (i, Some(o)));
+                if input.is_empty() || output == Some("") {
+                    return Err("a file name is missing; write pcap:IN or pcap:IN:OUT".to_owned());
+                }
+                Ok(Self::Pcap { input: input.into(), output: output.map(Into::into) })
+            }
+            ("tap", _) => Err("the TAP port is not built yet; use loopback, null, generate or pcap".to_owned()),
+            _ => Err("ports are loopback, null, generate:BYTES, pcap:IN[:OUT]".to_owned()),
+        }
+    }
+}
+
+/// An Ethernet address of one station.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// A locally administered address that is most likely nobody else's.
+    #[must_use]
+    pub fn random() -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        // The standard library's hash keys are random, which is enough for a name.
+        let [_, _, _, b, c, d, e, f] = std::hash::RandomState::new().build_hasher().finish().to_ne_bytes();
+        Self([0x02, b, c, d, e, f])
+    }
+}
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let malformed = || "a MAC address is written 52:54:00:12:34:56".to_owned();
+        let mut bytes = [0; 6];
+        let mut groups = text.split(':');
+        for byte in &mut bytes {
+            let group = groups.next().filter(|group| group.len() == 2).ok_or_else(malformed)?;
+            *byte = u8::from_str_radix(group, 16).map_err(|_| malformed())?;
+        }
+        let [first, ..] = bytes;
+        match groups.next() {
+            Some(_) => Err(malformed()),
+            None if first & 1 != 0 => {
+                Err("this is a group address; the lowest bit of the first byte must be 0".to_owned())
+            }
+            None if bytes == [0; 6] => Err("this is nobody's address; leave --mac out for a random one".to_owned()),
+            None => Ok(Self(bytes)),
+        }
+    }
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// Where front-ends come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A socket at a path.
+    Path(PathBuf),
+    /// A descriptor that was inherited.
+    Fd(i32),
+}
+
+/// How the backend behaves towards the driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As the specification has it.
+    Honest,
+    /// With these attacks.
+    #[cfg(feature = "hostile")]
+    Hostile(crate::hostile::Plan),
+}
+
+impl Mode {
+    /// Serves in this way; see [`serve_endpoint`].
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn serve(&self, endpoint: &Endpoint, settings: &Settings, stop: &StopToken) -> Result<u64, ServeError> {
+        match self {
+            Self::Honest => serve_endpoint(endpoint, settings, &Honest, stop),
+            #[cfg(feature = "hostile")]
+            Self::Hostile(plan) => serve_endpoint(endpoint, settings, &crate::hostile::Adversary::new(plan), stop),
+        }
+    }
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub enum Invocation {
+    /// Print what this program can do, for those who manage backends.
+    PrintCapabilities,
+    /// Serve.
+    Serve {
+        /// From where.
+        transport: Transport,
+        /// With what.
+        settings: Box<Settings>,
+        /// In which way.
+        mode: Mode,
+        /// What is written to the log.
+        log: LevelFilter,
+    },
+}
+
+/// Reads a command line, the program's name first.
+///
+/// # Errors
+/// [`clap::Error`], which knows its message and its exit status; also for `--help` and `--version`.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let args: Vec<_> = args.into_iter().collect();
+    // By QEMU's conventions for backend programs, all other arguments are ignored then.
+    if args.iter().skip(1).any(|arg| arg == "--print-capabilities") {
+        return Ok(Invocation::PrintCapabilities);
+    }
+    Args::try_parse_from(args)?.invocation()
+}
+
+/// A vhost-user net backend: serves the virtio-net device of a VM or of a userspace driver.
+#[derive(Debug, Parser)]
+#[command(name = "ironring-backend", version, max_term_width = 100)]
+#[command(group = ArgGroup::new("transport").required(true).args(["socket_path", "fd"]))]
+struct Args {
+    /// Listen at this path; front-ends are served one after another
+    #[arg(long, value_name = "PATH")]
+    socket_path: Option<PathBuf>,
+
+    /// Use this inherited Unix stream socket, which listens or is connected
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    fd: Option<i32>,
+
+    /// Where frames go and come from: loopback, null, generate:BYTES, pcap:IN[:OUT]
+    ///
+    /// A front-end that comes back gets a new port: the capture is played again, and what it sends goes to OUT.2, OUT.3.
+    #[arg(long, value_name = "PORT", verbatim_doc_comment)]
+    port: PortSpec,
+
+    /// Queue pairs
+    #[arg(long, value_name = "PAIRS", default_value_t = 1, value_parser = parse_pairs)]
+    queues: u16,
+
+    /// Largest size of a queue that a driver may choose, a power of two
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUE_SIZE, value_parser = parse_queue_size)]
+    queue_size: u16,
+
+    /// Address of the device; a random one if left out
+    #[arg(long, value_name = "MAC")]
+    mac: Option<Mac>,
+
+    /// MTU that is offered to the driver; none if left out
+    #[arg(long, value_name = "BYTES", value_parser = parse_mtu)]
+    mtu: Option<u16>,
+
+    /// honest, or hostile:ID[,ID...] in a build with the attacks
+    #[arg(long, value_name = "MODE", default_value = "honest")]
+    mode: String,
+
+    /// Seed of what the attacks choose
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// What the data plane does when there is no work
+    #[arg(long, value_enum, default_value_t = Wait::Adaptive)]
+    wait: Wait,
+
+    /// Serve memory that its owner can truncate, at the price that it can kill this process
+    ///
+    /// Needed for memory that is no sealed memfd, such as QEMU's memory-backend-file or hugetlbfs files. A
+    /// memory-backend-memfd needs it only with seal=off.
+    #[arg(long)]
+    allow_unsealed_memory: bool,
+
+    /// Write the counters to stderr at this interval, one JSON object a line
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    stats: Option<u64>,
+
+    /// What is written to stderr
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Log::Info)]
+    log: Log,
+
+    /// End when the first front-end has left; the exit status then tells how its session ended
+    #[arg(long)]
+    once: bool,
+
+    /// Print what this program can do as JSON, and exit; all other arguments are ignored
+    #[arg(long)]
+    print_capabilities: bool,
+}
+
+impl Args {
+    fn invocation(self) -> Result<Invocation, clap::Error> {
+        let mode = parse_mode(&self.mode, self.seed).map_err(|why| {
+            let message = format!("invalid value '{}' for '--mode <MODE>': {why}\n", self.mode);
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, message)
+        })?;
+        let transport = match (self.socket_path, self.fd) {
+            (Some(path), _) => Transport::Path(path),
+            (None, fd) => Transport::Fd(fd.unwrap_or(0)),
+        };
+        let settings = Settings {
+            port: self.port,
+            pairs: self.queues,
+            queue_size: self.queue_size,
+            mac: self.mac.unwrap_or_else(Mac::random),
+            mtu: self.mtu,
+            wait: self.wait.policy(),
+            seals: if self.allow_unsealed_memory { SealPolicy::Tolerate } else { SealPolicy::Require },
+            stats: self.stats.map(Duration::from_secs),
+            once: self.once,
+        };
+        Ok(Invocation::Serve { transport, settings: Box::new(settings), mode, log: self.log.filter() })
+    }
+}
+
+/// What the data plane does when there is no work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Wait {
+    /// Look again at once: a whole CPU for the least delay
+    Poll,
+    /// Look for 50 microseconds, then sleep until kicked
+    Adaptive,
+    /// Sleep until kicked
+    Interrupt,
+}
+
+impl Wait {
+    const fn policy(self) -> WaitPolicy {
+        match self {
+            Self::Poll => WaitPolicy::Poll,
+            Self::Adaptive => WaitPolicy::Adaptive { spin: SPIN },
+            Self::Interrupt => WaitPolicy::Interrupt,
+        }
+    }
+}
+
+/// What is written to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Log {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Log {
+    const fn filter(self) -> LevelFilter {
+        match self {
+            Self::Off => LevelFilter::OFF,
+            Self::Error => LevelFilter::ERROR,
+            Self::Warn => LevelFilter::WARN,
+            Self::Info => LevelFilter::INFO,
+            Self::Debug => LevelFilter::DEBUG,
+            Self::Trace => LevelFilter::TRACE,
+        }
+    }
+}
+
+fn parse_pairs(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(1) => Ok(1),
+        Ok(0) | Err(_) => Err("queues are pairs of a receive and a transmit queue; 1 is served".to_owned()),
+        Ok(more) => Err(format!("queues are pairs, and more than one is not served yet; write 1 instead of {more}")),
+    }
+}
+
+fn parse_queue_size(text: &str) -> Result<u16, String> {
+    let size = text.parse().ok().filter(|size: &u16| size.is_power_of_two());
+    size.ok_or_else(|| "a queue size is a power of two between 1 and 32768, for example 256".to_owned())
+}
+
+fn parse_mtu(text: &str) -> Result<u16, String> {
+    let mtu = text.parse().ok().filter(|mtu| (MTU_MIN..=MTU_MAX).contains(mtu));
+    mtu.ok_or_else(|| format!("an MTU lies between {MTU_MIN} and {MTU_MAX}, for example 1500"))
+}
+
+fn parse_mode(text: &str, seed: u64) -> Result<Mode, String> {
+    match text.split_once(':') {
+        None if text == "honest" => Ok(Mode::Honest),
+        Some(("hostile", attacks)) => parse_attacks(attacks, seed),
+        _ => Err("modes are honest and hostile:ID[,ID...]".to_owned()),
+    }
+}
+
+#[cfg(feature = "hostile")]
+fn parse_attacks(attacks: &str, seed: u64) -> Result<Mode, String> {
+    crate::hostile::Plan::parse(attacks, seed).map(Mode::Hostile).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "hostile"))]
+fn parse_attacks(_attacks: &str, _seed: u64) -> Result<Mode, String> {
+    Err("this daemon was built without the attacks; build it with `--features hostile`".to_owned())
+}
+
+/// QEMU's receive queues go up to this size, and so do its transmit queues for vhost-user.
+const DEFAULT_QUEUE_SIZE: u16 = 1024;
+/// How long an adaptive worker looks before it sleeps: about what a sleep and a wake-up cost.
+const SPIN: Duration = Duration::from_micros(50);
+/// The largest MTU whose frames fit: with an Ethernet header and a VLAN tag.
+#[expect(clippy::cast_possible_truncation, reason = "65535 less 18, checked below")]
+const MTU_MAX: u16 = (MAX_FRAME - 18) as u16;
+const _: () = assert!(MTU_MAX as usize == MAX_FRAME - 18);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_as_documented() {
+        assert_eq!("loopback".parse(), Ok(PortSpec::Loopback));
+        assert_eq!("generate:1500".parse(), Ok(PortSpec::Generate { bytes: 1500 }));
+        let pcap = |output: Option<&str>| PortSpec::Pcap { input: "a".into(), output: output.map(Into::into) };
+        assert_eq!("pcap:a".parse(), Ok(pcap(None)));
+        assert_eq!("pcap:a:b".parse(), Ok(pcap(Some("b"))));
+        for bad in
+            ["", "loop", "loopback:x", "generate", "generate:", "generate:x", "pcap", "pcap:", "pcap::b", "pcap:a:"]
+        {
+            assert!(bad.parse::<PortSpec>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_those_of_one_station() {
+        let mac: Mac = "52:54:00:12:34:fF".parse().unwrap();
+        assert_eq!(mac.to_string(), "52:54:00:12:34:ff");
+        for bad in
+            ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "52:54:00:12:34:5g", "5:54:00:12:34:56", "01:00:5e:00:00:01"]
+        {
+            assert!(bad.parse::<Mac>().is_err(), "{bad}");
+        }
+        assert!("00:00:00:00:00:00".parse::<Mac>().is_err());
+        let random = Mac::random();
+        assert_eq!(random.to_string().parse(), Ok(random));
+    }
+}

@@ -1,0 +1,103 @@
+//! The program: arguments, log, signals, socket, sessions, exit status.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use ironring_common::error::OsError;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::config::{self, Invocation, Mode, Settings, Transport};
+use crate::log;
+use crate::session::listen::{Endpoint, ListenError};
+use crate::session::{ServeError, StopToken};
+
+/// Runs the daemon with these arguments, the program's name first, until it is told to end.
+///
+/// Exit status: 0 ended as told, 1 failed, 2 the arguments are wrong, 3 it could not begin.
+#[must_use]
+pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match config::parse(args) {
+        Ok(Invocation::PrintCapabilities) => print_capabilities(),
+        Ok(Invocation::Serve { transport, settings, mode, log }) => {
+            log::init(log);
+            match run(&transport, &settings, &mode) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{error}");
+                    ExitCode::from(error.status())
+                }
+            }
+        }
+        Err(error) => {
+            // To stdout what was asked for, to stderr what was wrong. If that is closed, the status says it all.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(STATUS_USAGE))
+        }
+    }
+}
+
+/// Why the daemon ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+enum DaemonError {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Os(#[from] OsError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+impl DaemonError {
+    const fn status(&self) -> u8 {
+        match self {
+            Self::Listen(_) | Self::Os(_) | Self::Serve(ServeError::Port(_)) => STATUS_COULD_NOT_RUN,
+            Self::Serve(_) => STATUS_FAILED,
+        }
+    }
+}
+
+fn run(transport: &Transport, settings: &Settings, mode: &Mode) -> Result<(), DaemonError> {
+    let stop = StopToken::new()?;
+    // Before the socket: whoever sees it there may send the signal.
+    stop_on_signals(&stop)?;
+    let endpoint = match transport {
+        Transport::Path(path) => Endpoint::bind(path)?,
+        Transport::Fd(fd) => Endpoint::inherit(*fd)?,
+    };
+    tracing::info!(mac = %settings.mac, "ready");
+    mode.serve(&endpoint, settings, &stop)?;
+    Ok(())
+}
+
+/// Lets SIGTERM and SIGINT stop the daemon.
+fn stop_on_signals(stop: &StopToken) -> Result<(), OsError> {
+    let failed = |e| OsError::new("watch for signals", e);
+    let (mut reader, writer) = UnixStream::pair().map_err(failed)?;
+    for signal in [SIGTERM, SIGINT] {
+        let writer = writer.try_clone().map_err(failed)?;
+        signal_hook::low_level::pipe::register(signal, writer).map_err(failed)?;
+    }
+    let stop = stop.clone();
+    let watch = move || {
+        // The byte stands for the signal. The other end is never closed, and there is no error to be had.
+        let _ = reader.read(&mut [0]);
+        stop.stop();
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(watch).map_err(failed)?;
+    Ok(())
+}
+
+/// What programs that manage backends ask for. The features that QEMU's schema knows are those of other device types.
+fn print_capabilities() -> ExitCode {
+    let capabilities = serde_json::json!({ "type": "net", "features": [] });
+    match writeln!(std::io::stdout().lock(), "{capabilities}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(STATUS_FAILED),
+    }
+}
+
+const STATUS_FAILED: u8 = 1;
+const STATUS_USAGE: u8 = 2;
+const STATUS_COULD_NOT_RUN: u8 = 3;

@@ -1,0 +1,308 @@
+//! The adversary at the ring: a hook that strikes as its plan says.
+//!
+//! Everything that the strikes know stands behind one lock, taken for each call of the hook. Attacks that race have a
+//! thread: it takes the lock for a few dozen stores at a time, and stands back whenever the worker wants it, so that the
+//! two never step on each other's bookkeeping, while the driver's memory is stepped on at almost full speed.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ironring_common::spec::split::UsedElem;
+
+use super::Plan;
+use super::book::Book;
+use super::rng::Rng;
+use super::strikes::{self, Aim, Books, Scene, Strike};
+use super::tally::{Row, Strikes};
+use crate::vring::hook::{Hook, Moment, RingMemory};
+
+/// The attacks of a [`Plan`] at the seam of the data plane. Dropping it ends its thread.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    strikes: Strikes,
+    racer: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// The adversary that a plan describes, armed. Attacks on the channel are not its business.
+    #[must_use]
+    pub fn new(plan: &Plan) -> Self {
+        Self::with_strikes(plan, Strikes::of(plan))
+    }
+
+    /// As [`new`](Self::new), counting in `strikes`, which is of the same plan.
+    pub(super) fn with_strikes(plan: &Plan, strikes: Strikes) -> Self {
+        let slots = plan.attacks().iter().filter_map(|attack| Slot::new(attack.id, plan, &strikes)).collect();
+        let state = Mutex::new(State { books: Books::new(), slots });
+        let shared = Arc::new(Shared {
+            state,
+            strikes: strikes.clone(),
+            wanted: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let racing = plan.attacks().iter().any(|attack| attack.racing);
+        let racer = racing.then(|| start_racer(&shared)).flatten();
+        Self { shared, strikes, racer }
+    }
+
+    /// Counts the strikes, and arms or disarms them.
+    #[must_use]
+    pub fn strikes(&self) -> Strikes {
+        self.strikes.clone()
+    }
+}
+
+impl Hook for Engine {
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>) {
+        let armed = self.strikes.is_armed();
+        self.shared.enter().at(moment, ring, armed);
+    }
+
+    fn used_elem(&mut self, queue: usize, elem: UsedElem) -> UsedElem {
+        let armed = self.strikes.is_armed();
+        self.shared.enter().used_elem(queue, elem, armed)
+    }
+
+    fn used_idx(&mut self, queue: usize, idx: u16) -> u16 {
+        let armed = self.strikes.is_armed();
+        self.shared.enter().used_idx(queue, idx, armed)
+    }
+
+    fn call(&mut self, queue: usize) -> bool {
+        !self.strikes.is_armed() || self.shared.enter().call(queue)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(racer) = self.racer.take() {
+            racer.thread().unpark();
+            // It has nothing to say; if it panicked, the panic was printed where it happened.
+            let _ = racer.join();
+        }
+        tracing::info!(strikes = self.strikes.count(), "the adversary has left");
+    }
+}
+
+/// What the worker and the racing thread share.
+struct Shared {
+    state: Mutex<State>,
+    strikes: Strikes,
+    /// How many others want the lock: the racing thread stands back.
+    wanted: AtomicUsize,
+    stop: AtomicBool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The state holds words of the peer.
+        f.debug_struct("Shared").field("strikes", &self.strikes).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The state, for the worker: before the racing thread.
+    fn enter(&self) -> MutexGuard<'_, State> {
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+        let state = self.lock();
+        self.wanted.fetch_sub(1, Ordering::Relaxed);
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the racing thread does until it is told to stop.
+    fn race(&self) {
+        let mut rounds = 0u32;
+        while !self.stop.load(Ordering::Relaxed) {
+            rounds = rounds.wrapping_add(1);
+            if self.wanted.load(Ordering::Relaxed) > 0 || rounds & YIELD_MASK == 0 {
+                std::thread::yield_now();
+            } else if !self.lock().race(self.strikes.is_armed()) {
+                std::thread::park_timeout(NAP);
+            }
+        }
+    }
+}
+
+fn start_racer(shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
+    let theirs = Arc::clone(shared);
+    let started = std::thread::Builder::new().name("hostile-racer".to_owned()).spawn(move || theirs.race());
+    if let Err(error) = &started {
+        tracing::error!("cannot start the racing thread: {error}; attacks that race do not strike");
+    }
+    started.ok()
+}
+
+/// The rings and the strikes.
+struct State {
+    books: Books,
+    slots: Vec<Slot>,
+}
+
+/// One attack of the plan.
+struct Slot {
+    row: Row,
+    aim: Aim,
+    /// The first burst of a ring that is struck, and every how many from there on.
+    first: u64,
+    every: u64,
+    rng: Rng,
+    strike: Box<dyn Strike>,
+    /// Whether this burst was struck.
+    struck: bool,
+}
+
+impl State {
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, armed: bool) {
+        let Self { books, slots } = self;
+        if moment == Moment::Start {
+            books.remove(&ring.queue);
+        }
+        let book = books.entry(ring.queue).or_insert_with(|| Book::new(ring));
+        match moment {
+            Moment::Look => book.undo_posted(),
+            Moment::Post => {
+                book.undo_posted();
+                book.admit(ring);
+            }
+            Moment::Complete => book.undo_until(ring.heads),
+            Moment::Start | Moment::PostUse | Moment::Idle | Moment::Stop => {}
+        }
+        for slot in slots.iter_mut().filter(|slot| slot.aim.hits(ring.queue)) {
+            slot.at(moment, ring, book, armed);
+        }
+        if !armed {
+            book.undo_all();
+        }
+        match moment {
+            Moment::PostUse => book.release(ring.heads),
+            Moment::Stop => {
+                book.undo_all();
+                books.remove(&ring.queue);
+            }
+            _ => {}
+        }
+    }
+
+    fn used_elem(&mut self, queue: usize, elem: UsedElem, armed: bool) -> UsedElem {
+        let Self { books, slots } = self;
+        let Some(book) = books.get_mut(&queue) else { return elem };
+        book.burst.push(elem);
+        let mut elem = elem;
+        for slot in slots.iter_mut().filter(|slot| slot.aim.hits(queue)) {
+            elem = slot.used_elem(elem, book, armed);
+        }
+        elem
+    }
+
+    fn used_idx(&mut self, queue: usize, idx: u16, armed: bool) -> u16 {
+        let Self { books, slots } = self;
+        let Some(book) = books.get_mut(&queue) else { return idx };
+        let mut idx = idx;
+        for slot in slots.iter_mut().filter(|slot| slot.aim.hits(queue)) {
+            idx = slot.used_idx(idx, book, armed);
+        }
+        idx
+    }
+
+    fn call(&mut self, queue: usize) -> bool {
+        let mut call = true;
+        for slot in self.slots.iter_mut().filter(|slot| slot.aim.hits(queue)) {
+            if !slot.strike.call() {
+                slot.row.count(1);
+                call = false;
+            }
+        }
+        call
+    }
+
+    /// A short run of all attacks that race; whether there are any to go on with.
+    fn race(&mut self, armed: bool) -> bool {
+        let Self { books, slots } = self;
+        if !armed {
+            slots.iter_mut().for_each(|slot| slot.strike.rest());
+            books.values_mut().for_each(Book::undo_all);
+            return false;
+        }
+        let mut live = false;
+        for slot in slots {
+            let begun = |(queue, book): (&usize, &Book)| slot.aim.hits(*queue) && book.bursts >= slot.first;
+            if slot.row.attack().racing && books.iter().any(begun) {
+                live = true;
+                slot.row.count(slot.strike.race(books, slot.aim, &mut slot.rng));
+            }
+        }
+        live
+    }
+}
+
+impl Slot {
+    fn new(id: &str, plan: &Plan, strikes: &Strikes) -> Option<Self> {
+        let row = strikes.row(id)?;
+        let mut rng = Rng::fork(plan.seed(), id);
+        let (strike, aim) = strikes::of(row.attack(), &mut rng)?;
+        let aim = plan.queue().map_or(aim, Aim::Queue);
+        let (first, every) = (rng.between(2, 10), rng.between(1, 3));
+        Some(Self { row, aim, first, every, rng, strike, struck: false })
+    }
+
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, book: &mut Book, armed: bool) {
+        let due = armed && self.is_due(book);
+        if !armed || moment == Moment::Stop {
+            self.strike.rest();
+        }
+        let struck = self.strike.at(moment, ring, &mut Scene { book, rng: &mut self.rng, due });
+        self.count(struck);
+        if moment == Moment::PostUse {
+            if due && !self.struck && !self.row.attack().racing {
+                self.row.pass_over();
+            }
+            self.struck = false;
+        }
+    }
+
+    fn used_elem(&mut self, honest: UsedElem, book: &mut Book, armed: bool) -> UsedElem {
+        if book.burst.len() == 1 {
+            self.strike.burst_begins();
+        }
+        if self.struck || !armed || !self.is_due(book) {
+            return honest;
+        }
+        let elem = self.strike.used_elem(honest, &mut Scene { book, rng: &mut self.rng, due: true });
+        self.count(u64::from(elem != honest));
+        elem
+    }
+
+    fn used_idx(&mut self, honest: u16, book: &mut Book, armed: bool) -> u16 {
+        if !armed || !self.is_due(book) {
+            return honest;
+        }
+        let idx = self.strike.used_idx(honest, &mut Scene { book, rng: &mut self.rng, due: true });
+        self.count(u64::from(idx != honest));
+        idx
+    }
+
+    const fn is_due(&self, book: &Book) -> bool {
+        match book.bursts.checked_sub(self.first) {
+            Some(since) => matches!(since.checked_rem(self.every), Some(0)),
+            None => false,
+        }
+    }
+
+    fn count(&mut self, strikes: u64) {
+        self.struck |= strikes > 0;
+        self.row.count(strikes);
+    }
+}
+
+/// The racing thread yields once in so many runs, so that it leaves something of a small machine to the others.
+const YIELD_MASK: u32 = 63;
+/// How long it sleeps when there is nothing to race for.
+const NAP: Duration = Duration::from_millis(1);

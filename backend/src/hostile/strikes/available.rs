@@ -1,0 +1,74 @@
+//! Stores into the available ring, which the driver owns.
+
+use super::{Scene, Strike};
+use crate::hostile::words;
+use crate::vring::hook::{Moment, RingMemory};
+
+/// A15: `avail.idx` holds something else whenever the device does not look at it.
+///
+/// A driver that keeps its index in private memory overwrites the word at its next publish. One that increments the word
+/// itself goes on from the bogus value. The bogus value is further ahead than a driver can ever be, so it is never
+/// mistaken for an honest one.
+#[derive(Default)]
+pub(super) struct Idx {
+    struck: Option<Struck>,
+    /// For how many more passes the word is struck again.
+    passes: u16,
+}
+
+struct Struck {
+    queue: usize,
+    honest: u16,
+    bogus: u16,
+}
+
+impl Strike for Idx {
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        match moment {
+            Moment::Look | Moment::Stop => self.undo(ring),
+            Moment::PostUse if scene.due => {
+                self.passes = PASSES;
+                return u64::from(self.strike(ring, scene));
+            }
+            // The driver has not published anything since, or the undo would have failed and ended it.
+            Moment::Idle if self.passes > 0 => {
+                self.passes = self.passes.wrapping_sub(1);
+                self.strike(ring, scene);
+            }
+            _ => {}
+        }
+        0
+    }
+
+    fn rest(&mut self) {
+        self.passes = 0;
+    }
+}
+
+impl Idx {
+    fn strike(&mut self, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> bool {
+        if self.struck.is_some() {
+            return false;
+        }
+        let size = u64::from(ring.size.get());
+        let honest = words::avail_idx(ring.avail);
+        // Ahead by more than a queue, behind by more than a queue.
+        let jump = scene.rng.between(size.saturating_add(1), u64::from(u16::MAX).saturating_sub(size).max(size));
+        let bogus = honest.wrapping_add(u16::try_from(jump).unwrap_or(1 << 15));
+        let struck = words::replace_avail_idx(ring.avail, honest, bogus);
+        self.struck = struck.then_some(Struck { queue: ring.queue, honest, bogus });
+        struck
+    }
+
+    fn undo(&mut self, ring: &RingMemory<'_>) {
+        if let Some(Struck { honest, bogus, .. }) = self.struck.take_if(|struck| struck.queue == ring.queue)
+            && !words::replace_avail_idx(ring.avail, bogus, honest)
+        {
+            // The driver has published: its word stands, and the strike is over.
+            self.passes = 0;
+        }
+    }
+}
+
+/// How many passes without work the word stays struck.
+const PASSES: u16 = 256;

@@ -1,0 +1,215 @@
+//! Stores into the descriptor table, which the driver owns.
+//!
+//! They come after the device is done with a chain and before the driver is told, so that a driver that reads the table
+//! back when it detaches the chain reads what stands there now. The [book](crate::hostile::book) undoes them.
+
+use ironring_common::index::{DescId, GuestAddr};
+use ironring_common::shm::words::Words;
+use ironring_common::spec::net::HDR_BYTES;
+use ironring_common::spec::split::{DESC_F_NEXT, DESC_F_WRITE, Descriptor};
+
+use super::{Aim, Books, Scene, Strike};
+use crate::hostile::book::{Book, Posted};
+use crate::hostile::rng::Rng;
+use crate::hostile::words::{self, Word};
+use crate::vring::hook::{Moment, RingMemory};
+
+/// A strike at one completed chain. `false` if the chain has no place for it.
+type Act = fn(&mut Scene<'_>, &RingMemory<'_>, DescId, &Posted) -> bool;
+
+/// Strikes one chain of each burst that is due, the first of a random order that has a place for it.
+struct OnChain(Act);
+
+pub(super) fn on_chain(act: Act) -> Box<dyn Strike> {
+    Box::new(OnChain(act))
+}
+
+impl Strike for OnChain {
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        if moment != Moment::Complete || !scene.due {
+            return 0;
+        }
+        let count = ring.heads.len();
+        let first = usize::try_from(scene.rng.below(u64::try_from(count).unwrap_or(0))).unwrap_or(0);
+        let struck = ring.heads.iter().cycle().skip(first).take(count).any(|head| {
+            let chain = scene.book.chain(*head).cloned();
+            chain.is_some_and(|chain| (self.0)(scene, ring, *head, &chain))
+        });
+        u64::from(struck)
+    }
+}
+
+/// A01: the address becomes that of a buffer that is in flight; without one, an odd place in the shared memory.
+pub(super) fn addr(scene: &mut Scene<'_>, ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
+    let Some(target) = chain.writable_or_head() else { return false };
+    let other = scene.book.in_flight(ring.heads).map(|(head, other)| (head, other.buffer.0));
+    let (until, addr) = match other {
+        Some((head, addr)) => (Some(head), addr),
+        None => (None, odd_place(scene.rng, ring)),
+    };
+    scene.book.strike(target, Word::Address, until, |_| addr.0)
+}
+
+/// A02: the length grows.
+pub(super) fn len_grow(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
+    let Some(target) = chain.writable_or_head() else { return false };
+    let more = u32::try_from(scene.rng.between(1, 4096)).unwrap_or(1);
+    let how = scene.rng.below(3);
+    scene.book.strike(target, Word::Rest, None, |rest| {
+        with_rest(rest, |desc| match how {
+            0 => Descriptor { len: desc.len.saturating_add(more), ..desc },
+            1 => Descriptor { len: desc.len.saturating_mul(2).saturating_add(1), ..desc },
+            _ => Descriptor { len: u32::MAX, ..desc },
+        })
+    })
+}
+
+/// A03: the length shrinks.
+pub(super) fn len_shrink(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
+    let Some(target) = chain.writable_or_head() else { return false };
+    let shift = scene.rng.pick(&[1, 4, 31]).unwrap_or(1);
+    scene.book.strike(target, Word::Rest, None, |rest| {
+        with_rest(rest, |desc| Descriptor { len: desc.len.checked_shr(shift).unwrap_or(0), ..desc })
+    })
+}
+
+/// A04: the chain goes on beyond the table.
+pub(super) fn next_oob(scene: &mut Scene<'_>, ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
+    let Some(tail) = chain.tail() else { return false };
+    let next = u16::try_from(scene.rng.between(u64::from(ring.size.get()), u64::from(u16::MAX))).unwrap_or(u16::MAX);
+    link(scene.book, tail, next, None)
+}
+
+/// A05: the chain goes on in one that is in flight.
+pub(super) fn next_inflight(scene: &mut Scene<'_>, ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
+    let (Some(tail), Some((other, _))) = (chain.tail(), scene.book.in_flight(ring.heads)) else { return false };
+    link(scene.book, tail, other.get(), Some(other))
+}
+
+/// A06: the chain goes on in its own head, or its last descriptor in itself.
+pub(super) fn next_cycle(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, head: DescId, chain: &Posted) -> bool {
+    let Some(tail) = chain.tail() else { return false };
+    let next = if scene.rng.below(2) == 0 { head } else { tail };
+    link(scene.book, tail, next.get(), None)
+}
+
+/// A07: the last descriptor has a next one, whichever its old `next` names.
+pub(super) fn flag_next_set(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
+    chain.tail().is_some_and(|tail| set_next_flag(scene.book, tail))
+}
+
+/// A08b: the first descriptor of several is the last.
+pub(super) fn flag_next_clear(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, head: DescId, chain: &Posted) -> bool {
+    let clear = |rest| with_rest(rest, |desc| Descriptor { flags: desc.flags & !DESC_F_NEXT, ..desc });
+    chain.ids.len() > 1 && scene.book.strike(head, Word::Rest, None, clear)
+}
+
+/// A10: a buffer that was read becomes one that was written, and is written: behind the net header, which a driver may
+/// keep for the next packet. Of a chain without such a buffer, the direction of the first one is flipped.
+pub(super) fn flag_write_flip(scene: &mut Scene<'_>, ring: &RingMemory<'_>, head: DescId, chain: &Posted) -> bool {
+    let flip = |rest| with_rest(rest, |desc| Descriptor { flags: desc.flags ^ DESC_F_WRITE, ..desc });
+    let desc = words::descriptor(&scene.book.desc, head);
+    if chain.readable > 0
+        && let Some(bytes) = ring.memory.bytes(GuestAddr(desc.addr), desc.len)
+    {
+        let room = bytes.len().saturating_sub(HDR_BYTES);
+        for (at, word) in (HDR_BYTES..).step_by(8).zip(0..room.checked_div(8).unwrap_or(0).min(NOISE_WORDS)) {
+            bytes.copy_in(at, &(scene.rng.next_u64() ^ word as u64).to_le_bytes());
+        }
+    }
+    scene.book.strike(head, Word::Rest, None, flip)
+}
+
+/// A08: every descriptor has a next one, those in flight too, for as long as the device does not walk them.
+#[derive(Default)]
+pub(super) struct FlagNextAll {
+    passes: u16,
+}
+
+impl Strike for FlagNextAll {
+    fn at(&mut self, moment: Moment, _ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        match moment {
+            Moment::Complete if scene.due => self.passes = PASSES,
+            Moment::Idle if self.passes > 0 => self.passes = self.passes.wrapping_sub(1),
+            _ => return 0,
+        }
+        let struck = scene.book.every_id().filter(|id| set_next_flag(scene.book, *id)).count();
+        u64::from(moment == Moment::Complete && struck > 0)
+    }
+
+    fn rest(&mut self) {
+        self.passes = 0;
+    }
+}
+
+/// A12: descriptors that the device does not have change all the time, those that the driver is just filling too. The
+/// links between them stay as they are.
+#[derive(Default)]
+pub(super) struct UnwindRace {
+    turn: u16,
+}
+
+impl Strike for UnwindRace {
+    fn race(&mut self, books: &mut Books, aim: Aim, rng: &mut Rng) -> u64 {
+        let mut struck = 0u64;
+        for book in books.iter_mut().filter(|(queue, _)| aim.hits(**queue)).map(|(_, book)| book) {
+            for _ in 0..RUN.min(book.size.get()) {
+                let id = self.turn & book.size.get().wrapping_sub(1);
+                self.turn = self.turn.wrapping_add(1);
+                if let Some(id) = DescId::below(id, book.size)
+                    && !book.is_posted(id)
+                {
+                    struck = struck.wrapping_add(u64::from(step_on(book, id, rng)));
+                }
+            }
+        }
+        struck
+    }
+}
+
+/// Changes one of the words of a descriptor to what no driver stores there.
+fn step_on(book: &mut Book, id: DescId, rng: &mut Rng) -> bool {
+    let noise = rng.next_u64();
+    if noise & 1 == 0 {
+        // Between two places where a buffer may begin.
+        return book.strike(id, Word::Address, None, |addr| addr.wrapping_add(noise & 0xff00) | 3);
+    }
+    book.strike(id, Word::Rest, None, |rest| {
+        with_rest(rest, |desc| Descriptor {
+            len: desc.len.wrapping_add(if noise & 2 == 0 { 0x0010_0001 } else { 0x8000_0000 }),
+            flags: desc.flags ^ DESC_F_WRITE,
+            ..desc
+        })
+    })
+}
+
+/// Lets a descriptor go on in `next`.
+fn link(book: &mut Book, id: DescId, next: u16, until: Option<DescId>) -> bool {
+    let change = |rest| with_rest(rest, |desc| Descriptor { flags: desc.flags | DESC_F_NEXT, next, ..desc });
+    book.strike(id, Word::Rest, until, change)
+}
+
+fn set_next_flag(book: &mut Book, id: DescId) -> bool {
+    let set = |rest| with_rest(rest, |desc| Descriptor { flags: desc.flags | DESC_F_NEXT, ..desc });
+    book.strike(id, Word::Rest, None, set)
+}
+
+/// The second word of a descriptor after a change of what is in it.
+fn with_rest(rest: u64, change: impl FnOnce(Descriptor) -> Descriptor) -> u64 {
+    let [_, changed] = change(Descriptor::from_words([0, rest])).to_words();
+    changed
+}
+
+/// An address in the shared memory at which no buffer begins.
+fn odd_place(rng: &mut Rng, ring: &RingMemory<'_>) -> GuestAddr {
+    let ranges: Vec<_> = ring.memory.ranges().collect();
+    let (start, len) = rng.pick(&ranges).unwrap_or_default();
+    GuestAddr(start.0.wrapping_add(rng.below(len)) | 1)
+}
+
+/// How many passes without work the table stays struck.
+const PASSES: u16 = 64;
+/// Descriptors that a racing run looks at, of each ring.
+const RUN: u16 = 64;
+/// Words of noise in a buffer.
+const NOISE_WORDS: usize = 8;

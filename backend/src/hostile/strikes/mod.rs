@@ -1,0 +1,135 @@
+//! What each attack does, one small function or type each, in a file per surface.
+
+mod available;
+mod descriptor;
+mod notify;
+mod scribble;
+mod used;
+
+use std::collections::BTreeMap;
+
+use ironring_common::spec::split::UsedElem;
+
+use super::book::Book;
+use super::catalogue::Attack;
+use super::rng::Rng;
+use crate::vring::hook::{Moment, RingMemory};
+
+pub use self::scribble::UNTOUCHED;
+
+/// The rings that run, by the number of their queue.
+pub(super) type Books = BTreeMap<usize, Book>;
+
+/// What a strike is given.
+pub(super) struct Scene<'a> {
+    /// The ring at hand.
+    pub(super) book: &'a mut Book,
+    /// The numbers of this attack.
+    pub(super) rng: &'a mut Rng,
+    /// Whether this burst is to be struck. What has to be undone is undone either way.
+    pub(super) due: bool,
+}
+
+/// An attack that strikes rings. Every default is honest.
+pub(super) trait Strike: Send {
+    /// Called at each moment of the rings that it aims at. Returns how often it struck.
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        let _ = (moment, ring, scene);
+        0
+    }
+
+    /// A burst of a ring begins: its first used element is about to be written.
+    fn burst_begins(&mut self) {}
+
+    /// The used element to write instead, in a burst that is due and was not struck yet.
+    fn used_elem(&mut self, elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
+        let _ = scene;
+        elem
+    }
+
+    /// The used index to publish instead, at the end of a burst that is due.
+    fn used_idx(&mut self, idx: u16, scene: &mut Scene<'_>) -> u16 {
+        let _ = scene;
+        idx
+    }
+
+    /// Whether a call is made.
+    fn call(&mut self) -> bool {
+        true
+    }
+
+    /// A short run of stores, from the racing thread. Returns how often it struck.
+    fn race(&mut self, books: &mut Books, aim: Aim, rng: &mut Rng) -> u64 {
+        let _ = (books, aim, rng);
+        0
+    }
+
+    /// The attack is disarmed, or its ring stops: ends what goes on in the background, and leaves the device's own words
+    /// honest.
+    fn rest(&mut self) {}
+}
+
+/// Which queues an attack strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// All of them.
+    All,
+    /// Those that receive: the even ones.
+    Receive,
+    /// Those that transmit: the odd ones.
+    Transmit,
+    /// Only this one.
+    Queue(usize),
+}
+
+impl Aim {
+    pub(super) const fn hits(self, queue: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Receive => queue & 1 == 0,
+            Self::Transmit => queue & 1 == 1,
+            Self::Queue(only) => only == queue,
+        }
+    }
+
+    /// One direction or the other.
+    fn either(rng: &mut Rng) -> Self {
+        if rng.below(2) == 0 { Self::Receive } else { Self::Transmit }
+    }
+}
+
+/// The strike of an attack and the queues that it makes sense on, or `None` for one that does not strike rings.
+pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim)> {
+    let either = Aim::either(rng);
+    Some(match attack.id {
+        "A01" => (descriptor::on_chain(descriptor::addr), either),
+        "A02" => (descriptor::on_chain(descriptor::len_grow), either),
+        "A03" => (descriptor::on_chain(descriptor::len_shrink), either),
+        "A04" => (descriptor::on_chain(descriptor::next_oob), either),
+        "A05" => (descriptor::on_chain(descriptor::next_inflight), either),
+        "A06" => (descriptor::on_chain(descriptor::next_cycle), either),
+        "A07" => (descriptor::on_chain(descriptor::flag_next_set), either),
+        "A08" => (Box::<descriptor::FlagNextAll>::default(), either),
+        "A08b" => (descriptor::on_chain(descriptor::flag_next_clear), either),
+        // Only what the driver sends can be overwritten by a copy in the wrong direction.
+        "A10" => (descriptor::on_chain(descriptor::flag_write_flip), Aim::Transmit),
+        "A12" => (Box::<descriptor::UnwindRace>::default(), Aim::All),
+        "A15" => (Box::<available::Idx>::default(), either),
+        "A18" => (Box::new(used::IdxJump), either),
+        "A23" => (used::on_elem(used::id_oob), either),
+        "A24" => (used::on_elem(used::id_trunc), either),
+        "A25" => (used::on_elem(used::id_midchain), either),
+        // A driver posts a receive buffer again before it takes the next completion, so the id would be outstanding.
+        "A26" => (used::on_elem(used::id_free), Aim::Transmit),
+        "A27" => (Box::<used::IdDup>::default(), Aim::Transmit),
+        // A length means something only where there are writable bytes.
+        "A31" => (used::on_elem(used::len_over), Aim::Receive),
+        "A35" => (used::on_elem(used::len_zero), Aim::Receive),
+        "A36" => (used::on_elem(used::len_short_hdr), Aim::Receive),
+        "A39" => (Box::<used::Toctou>::default(), either),
+        "A41" => (Box::<scribble::Premature>::default(), Aim::Receive),
+        "A101" => (Box::<scribble::ScribbleAll>::default(), Aim::All),
+        "A104" => (Box::new(notify::Lost), Aim::All),
+        _ => return None,
+    })
+}

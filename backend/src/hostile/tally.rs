@@ -1,0 +1,109 @@
+//! How often attacks really struck: a driver that survives an attack which never happened has proven nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::Plan;
+use super::catalogue::Attack;
+
+/// The strikes of a [`Plan`], counted, and the switch that arms them. Clones are the same counters.
+#[derive(Clone, Debug)]
+pub struct Strikes(Arc<Tally>);
+
+#[derive(Debug)]
+struct Tally {
+    armed: AtomicBool,
+    rows: Vec<Counters>,
+}
+
+#[derive(Debug)]
+struct Counters {
+    attack: &'static Attack,
+    strikes: AtomicU64,
+    passed_over: AtomicU64,
+}
+
+impl Strikes {
+    pub(super) fn of(plan: &Plan) -> Self {
+        let row =
+            |attack: &&'static Attack| Counters { attack, strikes: AtomicU64::new(0), passed_over: AtomicU64::new(0) };
+        Self(Arc::new(Tally { armed: AtomicBool::new(true), rows: plan.attacks().iter().map(row).collect() }))
+    }
+
+    /// Strikes of all attacks so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.rows.iter().map(|row| row.strikes.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+    }
+
+    /// Strikes of one attack so far, by its id; 0 if it is not in the plan.
+    #[must_use]
+    pub fn count_of(&self, id: &str) -> u64 {
+        self.row(id).map_or(0, |row| row.counters().map_or(0, |counters| counters.strikes.load(Ordering::Relaxed)))
+    }
+
+    /// Bursts in which an attack was due and found nothing to strike: its ring has no chain of the kind that it needs.
+    #[must_use]
+    pub fn passed_over(&self) -> u64 {
+        self.0.rows.iter().map(|row| row.passed_over.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+    }
+
+    /// Whether the attacks strike.
+    #[inline]
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.0.armed.load(Ordering::Relaxed)
+    }
+
+    /// Lets the attacks strike, as at the beginning.
+    pub fn arm(&self) {
+        self.0.armed.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends all strikes. What was struck is undone when the backend looks at the ring next.
+    pub fn disarm(&self) {
+        self.0.armed.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn row(&self, id: &str) -> Option<Row> {
+        let at = self.0.rows.iter().position(|row| row.attack.id == id)?;
+        let attack = self.0.rows.get(at)?.attack;
+        Some(Row { strikes: self.clone(), at, attack })
+    }
+}
+
+/// The counters of one attack.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    strikes: Strikes,
+    at: usize,
+    attack: &'static Attack,
+}
+
+impl Row {
+    pub(super) const fn attack(&self) -> &'static Attack {
+        self.attack
+    }
+
+    pub(super) fn is_armed(&self) -> bool {
+        self.strikes.is_armed()
+    }
+
+    pub(super) fn count(&self, strikes: u64) {
+        if strikes > 0
+            && let Some(counters) = self.counters()
+        {
+            counters.strikes.fetch_add(strikes, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn pass_over(&self) {
+        if let Some(counters) = self.counters() {
+            counters.passed_over.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn counters(&self) -> Option<&Counters> {
+        self.strikes.0.rows.get(self.at)
+    }
+}

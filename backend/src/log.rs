@@ -1,0 +1,135 @@
+//! The log: lines on stderr, and not more of them than somebody can read.
+//!
+//! Much of what is logged is the peer's doing, and a peer can connect, break a rule and leave as fast as it likes. So
+//! lines are paid for from a bucket of tokens that fills slowly. Lines that are not paid for are dropped and counted, and
+//! the next line that is written says how many.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Sends the log of this process to stderr. If it has a log already, that one stays.
+pub(crate) fn init(level: LevelFilter) {
+    let writer = Limited(Arc::new(Mutex::new(Bucket::new(Instant::now()))));
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(writer)
+        .with_ansi(false)
+        .with_target(false)
+        .finish();
+    // Fails if the process has a log already.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Stderr behind a bucket of tokens.
+#[derive(Clone, Debug)]
+struct Limited(Arc<Mutex<Bucket>>);
+
+impl<'a> MakeWriter<'a> for Limited {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for Limited {
+    /// One line; the subscriber writes each with one call.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let verdict = self.0.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        if let Some(dropped) = verdict {
+            let mut stderr = std::io::stderr().lock();
+            if dropped > 0 {
+                writeln!(stderr, "({dropped} lines were dropped here)")?;
+            }
+            stderr.write_all(line)?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Tokens for lines.
+#[derive(Debug)]
+struct Bucket {
+    tokens: u32,
+    /// Up to when tokens were counted in.
+    filled: Instant,
+    /// Lines dropped since the last one that was written.
+    dropped: u64,
+}
+
+impl Bucket {
+    const fn new(now: Instant) -> Self {
+        Self { tokens: BURST, filled: now, dropped: 0 }
+    }
+
+    /// Pays for a line: the number of lines dropped before it, or `None` if it is to be dropped too.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        self.fill(now);
+        match self.tokens.checked_sub(1) {
+            Some(left) => {
+                self.tokens = left;
+                Some(std::mem::take(&mut self.dropped))
+            }
+            None => {
+                self.dropped = self.dropped.saturating_add(1);
+                None
+            }
+        }
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.filled).as_millis();
+        let due = elapsed.checked_div(INTERVAL.as_millis()).and_then(|due| u32::try_from(due).ok()).unwrap_or(u32::MAX);
+        if due >= BURST.saturating_sub(self.tokens) {
+            self.tokens = BURST;
+            self.filled = now;
+        } else {
+            self.tokens = self.tokens.saturating_add(due);
+            // What is left of the last interval counts for the next token.
+            self.filled = self.filled.checked_add(INTERVAL.saturating_mul(due)).unwrap_or(now);
+        }
+    }
+}
+
+/// So many lines may come at once.
+const BURST: u32 = 64;
+/// One more line after so long.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        let passed = (0..1000).filter(|_| bucket.take(start).is_some()).count();
+        assert_eq!(passed, 64);
+        assert_eq!(bucket.take(start + INTERVAL), Some(936));
+        assert_eq!(bucket.take(start + INTERVAL), None);
+        assert_eq!(bucket.take(start + INTERVAL * 3), Some(1));
+        assert_eq!(bucket.take(start + INTERVAL * 3), Some(0));
+        assert_eq!(bucket.take(start + INTERVAL * 3), None);
+        let later = start + INTERVAL * 1000;
+        assert_eq!((0..1000).filter(|_| bucket.take(later).is_some()).count(), 64);
+    }
+
+    #[test]
+    fn steady_drops_of_time_add_up() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        while bucket.take(start).is_some() {}
+        let step = INTERVAL / 4;
+        let passed = (1..=40u32).filter(|tick| bucket.take(start + step * *tick).is_some()).count();
+        assert_eq!(passed, 10);
+    }
+}

@@ -1,0 +1,189 @@
+//! One ring as a control plane drives it, whichever control plane that is.
+//!
+//! A front-end describes a ring in pieces, in an order of its own: size, addresses, index to start from, doorbells. The
+//! pieces are collected here, in private; the ring starts in the worker when it has its kick, its size and its
+//! addresses. The worker checks all of it against the memory table before it touches a byte.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard};
+
+use ironring_common::index::GuestAddr;
+
+use super::stop::lock;
+use crate::worker::{ControlError, RingSetup, WorkerHandle};
+
+/// What a control plane may ask of a ring. Every call returns after the worker has acknowledged.
+pub(super) trait RingControl {
+    /// Sets the number of descriptors.
+    fn set_size(&self, size: u16) -> Result<(), RingError>;
+    /// Sets where the ring lies.
+    fn set_addrs(&self, addrs: RingAddrs) -> Result<(), RingError>;
+    /// Sets the free-running index to start from.
+    fn set_base(&self, base: u16) -> Result<(), RingError>;
+    /// The free-running index to go on from, as of the last stop or [`set_base`](Self::set_base).
+    fn base(&self) -> u16;
+    /// Starts the ring, now or as soon as it is described. `None`: the driver does not kick.
+    fn start(&self, kick: Option<OwnedFd>) -> Result<(), RingError>;
+    /// Sets where the driver is called. `None`: the driver looks by itself.
+    fn set_call(&self, call: Option<OwnedFd>) -> Result<(), RingError>;
+    /// Sets where a fault is signalled.
+    fn set_err(&self, err: Option<OwnedFd>) -> Result<(), RingError>;
+    /// Lets frames pass or not.
+    fn set_enabled(&self, enabled: bool) -> Result<(), RingError>;
+    /// Stops the ring, if it runs, after everything that was taken is completed; the index to go on from.
+    fn stop(&self) -> Result<u16, RingError>;
+    /// Stops and disables the ring and forgets its description.
+    fn reset(&self) -> Result<(), RingError>;
+    /// Whether the ring runs.
+    fn is_running(&self) -> bool;
+}
+
+/// Where the three parts of a ring lie, as addresses of the memory table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RingAddrs {
+    pub(super) desc: GuestAddr,
+    pub(super) avail: GuestAddr,
+    pub(super) used: GuestAddr,
+}
+
+/// Why a front-end's wish for a ring is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// The size is none that a split ring can have here (virtio 1.3, 2.7).
+    #[error("ring {ring}: a size of {size} is no power of two between 1 and {max}; pick one, or raise --queue-size")]
+    Size {
+        /// The ring.
+        ring: usize,
+        /// The size that was asked for.
+        size: u16,
+        /// The largest size that is served.
+        max: u16,
+    },
+    /// The description of a running ring may not change.
+    #[error("ring {ring}: its {what} cannot change while it runs; send GET_VRING_BASE first")]
+    Running {
+        /// The ring.
+        ring: usize,
+        /// What was to change.
+        what: &'static str,
+    },
+    /// The worker refused.
+    #[error(transparent)]
+    Worker(#[from] ControlError),
+}
+
+/// A ring of a [`WorkerHandle`].
+#[derive(Debug)]
+pub(super) struct WorkerRing {
+    worker: WorkerHandle,
+    ring: usize,
+    max_size: u16,
+    described: Mutex<Described>,
+}
+
+/// What is known of a ring.
+#[derive(Debug, Default)]
+struct Described {
+    size: Option<u16>,
+    addrs: Option<RingAddrs>,
+    base: u16,
+    /// The kick of a ring that is to start when the rest is known.
+    waiting: Option<Option<OwnedFd>>,
+    running: bool,
+}
+
+impl WorkerRing {
+    /// The ring `ring` of the worker, not described yet.
+    pub(super) fn new(worker: WorkerHandle, ring: usize, max_size: u16) -> Self {
+        Self { worker, ring, max_size, described: Mutex::default() }
+    }
+
+    fn described(&self) -> MutexGuard<'_, Described> {
+        lock(&self.described)
+    }
+
+    /// Starts the ring if it is to start and everything is known.
+    fn start_if_complete(&self, described: &mut Described) -> Result<(), RingError> {
+        let (Some(size), Some(addrs)) = (described.size, described.addrs) else { return Ok(()) };
+        let Some(kick) = described.waiting.take() else { return Ok(()) };
+        let RingAddrs { desc, avail, used } = addrs;
+        self.worker.start(self.ring, RingSetup { size, desc, avail, used, base: described.base, kick })?;
+        described.running = true;
+        Ok(())
+    }
+
+    /// Whether something may be set: it may unless the ring runs with something else.
+    fn check_change(&self, described: &Described, what: &'static str, same: bool) -> Result<(), RingError> {
+        if described.running && !same { Err(RingError::Running { ring: self.ring, what }) } else { Ok(()) }
+    }
+}
+
+impl RingControl for WorkerRing {
+    fn set_size(&self, size: u16) -> Result<(), RingError> {
+        if !size.is_power_of_two() || size > self.max_size {
+            return Err(RingError::Size { ring: self.ring, size, max: self.max_size });
+        }
+        let mut described = self.described();
+        self.check_change(&described, "size", described.size == Some(size))?;
+        described.size = Some(size);
+        self.start_if_complete(&mut described)
+    }
+
+    fn set_addrs(&self, addrs: RingAddrs) -> Result<(), RingError> {
+        let mut described = self.described();
+        self.check_change(&described, "place", described.addrs == Some(addrs))?;
+        described.addrs = Some(addrs);
+        self.start_if_complete(&mut described)
+    }
+
+    fn set_base(&self, base: u16) -> Result<(), RingError> {
+        let mut described = self.described();
+        self.check_change(&described, "base", false)?;
+        described.base = base;
+        Ok(())
+    }
+
+    fn base(&self) -> u16 {
+        self.described().base
+    }
+
+    fn start(&self, kick: Option<OwnedFd>) -> Result<(), RingError> {
+        let mut described = self.described();
+        self.check_change(&described, "kick", false)?;
+        described.waiting = Some(kick);
+        self.start_if_complete(&mut described)
+    }
+
+    fn set_call(&self, call: Option<OwnedFd>) -> Result<(), RingError> {
+        Ok(self.worker.set_call(self.ring, call)?)
+    }
+
+    fn set_err(&self, err: Option<OwnedFd>) -> Result<(), RingError> {
+        Ok(self.worker.set_err(self.ring, err)?)
+    }
+
+    fn set_enabled(&self, enabled: bool) -> Result<(), RingError> {
+        Ok(self.worker.set_enabled(self.ring, enabled)?)
+    }
+
+    fn stop(&self) -> Result<u16, RingError> {
+        let mut described = self.described();
+        described.waiting = None;
+        if described.running {
+            described.base = self.worker.stop(self.ring)?;
+            described.running = false;
+        }
+        Ok(described.base)
+    }
+
+    fn reset(&self) -> Result<(), RingError> {
+        self.stop()?;
+        self.set_enabled(false)?;
+        *self.described() = Described::default();
+        Ok(())
+    }
+
+    fn is_running(&self) -> bool {
+        self.described().running
+    }
+}

@@ -1,0 +1,393 @@
+//! The control plane: one front-end after another, each with a session of its own.
+//!
+//! # Theory of operation
+//!
+//! `vhost-user-backend` speaks the protocol: it reads messages, checks their form, maps memory. It gets a ring type of our
+//! own ([`vring`]) and no worker threads, so that it never touches a ring or a doorbell. What it is told about rings,
+//! memory and features goes to the data plane, one [`worker`](crate::worker) for the session, and each call returns when
+//! the worker has acknowledged: a reply to the front-end means what it says.
+//!
+//! The framework's daemon object can serve one connection in its life. So each connection gets a new one, with a new
+//! device, port and worker; the listening socket stays. When the front-end leaves, crashes or breaks a rule, everything
+//! of its session is torn down (worker first: it holds the memory) before the next one is served. Further front-ends wait
+//! in the backlog meanwhile. What one of them does wrong ends its own session and nothing else.
+//!
+//! A front-end may stay silent for as long as it likes: the session waits in a thread of its own, holds no lock that
+//! anybody else wants, and is cut by the [`StopToken`].
+//!
+//! [`Conduct`] is the seam for whoever wants to stand in the way of the honest session: at the rings by a
+//! [`Hook`], on the socket by a [`Filter`](relay::Filter).
+
+mod control;
+mod device;
+pub mod listen;
+mod ports;
+pub mod relay;
+mod stop;
+mod vring;
+
+use std::io::Write;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use ironring_common::error::{Incompatible, OsError};
+use ironring_common::features::Negotiated;
+use ironring_common::shm::table::TableError;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use vhost::vhost_user::Error as VhostError;
+use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+pub use self::control::RingError;
+pub use self::stop::StopToken;
+
+use self::device::Device;
+use self::listen::{Endpoint, handoff};
+use self::ports::{AnyPort, Ports};
+use self::relay::{Filter, NoFilter, Relay};
+use self::stop::Breaker;
+use crate::config::Settings;
+use crate::port::PortError;
+use crate::stats::{Snapshot, Stats};
+use crate::vring::hook::{Hook, NoHook};
+use crate::worker::{ControlError, WorkerHandle};
+
+/// How a session conducts itself. One value serves all connections.
+pub trait Conduct {
+    /// What stands at the rings.
+    type Hook: Hook + Send + 'static;
+    /// What stands on the socket.
+    type Filter: Filter + 'static;
+
+    /// The hook for one connection.
+    fn hook(&self) -> Self::Hook;
+
+    /// The filter for one connection; `None` if messages need not pass through one.
+    fn filter(&self) -> Option<Self::Filter>;
+}
+
+/// Nothing stands anywhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Honest;
+
+impl Conduct for Honest {
+    type Hook = NoHook;
+    type Filter = NoFilter;
+
+    fn hook(&self) -> NoHook {
+        NoHook
+    }
+
+    fn filter(&self) -> Option<NoFilter> {
+        None
+    }
+}
+
+/// What one connection came to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The features that were in force at the end.
+    pub negotiated: Option<Negotiated>,
+    /// The counters at the end.
+    pub stats: Snapshot,
+}
+
+/// Why a session ended before its front-end left.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The front-end's features cannot be served.
+    #[error(transparent)]
+    Features(#[from] Incompatible),
+    /// The front-end changed the features under a running ring.
+    #[error("the features cannot change while a ring runs; send GET_VRING_BASE first")]
+    FeaturesWhileRunning,
+    /// The front-end's memory cannot be used.
+    #[error(transparent)]
+    Memory(#[from] TableError),
+    /// The memory comes in too many pieces.
+    #[error("the front-end shares {regions} memory regions, at most {max} are served; merge them")]
+    TooManyRegions {
+        /// What was shared.
+        regions: usize,
+        /// What is served.
+        max: usize,
+    },
+    /// The memory is larger than any guest's.
+    #[error("the front-end shares {bytes} bytes of memory, at most {max} are served; share only what rings need")]
+    TooMuchMemory {
+        /// What was shared.
+        bytes: u64,
+        /// What is served.
+        max: u64,
+    },
+    /// The front-end's wish for a ring is refused.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The worker refused.
+    #[error(transparent)]
+    Worker(#[from] ControlError),
+    /// The front-end broke the rules of the protocol.
+    #[error("the front-end broke the vhost-user protocol: {0}")]
+    Protocol(String),
+    /// A bug of ours or of the framework's.
+    #[error("the session panicked; this is a bug, please report it")]
+    Panicked,
+    /// The port of this connection cannot be opened.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The operating system refused.
+    #[error(transparent)]
+    Os(#[from] OsError),
+}
+
+/// Why serving ended before anybody asked for it.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The port cannot be opened.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The operating system refused.
+    #[error(transparent)]
+    Os(#[from] OsError),
+    /// The one session that was to be served failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+/// Serves the front-ends that connect to `listener`, one after another, until `stop` is stopped or, with
+/// [`Settings::once`], the first of them has left. How many were served.
+///
+/// # Errors
+/// [`ServeError`] if this side cannot go on; with [`Settings::once`] also if the session failed.
+pub fn serve(listener: UnixListener, settings: &Settings, stop: &StopToken) -> Result<u64, ServeError> {
+    serve_endpoint(&listener.into(), settings, &Honest, stop)
+}
+
+/// Serves the front-end at the other end of `stream` until it leaves or `stop` is stopped.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn serve_connection(stream: UnixStream, settings: &Settings, stop: &StopToken) -> Result<Report, SessionError> {
+    let port = Ports::open(&settings.port)?.next()?;
+    Opening { settings, conduct: &Honest, stop }.over_relay(stream, NoFilter, port)
+}
+
+/// As [`serve`], from any endpoint and with any conduct. A connected endpoint is served once.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_endpoint<C: Conduct>(
+    endpoint: &Endpoint,
+    settings: &Settings,
+    conduct: &C,
+    stop: &StopToken,
+) -> Result<u64, ServeError> {
+    let opening = Opening { settings, conduct, stop };
+    let mut ports = Ports::open(&settings.port)?;
+    let listener = match endpoint {
+        Endpoint::Listening(listening) => &listening.listener,
+        Endpoint::Connected(stream) => {
+            let stream = stream.try_clone().map_err(|e| OsError::new("copy a socket", e))?;
+            let filter = conduct.filter();
+            let ended = contained(|| match filter {
+                Some(filter) => opening.over_relay(stream, filter, ports.next()?),
+                None => opening.over_relay(stream, NoFilter, ports.next()?),
+            });
+            return Ok(conclude(ended, stop).map(|()| 1)?);
+        }
+    };
+    let mut served = 0u64;
+    while await_front_end(listener, stop)? {
+        let ended = contained(|| opening.accept(listener, ports.next()));
+        served = served.saturating_add(1);
+        let ended = match ended {
+            // What cannot be accepted cannot be got rid of either.
+            Err(SessionError::Os(error)) if error.what == ACCEPT => return Err(error.into()),
+            ended => conclude(ended, stop),
+        };
+        if settings.once {
+            return Ok(ended.map(|()| served)?);
+        }
+    }
+    Ok(served)
+}
+
+/// What it takes to open a session.
+struct Opening<'a, C> {
+    settings: &'a Settings,
+    conduct: &'a C,
+    stop: &'a StopToken,
+}
+
+impl<C: Conduct> Opening<'_, C> {
+    /// Serves the front-end that waits at `listener`.
+    fn accept(&self, listener: &UnixListener, port: Result<AnyPort, PortError>) -> Result<Report, SessionError> {
+        let accept = || listener.accept().map_err(|e| OsError::new(ACCEPT, e));
+        let port = match port {
+            Ok(port) => port,
+            Err(error) => {
+                // Turned away: else it would be found waiting again and again.
+                drop(accept()?);
+                return Err(error.into());
+            }
+        };
+        match self.conduct.filter() {
+            Some(filter) => self.over_relay(accept()?.0, filter, port),
+            None => self.run(listener.try_clone().map_err(|e| OsError::new("copy a socket", e))?, port),
+        }
+    }
+
+    /// Serves the front-end at the other end of `stream`, through a relay.
+    fn over_relay<F: Filter + 'static>(
+        &self,
+        stream: UnixStream,
+        filter: F,
+        port: AnyPort,
+    ) -> Result<Report, SessionError> {
+        let (listener, ours) = handoff()?;
+        let relay = Relay::start(stream, ours, filter)?;
+        let report = self.run(listener, port);
+        // The session's end of the socket is closed, so the relay ends.
+        let relayed = relay.join();
+        let report = report?;
+        relayed?;
+        Ok(report)
+    }
+
+    /// Serves the front-end that waits at `listener`, from its first message to the end of the session.
+    fn run(&self, listener: UnixListener, port: AnyPort) -> Result<Report, SessionError> {
+        let stats = Arc::new(Stats::new(0, self.settings.queues()));
+        let worker = WorkerGuard(port.serve(self.settings, self.conduct.hook(), Arc::clone(&stats))?);
+        let breaker = Arc::new(Breaker::default());
+        let device = Arc::new(Device::new(self.settings, worker.0.clone(), Arc::clone(&breaker)));
+        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+        let mut daemon =
+            vring::with_device(&device, || VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory))
+                .map_err(set_up)?;
+        daemon.start(&mut listener.into()).map_err(set_up)?;
+        breaker.connect(daemon.shutdown_handle());
+        self.stop.watch(&breaker);
+        tracing::info!("a front-end is connected");
+        let ended = with_stats_lines(self.settings.stats, &stats, || daemon.wait());
+        let negotiated = device.negotiated();
+        // The worker before the mappings, and both before the next front-end.
+        let stopped = worker.0.shutdown();
+        drop(daemon);
+        device.take_error().map_or_else(|| protocol_error(ended), Err)?;
+        stopped?;
+        Ok(Report { negotiated, stats: stats.snapshot() })
+    }
+}
+
+/// Ends the worker whatever happens to the session.
+struct WorkerGuard(WorkerHandle);
+
+impl Drop for WorkerGuard {
+    fn drop(&mut self) {
+        // A second time this does nothing; the first time it was reported.
+        let _ = self.0.shutdown();
+    }
+}
+
+/// Runs a session; a panic in it ends it, and nothing else.
+fn contained(session: impl FnOnce() -> Result<Report, SessionError>) -> Result<Report, SessionError> {
+    // What the session shared with the rest is a socket, a stop token and the list of ports, all whole at any moment.
+    catch_unwind(AssertUnwindSafe(session)).unwrap_or(Err(SessionError::Panicked))
+}
+
+/// Writes to the log how a session ended.
+fn conclude(ended: Result<Report, SessionError>, stop: &StopToken) -> Result<(), SessionError> {
+    match ended {
+        Ok(report) => {
+            let json = serde_json::to_string(&report.stats).unwrap_or_default();
+            tracing::info!("the session has ended: {json}");
+            Ok(())
+        }
+        // Cut by us: how far the front-end was does not matter.
+        Err(SessionError::Protocol(_)) if stop.is_stopped() => Ok(()),
+        Err(error) => {
+            tracing::warn!("the session was ended: {error}");
+            Err(error)
+        }
+    }
+}
+
+/// Waits until a front-end has connected; `false` if `stop` came first.
+fn await_front_end(listener: &UnixListener, stop: &StopToken) -> Result<bool, OsError> {
+    loop {
+        let mut fds = [PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(OsError::new("wait for a front-end", e)),
+            Ok(_) => {}
+        }
+        let [stopped, connected] = fds.map(|fd| !fd.revents().is_empty());
+        if stopped || connected {
+            return Ok(!stopped);
+        }
+    }
+}
+
+/// How the framework's word on the end of a connection is to be taken. A front-end may leave at any time, also in the
+/// middle of a message, when it is killed.
+fn protocol_error(ended: Result<(), DaemonError>) -> Result<(), SessionError> {
+    match ended {
+        Ok(()) | Err(DaemonError::HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => Ok(()),
+        Err(DaemonError::HandleRequest(error)) => Err(SessionError::Protocol(error.to_string())),
+        Err(DaemonError::WaitDaemon(_)) => Err(SessionError::Panicked),
+        Err(error) => Err(set_up(error)),
+    }
+}
+
+/// The framework could not begin.
+fn set_up(error: DaemonError) -> SessionError {
+    match error {
+        DaemonError::StartDaemon(source) => OsError::new("start the session thread", source).into(),
+        DaemonError::CreateBackendListener(VhostError::SocketError(source)) => OsError::new(ACCEPT, source).into(),
+        other => OsError::new("set up a session", std::io::Error::other(other.to_string())).into(),
+    }
+}
+
+/// Runs `session`, and meanwhile writes the counters to stderr at each `interval`, one JSON object a line.
+fn with_stats_lines<T>(interval: Option<Duration>, stats: &Stats, session: impl FnOnce() -> T) -> T {
+    let Some(interval) = interval else { return session() };
+    std::thread::scope(|scope| {
+        let (end, ended) = channel();
+        let lines = std::thread::Builder::new()
+            .name("stats".to_owned())
+            .spawn_scoped(scope, move || write_stats_lines(interval, stats, &ended));
+        if let Err(error) = lines {
+            tracing::warn!("no statistics for this session: {error}");
+        }
+        let result = session();
+        drop(end);
+        result
+    })
+}
+
+fn write_stats_lines(interval: Duration, stats: &Stats, ended: &Receiver<()>) {
+    let started = Instant::now();
+    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(interval) {
+        let line = StatsLine { seconds: started.elapsed().as_secs(), counters: stats.snapshot() };
+        if let Ok(line) = serde_json::to_string(&line) {
+            // Whoever closed stderr does not want the numbers.
+            let _ = writeln!(std::io::stderr().lock(), "{line}");
+        }
+    }
+}
+
+/// One line of `--stats`.
+#[derive(serde::Serialize)]
+struct StatsLine {
+    /// Seconds since the front-end connected.
+    seconds: u64,
+    #[serde(flatten)]
+    counters: Snapshot,
+}
+
+/// The step that must work for serving to go on.
+const ACCEPT: &str = "accept a front-end";

@@ -1,0 +1,125 @@
+//! A port for each connection.
+//!
+//! The first one is opened before there is any connection, so that a file that cannot be read ends the daemon at once
+//! and not the first guest's session. Later connections get a port of their own, as fresh as the first.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ironring_common::error::OsError;
+
+use crate::config::{PortSpec, Settings};
+use crate::port::PortError;
+use crate::port::generate::Generate;
+use crate::port::loopback::Loopback;
+use crate::port::null::Null;
+use crate::port::pcap::Pcap;
+use crate::stats::Stats;
+use crate::vring::hook::Hook;
+use crate::worker::WorkerHandle;
+
+/// Where the ports of connections come from.
+#[derive(Debug)]
+pub(super) struct Ports {
+    spec: PortSpec,
+    first: Option<AnyPort>,
+    /// Ports handed out.
+    opened: u64,
+}
+
+/// A port of any kind, until it goes to a worker that is made for its kind.
+#[derive(Debug)]
+pub(super) enum AnyPort {
+    Loopback(Loopback),
+    Null(Null),
+    Generate(Generate),
+    Pcap(Pcap),
+}
+
+impl Ports {
+    /// Opens the port of the first connection.
+    pub(super) fn open(spec: &PortSpec) -> Result<Self, PortError> {
+        Ok(Self { spec: spec.clone(), first: Some(AnyPort::open(spec, 1)?), opened: 0 })
+    }
+
+    /// The port of the next connection.
+    pub(super) fn next(&mut self) -> Result<AnyPort, PortError> {
+        self.opened = self.opened.saturating_add(1);
+        match self.first.take() {
+            Some(first) => Ok(first),
+            None => AnyPort::open(&self.spec, self.opened),
+        }
+    }
+}
+
+impl AnyPort {
+    /// The port of connection `number`, counted from 1.
+    fn open(spec: &PortSpec, number: u64) -> Result<Self, PortError> {
+        Ok(match spec {
+            PortSpec::Loopback => Self::Loopback(Loopback::new()),
+            PortSpec::Null => Self::Null(Null::new()),
+            PortSpec::Generate { bytes } => Self::Generate(Generate::new(*bytes)?),
+            PortSpec::Pcap { input, output } => {
+                let output = output.clone().map(|path| numbered(path, number));
+                Self::Pcap(Pcap::open(input, output.as_deref())?)
+            }
+        })
+    }
+
+    /// Starts a worker on this port.
+    pub(super) fn serve<H: Hook + Send + 'static>(
+        self,
+        settings: &Settings,
+        hook: H,
+        stats: Arc<Stats>,
+    ) -> Result<WorkerHandle, OsError> {
+        let pairs = usize::from(settings.pairs);
+        match self {
+            Self::Loopback(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
+            Self::Null(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
+            Self::Generate(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
+            Self::Pcap(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
+        }
+    }
+}
+
+/// The capture of connection `number`: the path itself, then `path.2`, `path.3`, so that a front-end that comes back does
+/// not erase what it sent before.
+fn numbered(path: PathBuf, number: u64) -> PathBuf {
+    if number <= 1 {
+        return path;
+    }
+    let mut name = path.into_os_string();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+/// Name of the data-plane thread.
+const WORKER: &str = "data-plane";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_connection_does_not_erase_an_earlier_capture() {
+        let dir = tempfile::tempdir().unwrap();
+        let (input, output) = (dir.path().join("in"), dir.path().join("out"));
+        // An empty capture: its header only.
+        let header = [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
+        std::fs::write(&input, header).unwrap();
+        let mut ports = Ports::open(&PortSpec::Pcap { input, output: Some(output.clone()) }).unwrap();
+        for _ in 0..3 {
+            drop(ports.next().unwrap());
+        }
+        let mut made: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        made.sort();
+        assert_eq!(made, ["in", "out", "out.2", "out.3"]);
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_opened_says_so_before_there_is_a_connection() {
+        let error = Ports::open(&PortSpec::Pcap { input: "/nonexistent/x".into(), output: None }).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/x"), "{error}");
+    }
+}

@@ -1,0 +1,365 @@
+#!/usr/bin/env bash
+# What a laptop and CI run, one script for both. `./ci.sh help` lists the subcommands.
+set -euo pipefail
+shopt -s inherit_errexit
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+    cat <<'TEXT'
+usage: ./ci.sh SUBCOMMAND
+
+  check       formatting, lints with and without features, documentation, the fences of `unsafe`, dependencies
+  test        every test that needs no special machine
+  exhaustive  the sweeps over whole value ranges that `test` only samples (minutes)
+  unsafe      where unsafe code, loads of a peer's memory and hostile code may stand; counts of unsafe blocks
+  interop     our driver and backend against other people's (none is wired yet, and the output says so)
+  deps        installs what CI needs: a linker, cargo-deny (apt-get, cargo install)
+  help        this text
+
+CI=true makes a missing tool a failure; elsewhere it is a line that starts with SKIP.
+TEXT
+}
+
+# ---- Subcommands --------------------------------------------------------------------------------------------------
+
+cmd_check() {
+    step cargo fmt --all --check
+    step cargo clippy --workspace --all-targets --locked -- -D warnings
+    # The workspace build switches the feature `hostile` on, because integration asks for it. The daemon must build,
+    # test and lint without, and the rings must not need an operating system.
+    step cargo clippy -p ironring-backend --all-targets --locked -- -D warnings
+    step cargo clippy -p ironring-common --no-default-features --locked -- -D warnings
+    step cargo clippy -p ironring-driver --no-default-features --locked -- -D warnings
+    RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --locked
+    step cmd_unsafe
+    check_dependencies
+}
+
+cmd_test() {
+    step cargo test --workspace --locked
+}
+
+cmd_exhaustive() {
+    local log
+    log=$(mktemp)
+    step cargo test --workspace --locked -- --ignored exhaustive 2>&1 | tee "$log"
+    # A filter that matches nothing passes; that is no evidence.
+    if ! grep -qE '^test result: ok\. [1-9]' "$log"; then
+        fail "no exhaustive test ran"
+    fi
+    rm -f "$log"
+}
+
+# Other people's drivers and backends. A function named `peer_NAME` wires one: it runs the peer against ours and returns
+# 0 if everything held, 3 if the peer cannot run on this machine (after a line that says what is missing), anything else
+# if it failed. In CI a peer that cannot run is a failure, because CI installs what it needs. `interop NAME` runs one.
+cmd_interop() {
+    if [ $# -gt 0 ]; then
+        declare -F "peer_$1" >/dev/null || fail "no peer is called $1"
+        "peer_$1"
+        return
+    fi
+    local peers peer status passed=0 skipped=0 failed=0
+    mapfile -t peers < <(compgen -A function peer_ || true)
+    for peer in "${peers[@]#peer_}"; do
+        echo "==> interop $peer"
+        # A shell of its own, in which the first command that fails ends the peer.
+        status=0
+        ./ci.sh interop "$peer" || status=$?
+        case $status in
+            0) passed=$((passed + 1)) ;;
+            3) skipped=$((skipped + 1)) && echo "SKIP: $peer cannot run here" ;;
+            *) failed=$((failed + 1)) && echo "FAILED: $peer (status $status)" ;;
+        esac
+    done
+    echo "interop: ${#peers[@]} peers wired"
+    if [ "${#peers[@]}" -gt 0 ]; then
+        echo "interop: $passed passed, $skipped skipped, $failed failed"
+    fi
+    if [ "$failed" -gt 0 ] || { in_ci && [ "$skipped" -gt 0 ]; }; then
+        fail "not every peer passed"
+    fi
+}
+
+cmd_deps() {
+    local package missing=()
+    for package in "${APT_PACKAGES[@]}"; do
+        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+    done
+    if [ "${#missing[@]}" -gt 0 ]; then
+        as_root apt-get update
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+    fi
+    if ! has_cargo_deny; then
+        step cargo install cargo-deny --locked --version "^$CARGO_DENY"
+    fi
+    for package in fmt clippy; do
+        cargo "$package" --version >/dev/null || fail "cargo $package is missing: rustup component add rustfmt clippy"
+    done
+}
+
+# The fences. Text is what is judged here, so that code for other targets and features is judged too; the compiler
+# (`forbid(unsafe_code)`) and clippy (`undocumented_unsafe_blocks`) judge what they compile.
+cmd_unsafe() {
+    local findings
+    code=$(rust_code --no-strings)
+    shipped_code=$(rust_code --no-strings --no-tests)
+    [ -n "$shipped_code" ] || fail "no Rust found: the fences have nothing to judge"
+    findings=$(
+        fence_unsafe_rooms
+        fence_crate_roots
+        fence_safety_comments
+        fence_peer_loads
+        fence_integration
+        fence_hostile
+    )
+    count_unsafe
+    if [ -n "$findings" ]; then
+        printf '%s\n' "$findings"
+        fail "$(wc -l <<<"$findings") places break a fence (CONTRIBUTING.md has the rules by these names)"
+    fi
+    echo "fences hold"
+}
+
+# ---- Fences: each prints its findings, one a line, as `rule: path:line:code` ----------------------------------------
+
+# Unsafe code stands in its rooms only, and no lint level opens another.
+fence_unsafe_rooms() {
+    pick ':.*\bunsafe\b' <<<"$code" | drop "$ROOMS" | name unsafe-in-its-room
+    pick ':.*\bunsafe_code\b' <<<"$code" | drop "$ROOMS" | drop '#!\[(forbid|deny)\(unsafe_code\)\]' | name unsafe-in-its-room
+}
+
+# Every crate root forbids unsafe code, except the library of a crate that has a room: there the workspace denies it.
+fence_crate_roots() {
+    local root crate
+    rust_files | pick '^[^/]+/src/(lib|main|bin/[^/]+|bin/[^/]+/main)\.rs$' | while read -r root; do
+        crate=${root%%/*}
+        if [ "${root##*/}" = lib.rs ] && has_room "$crate"; then
+            pick '^unsafe_code = "(deny|forbid)"' Cargo.toml | grep -q . || echo "Cargo.toml:1:unsafe_code is not denied"
+            grep -A1 '^\[lints\]' "$crate/Cargo.toml" | grep -q '^workspace = true' \
+                || echo "$crate/Cargo.toml:1:does not take the workspace's lints"
+        else
+            grep -qE "^$root:[0-9]+:#!\[forbid\(unsafe_code\)\]" <<<"$code" || echo "$root:1:no #![forbid(unsafe_code)]"
+        fi
+    done | name unsafe-in-its-room
+}
+
+# Each unsafe block and impl has an argument of its own, within eight lines before it.
+fence_safety_comments() {
+    pick ':.*\bunsafe *(\{|impl\b)' <<<"$code" | awk -F: '
+        $1 != file { file = $1; seen = n = 0; while ((getline line < file) > 0) raw[++n] = line; close(file) }
+        {
+            argued = 0
+            for (i = ($2 - 8 > seen ? $2 - 8 : seen + 1); i <= $2; i++) if (raw[i] ~ /\/\/ SAFETY:/) argued = 1
+            if (!argued) print file ":" $2 ":" raw[$2]
+            seen = $2
+        }' | name safety-comment
+}
+
+# Memory that a peer writes is loaded in the two files named boundary.rs. Also exempt: the views themselves, the
+# adversary, the integration crate (its trusting ring reads back on purpose), tests. As a plain function `copy_out` is
+# the backend boundary's own; as a method it is the one of `Words`.
+fence_peer_loads() {
+    local exempt='^(common/src/shm/|(driver|backend)/src/boundary\.rs:|backend/src/hostile[/.]|integration/|[^/]+/(tests|benches)/)'
+    local load='load_[a-z0-9_]+_alleged|copy_out_alleged|load_u(8|16|32|64)(_[a-z]+)?'
+    pick ":.*(\b($load)|(\.|[A-Z][A-Za-z]*(<[^>]*>)?::)copy_out)\b" <<<"$shipped_code" | drop "$exempt" | name one-boundary
+}
+
+# No shipped crate depends on the ring that trusts its device.
+fence_integration() {
+    pick -n '^[^#]*\bironring-integration\b' {common,driver,backend}/Cargo.toml | name integration-is-a-leaf
+    pick '^(common|driver|backend)/.*:.*\bironring_integration\b' <<<"$code" | name integration-is-a-leaf
+}
+
+# Honest code does not know the adversary. The root gates its module; only the program and its options may name it, and
+# what they name outside a gate does not compile in the build without the feature, which `check` makes.
+fence_hostile() {
+    local text
+    text=$(rust_code --no-tests)
+    pick -i '^backend/src/.*:.*hostile' <<<"$text" \
+        | drop '^backend/src/(hostile[/.]|main\.rs:|config\.rs:|lib\.rs:)' | name honest-knows-no-hostile
+    pick -i '^backend/src/lib\.rs:.*hostile' <<<"$text" | awk -F: '
+        { item = $0; sub(/^[^:]*:[0-9]+:/, "", item) }
+        item ~ /^#\[cfg\(feature = "hostile"\)\]$/ { gate = $2; next }
+        item ~ /^(pub |pub\(crate\) )?mod hostile;$/ && gate == $2 - 1 { next }
+        { print }' | name honest-knows-no-hostile
+    pick -nH '^ *default *=.*hostile' backend/Cargo.toml | name honest-knows-no-hostile
+}
+
+count_unsafe() {
+    pick ':.*\bunsafe *\{' <<<"$code" | awk -F: '
+        { here = gsub(/unsafe *\{/, ""); n[$1] += here; total += here }
+        END { print "unsafe blocks: " total + 0; for (file in n) printf "%6d  %s\n", n[file], file | "LC_ALL=C sort -k2" }'
+}
+
+# grep -E and its inverse, for which finding nothing is no error; and the name of a rule before each line.
+pick() { grep -E "$@" || [ $? = 1 ]; }
+drop() { grep -vE "$@" || [ $? = 1 ]; }
+name() { sed "s/^/$1: /"; }
+
+has_room() {
+    [ "$1" = common ] || { [ "$1" = backend ] && compgen -G 'backend/src/port/*_sys.rs' >/dev/null; }
+}
+
+# ---- Rust as text -------------------------------------------------------------------------------------------------
+
+rust_files() {
+    find . -name '.?*' -prune -o -type d -name 'target*' -prune -o -type f -name '*.rs' -print | sed 's|^\./||' | LC_ALL=C sort
+}
+
+# Every line of Rust as `path:line:code`, comments blank. With --no-strings, so is what stands in strings; with
+# --no-tests, items under `#[cfg(test)]` and the files that such a `mod` declares.
+rust_code() {
+    rust_files | LC_ALL=C awk -v options=" $* " "$RUST_CODE"
+}
+
+# The awk program behind it. `kept` has blanks for comments; `bare` also for strings, so that brackets can be counted;
+# both keep the columns of the source.
+# shellcheck disable=SC2016 # $0 is awk's
+RUST_CODE='
+function blank(n,    s) { s = ""; while (n-- > 0) s = s " "; return s }
+
+# One line of source: moves the lexer (`mode`: code, block, string, raw) over it.
+function lex(s,    i, c, n, k, rest, add) {
+    kept = ""; bare = ""; n = length(s)
+    for (i = 1; i <= n; i += add) {
+        c = substr(s, i, 1); add = 1
+        if (mode == "block") {
+            if (substr(s, i, 2) == "/*") { depth++; add = 2 }
+            else if (substr(s, i, 2) == "*/") { add = 2; if (--depth == 0) mode = "code" }
+            kept = kept blank(add); bare = bare blank(add)
+        } else if (mode == "string") {
+            if (c == "\\") add = 2
+            else if (c == "\"") { mode = "code"; kept = kept c; bare = bare c; continue }
+            kept = kept substr(s, i, add); bare = bare blank(add)
+        } else if (mode == "raw") {
+            if (substr(s, i, length(closer)) == closer) { mode = "code"; add = length(closer) }
+            kept = kept substr(s, i, add); bare = bare blank(add)
+        } else if (substr(s, i, 2) == "//") {
+            break
+        } else if (substr(s, i, 2) == "/*") {
+            mode = "block"; depth = 1; add = 2; kept = kept "  "; bare = bare "  "
+        } else if (c == "\"") {
+            mode = "string"; kept = kept c; bare = bare c
+        } else if (c == "r" && match(rest = substr(s, i), /^r#*"/) && (i == 1 || substr(s, 1, i - 1) !~ /[A-Za-z0-9_]$/ || substr(s, 1, i - 1) ~ /(^|[^A-Za-z0-9_])[bc]$/)) {
+            mode = "raw"; add = RLENGTH; closer = "\""
+            for (k = 2; k < add; k++) closer = closer "#"
+            kept = kept substr(s, i, add); bare = bare blank(add)
+        } else if (c == "\047" && (k = char_literal(substr(s, i)))) {
+            add = k; kept = kept substr(s, i, add); bare = bare blank(add)
+        } else { kept = kept c; bare = bare c }
+    }
+}
+
+# Length of the character literal at the start of s, or 0 for a lifetime.
+function char_literal(s,    k) {
+    if (substr(s, 2, 1) == "\\") { k = index(substr(s, 4), "\047"); return k ? k + 3 : 0 }
+    if (substr(s, 3, 1) == "\047") return 3
+    if (substr(s, 2, 1) >= "\200") for (k = 4; k <= 6; k++) if (substr(s, k, 1) == "\047") return k
+    return 0
+}
+
+# Blanks items under #[cfg(test)] in kept, by the brackets in bare. An item ends with its braces, with a semicolon, or
+# with the block around it.
+function strip_tests(    i, c, n, out) {
+    out = ""; n = length(kept)
+    for (i = 1; i <= n; i++) {
+        c = substr(bare, i, 1)
+        if (state == "" && c == "#" && match(substr(bare, i), /^#\[cfg\((test\)|all\(test[ ,][^]]*)\]/)) {
+            out = out blank(RLENGTH); i += RLENGTH - 1; state = "head"; nest = 0; head = ""
+            continue
+        }
+        if (state == "") { out = out substr(kept, i, 1); continue }
+        out = out " "
+        head = head c
+        if (c ~ /[[({]/) { nest++; if (c == "{" && nest == 1) state = "body" }
+        else if (c ~ /[])}]/) { nest--; if (nest < 0 || (nest == 0 && state == "body")) state = "" }
+        else if (c == ";" && nest == 0) {
+            state = ""
+            if (match(head, /mod +[A-Za-z0-9_]+;$/)) {
+                sub(/^.*mod +/, "", head); sub(/;$/, "", head)
+                test_files[child_dir(path) head ".rs"] = 1; test_dirs[child_dir(path) head "/"] = 1
+            }
+        }
+    }
+    if (state == "head") head = head " "
+    kept = out
+}
+
+# Where the modules that a file declares live.
+function child_dir(p,    base) {
+    base = p; sub(/^.*\//, "", base)
+    sub(/[^\/]*$/, "", p)
+    if (base == "mod.rs" || base == "lib.rs" || base == "main.rs") return p
+    sub(/\.rs$/, "", base)
+    return p base "/"
+}
+
+function is_test_file(p,    d) {
+    if (p in test_files) return 1
+    for (d in test_dirs) if (index(p, d) == 1) return 1
+    return 0
+}
+
+{
+    path = $0; mode = "code"; state = ""; line = 0
+    while ((getline source < path) > 0) {
+        line++
+        lex(source)
+        if (index(options, " --no-strings ")) kept = bare
+        if (index(options, " --no-tests ")) strip_tests()
+        sub(/ +$/, "", kept)
+        if (kept != "") { total++; file_of[total] = path; out_of[total] = path ":" line ":" kept }
+    }
+    close(path)
+}
+END { for (i = 1; i <= total; i++) if (!is_test_file(file_of[i])) print out_of[i] }
+'
+
+# ---- Help for the above -------------------------------------------------------------------------------------------
+
+check_dependencies() {
+    if has_cargo_deny; then
+        step cargo deny --locked check -D warnings licenses bans sources
+    elif in_ci; then
+        fail "cargo-deny $CARGO_DENY is missing; ./ci.sh deps installs it"
+    else
+        echo "SKIP: dependencies and licences, for want of cargo-deny $CARGO_DENY (./ci.sh deps installs it)"
+    fi
+}
+
+has_cargo_deny() {
+    [[ "$(cargo deny --version 2>/dev/null)" == "cargo-deny $CARGO_DENY."* ]]
+}
+
+in_ci() {
+    [ "${CI:-}" = true ]
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+step() {
+    printf '==> %s\n' "$*"
+    "$@"
+}
+
+fail() {
+    printf 'ci.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# A linker and the C library that Rust links with; cargo-deny compiles some C of its own.
+APT_PACKAGES=(gcc libc6-dev)
+# deny.toml is written for this version's keys.
+CARGO_DENY=0.20
+# Where unsafe code may stand.
+ROOMS='^(common/src/shm/|backend/src/port/[^/:]*_sys\.rs:)'
+
+subcommand=${1:-help}
+case $subcommand in
+    check | test | exhaustive | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
+    help | -h | --help) usage ;;
+    *) usage >&2 && exit 2 ;;
+esac

@@ -1,0 +1,210 @@
+//! The audit: every attack of the catalogue against the hardened driver and the trusting ring, each cell in a child
+//! process with a deadline, each with a declared verdict.
+//!
+//! A hardened cell runs twice: in the model of [`heart`](crate::heart), where private memory is watched byte by byte, and
+//! live, where the network driver talks vhost-user to a backend that is hostile. Afterwards the driver is reset and has to
+//! carry honest traffic again. A trusting cell runs the same attack with the same seed on the trusting ring: an attack on
+//! memory safety or confidentiality that bites nobody there proves nothing, and fails the audit as a dud.
+
+mod cell;
+mod live;
+mod model;
+mod report;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ironring_backend::hostile::{Attack, CATALOGUE};
+
+pub use cell::{CellArgs, cell_main};
+pub use report::{AuditReport, NotApplicable, Row};
+
+use cell::Cell;
+
+/// Which rings are put to the test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RingChoice {
+    /// The driver's own ring.
+    Hardened,
+    /// The ring that reads back.
+    Trusting,
+    /// Both.
+    Both,
+}
+
+/// Ring layouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LayoutChoice {
+    /// Descriptor table, available ring, used ring.
+    Split,
+    /// One ring of slots. Not built yet.
+    Packed,
+}
+
+/// Arguments of `ironring audit`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AuditArgs {
+    /// Attacks to run: ids or names, `*` matches anything
+    #[arg(long, value_name = "GLOB", default_value = "*")]
+    pub attack: String,
+    /// Ring layout
+    #[arg(long, value_enum, default_value = "split")]
+    pub layout: LayoutChoice,
+    /// Which ring to attack
+    #[arg(long, value_enum, default_value = "both")]
+    pub ring: RingChoice,
+    /// Seeds of each cell: each strikes at other times, slots and values
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub seeds: u64,
+    /// First seed
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+impl Default for AuditArgs {
+    /// The short audit of the main job: everything, one seed.
+    fn default() -> Self {
+        Self { attack: "*".into(), layout: LayoutChoice::Split, ring: RingChoice::Both, seeds: 1, seed: 1 }
+    }
+}
+
+/// Why an audit did not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// No attack has such an id or name.
+    #[error("no attack matches `{glob}`; did you mean {near}? `ironring attacks` lists them all")]
+    NoMatch {
+        /// What was asked for.
+        glob: String,
+        /// Something that exists.
+        near: String,
+    },
+    /// The packed layout does not exist yet.
+    #[error("the packed ring is not built yet; audit --layout split")]
+    NoPacked,
+    /// A child could not be started.
+    #[error("cannot start a cell in a child process: {0}; check the process limit")]
+    Spawn(#[from] std::io::Error),
+}
+
+/// Runs the cells that `args` selects. `progress` is told before each cell: done, of, what.
+///
+/// # Errors
+/// [`AuditError`]; an attack that is not contained is no error but a row of the report.
+pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Result<AuditReport, AuditError> {
+    if args.layout == LayoutChoice::Packed {
+        return Err(AuditError::NoPacked);
+    }
+    let attacks = select(&args.attack)?;
+    let rings: &[RingUnderTest] = match args.ring {
+        RingChoice::Hardened => &[RingUnderTest::Hardened],
+        RingChoice::Trusting => &[RingUnderTest::Trusting],
+        RingChoice::Both => &[RingUnderTest::Hardened, RingUnderTest::Trusting],
+    };
+    let total = attacks.len() * rings.len();
+    let mut report = AuditReport::new(attacks.len());
+    let started = Instant::now();
+    for (index, attack) in attacks.iter().enumerate() {
+        for (turn, ring) in rings.iter().enumerate() {
+            progress(index * rings.len() + turn, total, attack.name);
+            let cell = Cell { attack: attack.id.to_owned(), ring: *ring, seed: args.seed, seeds: args.seeds };
+            let result = cell.run_in_child(CELL_DEADLINE)?;
+            report.add(attack, *ring, args, result);
+        }
+    }
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// The `audit` subcommand: runs, prints, and turns the report into an exit status.
+#[must_use]
+pub fn main(args: &AuditArgs, json: bool) -> ExitCode {
+    let bar = crate::output::progress("audit");
+    let result = run(args, |done, of, what| bar.update(done, of, what));
+    bar.finish();
+    match result {
+        Ok(report) => {
+            if json {
+                crate::output::print_json(&report);
+            } else {
+                crate::output::print_text(&report.to_text(args.seeds));
+            }
+            ExitCode::from(u8::from(!report.passed()))
+        }
+        Err(error) => {
+            crate::output::fail(json, &error.to_string());
+            ExitCode::from(if matches!(error, AuditError::Spawn(_)) { 3 } else { 2 })
+        }
+    }
+}
+
+/// Which ring a cell attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RingUnderTest {
+    /// The driver's own ring.
+    Hardened,
+    /// The ring that reads back.
+    Trusting,
+}
+
+/// The attacks whose id or name matches.
+fn select(glob: &str) -> Result<Vec<&'static Attack>, AuditError> {
+    let wanted: Vec<&str> = glob.split(',').map(str::trim).collect();
+    let found: Vec<_> = CATALOGUE
+        .iter()
+        .filter(|attack| wanted.iter().any(|one| glob_matches(one, attack.id) || glob_matches(one, attack.name)))
+        .collect();
+    if found.is_empty() {
+        let near = ironring_backend::hostile::near_matches(glob).join(", ");
+        return Err(AuditError::NoMatch { glob: glob.to_owned(), near });
+    }
+    Ok(found)
+}
+
+/// Whether `text` matches a pattern in which `*` stands for any run of characters. Case does not matter.
+fn glob_matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.to_lowercase(), text.to_lowercase());
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+/// How long a cell may take before it counts as wedged.
+const CELL_DEADLINE: Duration = Duration::from_secs(20);
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_match_ids_and_names() {
+        assert!(glob_matches("*", "A01"));
+        assert!(glob_matches("a0*", "A08b"));
+        assert!(glob_matches("split.used.*", "split.used.id_oob"));
+        assert!(glob_matches("*len*", "split.used.len_zero"));
+        assert!(!glob_matches("A01", "A010"));
+        assert!(!glob_matches("*.len", "split.used.len_zero"));
+    }
+
+    #[test]
+    fn an_unknown_attack_is_answered_with_a_near_one() {
+        let error = select("A99").unwrap_err().to_string();
+        assert!(error.contains("did you mean A"), "{error}");
+    }
+}

@@ -1,0 +1,3 @@
+//! Doubles of shared memory.
+
+pub mod counting;

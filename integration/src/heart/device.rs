@@ -1,0 +1,121 @@
+//! The device of the model: the backend's own ring code, stepped by hand.
+//!
+//! It is honest: it reads every readable byte of a chain, fills every writable one, and completes chains in bursts. What
+//! is hostile about it is the hook.
+
+use ironring_backend::vring::RingFault;
+use ironring_backend::vring::chain::Chain;
+use ironring_backend::vring::hook::{Hook, Moment, RingMemory};
+use ironring_backend::vring::split::SplitVring;
+use ironring_common::error::Misuse;
+use ironring_common::index::{GuestAddr, QueueSize};
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::words::Words;
+use ironring_driver::queue::split::SplitAreas;
+
+pub(super) struct Device {
+    queue: usize,
+    size: QueueSize,
+    vring: SplitVring<Area>,
+    areas: SplitAreas<Area>,
+    memory: RegionTable,
+    chain: Chain,
+    /// Chains to complete a step, so that some stay in flight.
+    burst: u16,
+}
+
+impl Device {
+    pub(super) fn new(
+        queue: usize,
+        size: QueueSize,
+        areas: SplitAreas<Area>,
+        memory: RegionTable,
+        burst: u16,
+    ) -> Result<Self, Misuse> {
+        let SplitAreas { desc, avail, used } = areas.clone();
+        let vring = SplitVring::new(queue, size, desc, avail, used, 0)?;
+        Ok(Self { queue, size, vring, areas, memory, chain: Chain::with_capacity(size), burst })
+    }
+
+    pub(super) fn start<H: Hook>(&mut self, hook: &mut H) {
+        self.tell(hook, Moment::Start);
+    }
+
+    pub(super) fn stop<H: Hook>(&mut self, hook: &mut H) {
+        self.tell(hook, Moment::Stop);
+    }
+
+    /// Serves up to a burst of chains. Returns how many.
+    pub(super) fn step<H: Hook>(&mut self, hook: &mut H) -> Result<u16, RingFault> {
+        self.tell(hook, Moment::Look);
+        let new = self.vring.poll()?;
+        self.tell(hook, if new > 0 { Moment::Post } else { Moment::Idle });
+        let mut served = 0;
+        while served < self.burst && self.vring.next_chain(&mut self.chain)? {
+            let written = self.serve();
+            self.vring.complete(hook, self.chain.head(), written);
+            served += 1;
+        }
+        if served > 0 {
+            self.tell(hook, Moment::Complete);
+            self.vring.publish(hook);
+            self.tell(hook, Moment::PostUse);
+        }
+        Ok(served)
+    }
+
+    /// Reads and writes what the chain lends. Segments that lie nowhere are left alone: the driver never posts such, and
+    /// an attack that makes one is the device's own loss.
+    fn serve(&self) -> u32 {
+        let mut bytes = [0; 1024];
+        for segment in self.chain.readable() {
+            if let Some(shared) = self.memory.bytes(segment.addr, segment.len.min(1024)) {
+                shared.copy_out(0, &mut bytes[..shared.len()]);
+            }
+        }
+        let mut written = 0u32;
+        bytes.fill(PATTERN);
+        // A total length in the place of an IPv4 header, for a reader that believes it: the frame's own bytes.
+        for segment in self.chain.writable() {
+            if let Some(shared) = self.memory.bytes(segment.addr, segment.len.min(1024)) {
+                shared.copy_in(0, &bytes[..shared.len()]);
+                if let (Some(at), Ok(inner)) = (INNER_LENGTH.checked_sub(0), u16::try_from(shared.len())) {
+                    if shared.len() >= at + 2 {
+                        shared.copy_in(at, &inner.saturating_sub(26).to_be_bytes());
+                    }
+                }
+                written = written.saturating_add(segment.len);
+            }
+        }
+        written
+    }
+
+    fn tell<H: Hook>(&self, hook: &mut H, moment: Moment) {
+        let ring = RingMemory {
+            queue: self.queue,
+            size: self.size,
+            desc: &self.areas.desc,
+            avail: &self.areas.avail,
+            used: &self.areas.used,
+            memory: &self.memory,
+            next_avail: self.vring.next_avail(),
+            next_used: self.vring.next_used(),
+            heads: self.vring.heads(),
+        };
+        hook.at(moment, &ring);
+    }
+
+    /// A word of shared memory, as a reader in place would load it.
+    pub(super) fn inner_length(&self, addr: GuestAddr) -> Option<u16> {
+        let shared = self.memory.bytes(addr, u32::try_from(INNER_LENGTH + 2).ok()?)?;
+        let mut bytes = [0; 2];
+        shared.copy_out(INNER_LENGTH, &mut bytes);
+        Some(u16::from_be_bytes(bytes))
+    }
+}
+
+/// What the device writes.
+pub(super) const PATTERN: u8 = 0xd7;
+/// Where a frame after a net header says how long its packet is: 12 bytes of net header, 14 of Ethernet, 2 into IPv4.
+const INNER_LENGTH: usize = 28;

@@ -1,0 +1,362 @@
+//! One run: honest traffic, the attack, honest traffic again, and what the watchers saw.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ironring_backend::hostile::{Engine, Plan, Strikes, Surface};
+use ironring_common::index::{GuestAddr, QueueSize};
+use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::words::Words;
+use ironring_common::spec::split;
+use ironring_driver::mapper::bounce::{BLOCK_BYTES, Bounce, PrivateBuffer};
+use ironring_driver::queue::split::SplitAreas;
+use ironring_driver::queue::violation::Violation;
+
+use super::device::{Device, PATTERN};
+use super::memory::{self, BUFFER_MAX, Finding, Slots};
+use super::victim::{End, RingKind, Victim};
+
+/// What became of one run.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// How often the attack struck. A run without a strike proves nothing.
+    pub strikes: u64,
+    /// What watchers saw. On the hardened ring: nothing.
+    pub findings: Vec<Finding>,
+    /// What the hardened ring latched.
+    pub violation: Option<Violation>,
+    /// Completions that the reader dropped because they were too short for a header.
+    pub dropped: u64,
+    /// Requests that came back.
+    pub completed: u64,
+}
+
+/// Runs an attack against a ring on queue 0 and on queue 1 of the model, and merges what was seen.
+///
+/// # Errors
+/// If the model itself cannot be set up.
+pub fn run(plan: &Plan, kind: RingKind, limit: Duration) -> Result<Outcome, Box<dyn std::error::Error>> {
+    let mut merged = Outcome::default();
+    for queue in [0u16, 1] {
+        let aimed = plan.clone().aimed_at(usize::from(queue));
+        let outcome = Model::new(&aimed, kind, queue)?.run(limit);
+        merged.strikes += outcome.strikes;
+        merged.findings.extend(outcome.findings);
+        merged.violation = merged.violation.or(outcome.violation);
+        merged.dropped += outcome.dropped;
+        merged.completed += outcome.completed;
+    }
+    Ok(merged)
+}
+
+/// A chain that is out.
+#[derive(Debug)]
+struct Request {
+    readable: Vec<PrivateBuffer>,
+    writable: Vec<PrivateBuffer>,
+}
+
+struct Model {
+    kind: RingKind,
+    /// Whether the attack rewrites all of the shared memory, the device's own view included.
+    scribbles: bool,
+    /// Whether to go on until the time is up: a race against the trusting ring is won sooner or later.
+    patient: bool,
+    victim: Victim,
+    device: Device,
+    engine: Engine,
+    strikes: Strikes,
+    pool: Area,
+    slots: Slots,
+    /// What private memory must be.
+    twin: Vec<u8>,
+    out: HashMap<u64, Request>,
+    next_token: u64,
+    outcome: Outcome,
+}
+
+impl Model {
+    fn new(plan: &Plan, kind: RingKind, queue: u16) -> Result<Self, Box<dyn std::error::Error>> {
+        let size = QueueSize::split(RING)?;
+        let (desc, avail) = (split::desc_bytes(size), split::avail_bytes(size));
+        let used_at = (desc + avail).next_multiple_of(64) + 60;
+        let pool_at = (used_at + split::used_bytes(size)).next_multiple_of(4096);
+        let pool_len = POOL_BLOCKS * BLOCK_BYTES;
+        let memfd = Memfd::create("ironring-model", pool_at + pool_len)?;
+        // The driver's mapping and the device's are two, as between processes.
+        let cut = |map: &std::sync::Arc<Mapping>| -> Result<_, ironring_common::error::Misuse> {
+            let areas = SplitAreas {
+                desc: map.area(0, desc)?,
+                avail: map.area(desc, avail)?,
+                used: map.area(used_at, split::used_bytes(size))?,
+            };
+            Ok((areas, map.area(pool_at, pool_len)?))
+        };
+        let (ours, theirs) = (Mapping::of(&memfd)?, Mapping::of(&memfd)?);
+        let (areas, pool) = cut(&ours)?;
+        let (device_areas, _) = cut(&theirs)?;
+        let base = GuestAddr(BASE.0 + pool_at as u64);
+        let mapper = Bounce::new(pool.clone(), base, memory::fresh());
+        let table = RegionTable::of_mappings([(BASE, theirs)])?;
+        let engine = Engine::new(plan);
+        let strikes = engine.strikes();
+        Ok(Self {
+            kind,
+            scribbles: plan.attacks().iter().any(|attack| attack.surface == Surface::Memory),
+            patient: kind == RingKind::Trusting && plan.attacks().iter().any(|attack| attack.racing),
+            victim: Victim::new(kind, queue, size, areas, mapper)?,
+            device: Device::new(usize::from(queue), size, device_areas, table, 3)?,
+            engine,
+            strikes,
+            pool,
+            slots: Slots::new(),
+            twin: memory::fresh(),
+            out: HashMap::new(),
+            next_token: 1,
+            outcome: Outcome::default(),
+        })
+    }
+
+    fn run(mut self, limit: Duration) -> Outcome {
+        self.device.start(&mut self.engine);
+        let deadline = Instant::now() + limit;
+        for round in 0..ROUNDS {
+            let strikes = self.strikes.count();
+            let enough = round >= ROUNDS_MIN && strikes >= STRIKES_ENOUGH && !self.patient;
+            let pointless = round >= ROUNDS_IDLE && strikes == 0;
+            if enough || pointless || Instant::now() > deadline || self.round().is_err() {
+                break;
+            }
+        }
+        self.strikes.disarm();
+        if self.outcome.violation.is_none() && self.outcome.findings.is_empty() && !self.scribbles {
+            self.drain();
+        }
+        self.device.stop(&mut self.engine);
+        self.last_look();
+        self.outcome.strikes = self.strikes.count();
+        self.outcome
+    }
+
+    /// Posts what fits, lets the device serve a burst, takes what came back.
+    fn round(&mut self) -> Result<(), Stop> {
+        self.post()?;
+        self.serve()?;
+        self.take_all()
+    }
+
+    fn post(&mut self) -> Result<(), Stop> {
+        while self.out.len() < IN_FLIGHT {
+            let (reads, writes) = SHAPES[usize::try_from(self.next_token).unwrap_or(0) % SHAPES.len()];
+            if self.slots.available() < reads + writes {
+                break;
+            }
+            let len = 40 + u32::try_from(self.next_token * 37 % u64::from(BUFFER_MAX - 40)).unwrap_or(0);
+            let mut cut = |count: usize| (0..count).filter_map(|_| self.slots.take(len)).collect::<Vec<_>>();
+            let request = Request { readable: cut(reads), writable: cut(writes) };
+            self.fill(&request);
+            let token = self.next_token;
+            let added = self.victim.add(&request.readable, &request.writable, token);
+            if !added.map_err(|end| self.ended(end))? {
+                // The trusting ring bounces a chain that it takes back as if it had been served: its own buffers change.
+                let own = if self.kind == RingKind::Trusting { &request.writable[..] } else { &[] };
+                self.check_private(own)?;
+                self.take_back(request);
+                break;
+            }
+            self.out.insert(token, request);
+            self.next_token += 1;
+        }
+        self.victim.publish().map_err(|end| self.ended(end))?;
+        self.check_private(&[])
+    }
+
+    /// Writes the contents of a new request into private memory and its twin.
+    fn fill(&mut self, request: &Request) {
+        let token = self.next_token;
+        for bytes in [self.victim.mapper().private_mut(), &mut self.twin[..]] {
+            for buffer in &request.readable {
+                memory::fill_readable(&mut bytes[memory::range(*buffer)], token);
+            }
+            for buffer in &request.writable {
+                memory::fill_writable(&mut bytes[memory::range(*buffer)]);
+            }
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), Stop> {
+        match self.device.step(&mut self.engine) {
+            Ok(_) => Ok(()),
+            // A device that scribbles over what it reads has itself to blame; otherwise the driver posted garbage.
+            Err(_) if self.scribbles => Err(Stop),
+            Err(fault) => Err(self.found(Finding::GarbagePosted { fault: fault.to_string() })),
+        }
+    }
+
+    fn take_all(&mut self) -> Result<(), Stop> {
+        for _ in 0..=RING {
+            let in_place = self.read_in_place();
+            let Some((token, written)) = self.victim.take().map_err(|end| self.ended(end))? else {
+                return Ok(());
+            };
+            in_place.map_or(Ok(()), |finding| Err(self.found(finding)))?;
+            let Some(request) = self.out.remove(&token) else {
+                return Err(self.found(Finding::WrongToken { token }));
+            };
+            self.check_private(&request.writable)?;
+            self.read(&request, written)?;
+            self.outcome.completed += 1;
+            self.take_back(request);
+        }
+        // More completions than the ring has entries: a driver that believes the index would go on for ever.
+        Err(self.found(Finding::Stumbled { how: "took more completions than there are descriptors".into() }))
+    }
+
+    /// What a reader that parses in shared memory does: check a length, load it again, use it.
+    fn read_in_place(&self) -> Option<Finding> {
+        let addr = self.victim.peek_writable()?;
+        let fits = |len: u16| u32::from(len) <= BUFFER_MAX;
+        for _ in 0..READS {
+            if !fits(self.device.inner_length(addr)?) {
+                // A reader would drop the frame here; the next one comes.
+                std::thread::yield_now();
+                continue;
+            }
+            // The other work that a reader does between the check and the use.
+            let used = (0..READS).filter_map(|_| self.device.inner_length(addr)).max()?;
+            let what = "the length inside a frame changed between check and use";
+            return (!fits(used)).then_some(Finding::Disclosed { what });
+        }
+        None
+    }
+
+    /// The network layer above the ring. The hardened one drops what cannot hold headers; the trusting one subtracts.
+    fn read(&mut self, request: &Request, written: u32) -> Result<(), Stop> {
+        let Some(first) = request.writable.first().copied() else { return Ok(()) };
+        let posted: u32 = request.writable.iter().map(|buffer| buffer.len).sum();
+        match self.kind {
+            RingKind::Hardened => {
+                if written > posted {
+                    return Err(self.found(Finding::Disclosed { what: "a length beyond the posted bytes came through" }));
+                }
+                if written < HEADERS {
+                    self.outcome.dropped += 1;
+                    return Ok(());
+                }
+                let read = usize::try_from(written.min(first.len)).unwrap_or(0);
+                let bytes = &self.victim.mapper().private()[first.offset..first.offset + read];
+                if memory::is_secret(&bytes[..bytes.len().min(16)]) {
+                    return Err(self.found(Finding::Disclosed { what: "bytes of an earlier owner were delivered" }));
+                }
+            }
+            RingKind::Trusting => {
+                // Headers first, whatever the length says.
+                let bytes = &self.victim.mapper().private()[memory::range(first)];
+                if written < HEADERS && (memory::is_secret(&bytes[..16]) || bytes[0] == PATTERN) {
+                    let what = "a header was parsed that the device said it did not write";
+                    return Err(self.found(Finding::Disclosed { what }));
+                }
+                if written.wrapping_sub(12) > posted {
+                    return Err(self.found(Finding::Disclosed { what: "the payload length runs past the buffer" }));
+                }
+                if written > posted {
+                    return Err(self.found(Finding::Disclosed { what: "the reader reads past what was posted" }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares all of private memory with its twin; only `allowed` may differ, and then the twin follows.
+    fn check_private(&mut self, allowed: &[PrivateBuffer]) -> Result<(), Stop> {
+        let now = self.victim.mapper().private();
+        if let Some(offset) = memory::first_change(now, &self.twin, allowed) {
+            return Err(self.found(Finding::CanaryOverwritten { offset }));
+        }
+        for buffer in allowed {
+            let range = memory::range(*buffer);
+            let now = self.victim.mapper().private();
+            self.twin[range.clone()].copy_from_slice(&now[range]);
+        }
+        Ok(())
+    }
+
+    /// Honest traffic until everything is back.
+    fn drain(&mut self) {
+        for _ in 0..DRAIN_ROUNDS {
+            if self.out.is_empty() {
+                return;
+            }
+            if self.serve().is_err() || self.take_all().is_err() {
+                return;
+            }
+        }
+        let requests = self.out.len();
+        self.outcome.findings.push(Finding::Lost { requests });
+    }
+
+    /// After the end: nothing mapped that is not out, nothing private in shared memory.
+    fn last_look(&mut self) {
+        if self.outcome.violation.is_none() && self.out.is_empty() {
+            let blocks = self.victim.mapper().blocks() - self.victim.mapper().free_blocks();
+            if blocks > 0 {
+                self.outcome.findings.push(Finding::Leaked { blocks });
+            }
+        }
+        if !self.victim.is_conserved(RING) {
+            self.outcome.findings.push(Finding::Stumbled { how: "descriptors are not all free or lent".into() });
+        }
+        let mut shared = vec![0; self.pool.len()];
+        self.pool.copy_out(0, &mut shared);
+        if memory::shows_private(&shared) {
+            self.outcome.findings.push(Finding::SecretShared);
+        }
+    }
+
+    fn take_back(&mut self, request: Request) {
+        for buffer in request.readable.into_iter().chain(request.writable) {
+            self.slots.give_back(buffer);
+        }
+    }
+
+    fn found(&mut self, finding: Finding) -> Stop {
+        self.outcome.findings.push(finding);
+        Stop
+    }
+
+    fn ended(&mut self, end: End) -> Stop {
+        match end {
+            End::Violation(violation) => self.outcome.violation = Some(violation),
+            End::Bite(bite) => self.outcome.findings.push(Finding::Stumbled { how: format!("{bite:?}") }),
+        }
+        Stop
+    }
+}
+
+/// The run is over; the outcome says why.
+#[derive(Debug)]
+struct Stop;
+
+/// Descriptors of the model's ring.
+const RING: u16 = 32;
+/// Chains that are out at a time.
+const IN_FLIGHT: usize = 9;
+/// Blocks of the pool: fewer than the chains want at times, so that mapping fails now and then.
+const POOL_BLOCKS: usize = 28;
+/// Where the device finds the memory of the model.
+const BASE: GuestAddr = GuestAddr(0x4_0000_0000);
+/// Net header and Ethernet header.
+const HEADERS: u32 = 26;
+/// Rounds of a run at most, and at least.
+const ROUNDS: u32 = 200_000;
+const ROUNDS_MIN: u32 = 200;
+/// Rounds after which an attack that has not struck has nothing to strike on this queue.
+const ROUNDS_IDLE: u32 = 2_000;
+/// Strikes after which a run that nothing came of ends.
+const STRIKES_ENOUGH: u64 = 400;
+const DRAIN_ROUNDS: u32 = 200;
+/// Loads between check and use of a reader that parses in place.
+const READS: usize = 48;
+/// Readable and writable buffers of chains, in turn.
+const SHAPES: [(usize, usize); 8] = [(0, 1), (1, 0), (1, 1), (0, 2), (2, 1), (0, 1), (3, 0), (1, 2)];

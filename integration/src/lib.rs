@@ -1,0 +1,19 @@
+//! The tool `ironring` and what the tests of the whole are made of.
+//!
+//! - [`cli`]: the command line; [`demo`]: the main job; [`pair`]: driver and backend in two processes; [`attacks`]: the
+//!   catalogue; [`capture`]: traffic from and to files; [`output`]: everything that is printed;
+//! - [`audit`] runs the catalogue, [`heart`] runs one attack against the hardened and the trusting ring in one process,
+//!   [`trusting`] is the ring that falls for everything, [`double`] are doubles of shared memory.
+
+#![forbid(unsafe_code)]
+
+pub mod attacks;
+pub mod audit;
+pub mod capture;
+pub mod cli;
+pub mod demo;
+pub mod double;
+pub mod heart;
+pub mod output;
+pub mod pair;
+pub mod trusting;

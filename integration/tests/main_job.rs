@@ -1,0 +1,26 @@
+//! The main job: what a newcomer sees first.
+
+mod support;
+
+use support::ironring;
+
+#[test]
+fn without_arguments_everything_holds() {
+    let said = ironring(&["--json"]);
+    let json = said.json();
+    assert_eq!((said.status, json["passed"].as_bool()), (0, Some(true)), "{json:#}\n{}", said.stderr);
+    let pairs = json["pairs"].as_array().unwrap();
+    for pair in pairs {
+        assert_eq!(pair["frames_verified"], pair["frames_sent"]);
+        assert!(pair["frames_sent"].as_u64().unwrap() >= 10_000);
+        assert_eq!(pair["state"], "ok");
+    }
+    let absent = json["not_built"].as_array().unwrap();
+    assert_eq!(pairs.len() + absent.len(), 2, "every layout runs or is named as not built");
+    let audit = &json["audit"];
+    assert_eq!(audit["escaped"], 0);
+    assert!(audit["contained"].as_u64().unwrap() >= 27);
+    assert!(audit["bites_trusting"].as_u64().unwrap() > 0);
+    assert!(audit["duds"].as_array().unwrap().is_empty());
+    assert!(json["seconds"].as_f64().unwrap() < 60.0);
+}
