@@ -158,8 +158,7 @@ impl Plan {
     fn carve(&self, shape: ArenaShape, ours: &Region, theirs: &Region) -> Result<QueueMemory, Misuse> {
         let size = shape.queue_size;
         let slots_in = if self.slots_are_ours { ours } else { theirs };
-        let slot_bytes =
-            usize::from(size.get()).saturating_mul(usize::try_from(self.stride).unwrap_or(usize::MAX));
+        let slot_bytes = usize::from(size.get()).saturating_mul(usize::try_from(self.stride).unwrap_or(usize::MAX));
         Ok(QueueMemory {
             areas: SplitAreas {
                 desc: ours.mapping.area(self.desc, split::desc_bytes(size))?,

@@ -62,6 +62,25 @@ fn generated_frames_come_back_however_both_sides_wait() {
 }
 
 #[test]
+fn a_backend_that_runs_already_serves_one_pair_after_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("backend.sock");
+    let socket = socket.to_str().unwrap();
+    let parent = std::process::id().to_string();
+    let daemon = ["backend", "--parent", &parent, "--", "--socket-path", socket, "--port", "loopback"];
+    let mut backend = tool(&daemon).stderr(Stdio::null()).spawn().unwrap();
+    for frames in ["1000", "2000"] {
+        let said = ironring(&["pair", "--socket", socket, "--wait", "adaptive", "--frames", frames, "--json"]);
+        assert_eq!(said.status, 0, "{}", said.stderr);
+        let json = said.json();
+        assert_eq!(json["frames_verified"].to_string(), frames);
+        assert!(json["rss_bytes"]["backend"].is_null(), "it is not ours");
+    }
+    backend.kill().unwrap();
+    backend.wait().unwrap();
+}
+
+#[test]
 fn the_text_says_it_at_a_glance() {
     let said = ironring(&["pair", "--frames", "1000"]);
     assert_eq!(said.status, 0, "{}", said.stderr);
@@ -73,9 +92,12 @@ fn the_text_says_it_at_a_glance() {
 
 #[test]
 fn a_backend_that_lies_is_named_and_contained() {
-    for (attack, verdict, state) in
-        [("A15", "broken", "broken"), ("A01", "no-effect", "ok"), ("A110", "timed-out", "broken")]
-    {
+    for (attack, verdict, state) in [
+        ("A01", "no-effect", "ok"),
+        ("A23", "broken", "broken"),
+        ("A35", "dropped", "ok"),
+        ("A110", "timed-out", "broken"),
+    ] {
         let mode = format!("hostile:{attack}");
         let said = ironring(&["pair", "--mode", &mode, "--frames", "200000", "--json"]);
         let json = said.json();

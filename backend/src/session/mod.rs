@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! `vhost-user-backend` speaks the protocol: it reads messages, checks their form, maps memory. It gets a ring type of our
-//! own ([`vring`]) and no worker threads, so that it never touches a ring or a doorbell. What it is told about rings,
+//! own (`vring`) and no worker threads, so that it never touches a ring or a doorbell. What it is told about rings,
 //! memory and features goes to the data plane, one [`worker`](crate::worker) for the session, and each call returns when
 //! the worker has acknowledged: a reply to the front-end means what it says.
 //!
@@ -16,7 +16,7 @@
 //! anybody else wants, and is cut by the [`StopToken`].
 //!
 //! [`Conduct`] is the seam for whoever wants to stand in the way of the honest session: at the rings by a
-//! [`Hook`], on the socket by a [`Filter`](relay::Filter).
+//! [`Hook`], on the socket by a [`Filter`].
 
 mod control;
 mod device;

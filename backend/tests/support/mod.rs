@@ -4,11 +4,10 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use ironring_backend::config::Settings;
 use ironring_backend::session::{Report, ServeError, SessionError, StopToken, serve, serve_connection};
@@ -19,38 +18,36 @@ use ironring_common::spec::net::HDR_BYTES;
 use ironring_common::spec::split::{
     AVAIL_IDX, AVAIL_RING, DESC_BYTES, DESC_F_WRITE, Descriptor, USED_IDX, USED_RING, UsedElem,
 };
-use rustix::event::{PollFd, PollFlags, Timespec};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Where the guest's memory lies for descriptors.
-pub const GUEST_BASE: u64 = 0x10_0000;
+pub(crate) const GUEST_BASE: u64 = 0x10_0000;
 /// Where it lies for the front-end, which names rings by these addresses.
-pub const USER_BASE: u64 = 0x7f00_0000_0000;
+pub(crate) const USER_BASE: u64 = 0x7f00_0000_0000;
 /// Bytes of the guest's memory.
-pub const MEMORY_BYTES: usize = 1 << 20;
+pub(crate) const MEMORY_BYTES: usize = 1 << 20;
 /// Descriptors of each ring.
-pub const SIZE: u16 = 16;
+pub(crate) const SIZE: u16 = 16;
 /// The features that a driver takes.
-pub const FEATURES: u64 = Feature::Version1.mask() | Feature::ProtocolFeatures.mask() | Feature::Mac.mask();
+pub(crate) const FEATURES: u64 = Feature::Version1.mask() | Feature::ProtocolFeatures.mask() | Feature::Mac.mask();
 /// The receive ring.
-pub const RX: usize = 0;
+pub(crate) const RX: usize = 0;
 /// The transmit ring.
-pub const TX: usize = 1;
+pub(crate) const TX: usize = 1;
 
 /// A backend behind a listening socket, in a thread.
-pub struct Backend {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Backend {
+    pub(crate) dir: tempfile::TempDir,
     stop: StopToken,
     thread: Option<JoinHandle<Result<u64, ServeError>>>,
 }
 
 impl Backend {
-    pub fn start(settings: Settings) -> Self {
+    pub(crate) fn start(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
         let stop = StopToken::new().unwrap();
@@ -61,12 +58,12 @@ impl Backend {
         Self { dir, stop, thread: Some(thread) }
     }
 
-    pub fn connect(&self) -> FrontEnd {
+    pub(crate) fn connect(&self) -> FrontEnd {
         FrontEnd::new(UnixStream::connect(self.dir.path().join("socket")).unwrap())
     }
 
     /// Ends it and tells how many connections were served.
-    pub fn stop(mut self) -> u64 {
+    pub(crate) fn stop(mut self) -> u64 {
         self.stop.stop();
         self.thread.take().unwrap().join().unwrap().unwrap()
     }
@@ -79,48 +76,48 @@ impl Drop for Backend {
 }
 
 /// A backend for one connection, in a thread.
-pub struct OneSession(JoinHandle<Result<Report, SessionError>>);
+pub(crate) struct OneSession(JoinHandle<Result<Report, SessionError>>);
 
 impl OneSession {
-    pub fn start(settings: Settings) -> (FrontEnd, Self) {
+    pub(crate) fn start(settings: Settings) -> (FrontEnd, Self) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let stop = StopToken::new().unwrap();
         (FrontEnd::new(ours), Self(std::thread::spawn(move || serve_connection(theirs, &settings, &stop))))
     }
 
-    pub fn end(self) -> Result<Report, SessionError> {
+    pub(crate) fn end(self) -> Result<Report, SessionError> {
         self.0.join().unwrap()
     }
 }
 
 /// A front-end with its guest.
-pub struct FrontEnd {
-    pub vhost: Frontend,
+pub(crate) struct FrontEnd {
+    pub(crate) vhost: Frontend,
     /// The same socket, for bytes that the crate would not send.
-    pub socket: UnixStream,
-    pub guest: Guest,
+    pub(crate) socket: UnixStream,
+    pub(crate) guest: Guest,
 }
 
 /// One step on the way to running rings.
-pub type Step = fn(&mut FrontEnd) -> vhost::vhost_user::Result<()>;
+pub(crate) type Step = fn(&mut FrontEnd) -> vhost::Result<()>;
 
 impl FrontEnd {
-    pub fn new(socket: UnixStream) -> Self {
+    pub(crate) fn new(socket: UnixStream) -> Self {
         let vhost = Frontend::from_stream(socket.try_clone().unwrap(), 2);
         Self { vhost, socket, guest: Guest::new() }
     }
 
     /// All steps, in an order that front-ends use.
-    pub const STEPS: [Step; 9] = [
-        |f| Ok(f.vhost.set_owner()?),
-        |f| f.vhost.get_features().map(drop).map_err(user_error),
+    pub(crate) const STEPS: [Step; 9] = [
+        |f| f.vhost.set_owner(),
+        |f| f.vhost.get_features().map(drop),
         |f| {
             let wanted = f.vhost.get_protocol_features()?;
             f.vhost.set_protocol_features(wanted & PROTOCOL)?;
             f.vhost.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
             Ok(())
         },
-        |f| Ok(f.vhost.set_features(FEATURES)?),
+        |f| f.vhost.set_features(FEATURES),
         |f| f.share(GUEST_BASE, MEMORY_BYTES as u64),
         |f| f.describe(RX, 0),
         |f| f.describe(TX, 0),
@@ -129,23 +126,23 @@ impl FrontEnd {
     ];
 
     /// The first `steps` steps.
-    pub fn walk(&mut self, steps: usize) {
+    pub(crate) fn walk(&mut self, steps: usize) {
         for (at, step) in Self::STEPS.into_iter().take(steps).enumerate() {
             step(self).unwrap_or_else(|e| panic!("step {at}: {e}"));
         }
     }
 
     /// All steps: both rings run and are enabled.
-    pub fn bring_up(&mut self) {
+    pub(crate) fn bring_up(&mut self) {
         self.walk(Self::STEPS.len());
     }
 
     /// Everything but the rings.
-    pub fn negotiate(&mut self) {
+    pub(crate) fn negotiate(&mut self) {
         self.walk(5);
     }
 
-    pub fn region(&self, bytes: u64) -> VhostUserMemoryRegionInfo {
+    pub(crate) fn region(&self, bytes: u64) -> VhostUserMemoryRegionInfo {
         VhostUserMemoryRegionInfo {
             guest_phys_addr: GUEST_BASE,
             memory_size: bytes,
@@ -155,12 +152,12 @@ impl FrontEnd {
         }
     }
 
-    pub fn share(&mut self, at: u64, bytes: u64) -> vhost::vhost_user::Result<()> {
+    pub(crate) fn share(&mut self, at: u64, bytes: u64) -> vhost::Result<()> {
         let region = VhostUserMemoryRegionInfo { guest_phys_addr: at, ..self.region(bytes) };
-        self.vhost.set_mem_table(&[region]).map_err(user_error)
+        self.vhost.set_mem_table(&[region]).map(drop)
     }
 
-    pub fn place(&self, ring: usize) -> VringConfigData {
+    pub(crate) fn place(&self, ring: usize) -> VringConfigData {
         let at = USER_BASE + Guest::ring(ring) as u64;
         VringConfigData {
             queue_max_size: SIZE,
@@ -173,64 +170,70 @@ impl FrontEnd {
         }
     }
 
-    pub fn describe(&mut self, ring: usize, base: u16) -> vhost::vhost_user::Result<()> {
-        self.vhost.set_vring_num(ring, SIZE).map_err(user_error)?;
-        self.vhost.set_vring_base(ring, base).map_err(user_error)?;
-        self.vhost.set_vring_addr(ring, &self.place(ring)).map_err(user_error)
+    pub(crate) fn describe(&mut self, ring: usize, base: u16) -> vhost::Result<()> {
+        self.vhost.set_vring_num(ring, SIZE)?;
+        self.vhost.set_vring_base(ring, base)?;
+        self.vhost.set_vring_addr(ring, &self.place(ring))
     }
 
-    pub fn kick_off(&mut self, ring: usize) -> vhost::vhost_user::Result<()> {
+    pub(crate) fn kick_off(&mut self, ring: usize) -> vhost::Result<()> {
         let bells = &self.guest.bells[ring];
-        self.vhost.set_vring_kick(ring, &bells.kick).map_err(user_error)?;
-        self.vhost.set_vring_call(ring, &bells.call).map_err(user_error)?;
+        self.vhost.set_vring_kick(ring, &bells.kick)?;
+        self.vhost.set_vring_call(ring, &bells.call)?;
         self.vhost.set_vring_enable(ring, true)
     }
 
     /// Frames of several sizes there and back.
-    pub fn echo(&mut self) {
+    pub(crate) fn echo(&mut self) {
         for bytes in [14, 60, 1514] {
             self.guest.echo(bytes);
         }
     }
 }
 
-/// What `VhostBackend` reports is an error of the crate's front-end, wrapped.
-fn user_error(error: vhost::Error) -> vhost::vhost_user::Error {
-    match error {
-        vhost::Error::VhostUserProtocol(error) => error,
-        other => panic!("{other}"),
-    }
-}
-
 /// What the front-end can do.
-pub const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
+pub(crate) const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
 
 /// A driver in memory of its own.
-pub struct Guest {
-    pub memfd: Memfd,
+pub(crate) struct Guest {
+    pub(crate) memfd: Memfd,
     memory: Arc<Mapping>,
-    pub bells: [Bells; 2],
+    pub(crate) bells: [Bells; 2],
     /// Chains added and used elements seen, by ring.
     added: [u16; 2],
     seen: [u16; 2],
     sent: u8,
 }
 
-pub struct Bells {
-    pub kick: EventFd,
-    pub call: EventFd,
+pub(crate) struct Bells {
+    pub(crate) kick: EventFd,
+    pub(crate) call: EventFd,
+    /// Waits for the call.
+    epoll: Epoll,
+}
+
+impl Bells {
+    fn new() -> Self {
+        let (kick, call, epoll) = (EventFd::new(0).unwrap(), EventFd::new(0).unwrap(), Epoll::new().unwrap());
+        epoll.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0)).unwrap();
+        Self { kick, call, epoll }
+    }
+
+    fn wait_for_call(&self) {
+        let ready = self.epoll.wait(TIMEOUT_MS, &mut [EpollEvent::default()]).unwrap();
+        assert_ne!(ready, 0, "the driver is not called");
+        self.call.read().unwrap();
+    }
 }
 
 impl Guest {
     fn new() -> Self {
         let memfd = Memfd::create("guest", MEMORY_BYTES).unwrap();
         let memory = Mapping::of(&memfd).unwrap();
-        let bell = || EventFd::new(0).unwrap();
-        let bells = || Bells { kick: bell(), call: bell() };
-        Self { memfd, memory, bells: [bells(), bells()], added: [0; 2], seen: [0; 2], sent: 0 }
+        Self { memfd, memory, bells: [Bells::new(), Bells::new()], added: [0; 2], seen: [0; 2], sent: 0 }
     }
 
     /// Where a ring lies.
@@ -239,7 +242,7 @@ impl Guest {
     }
 
     /// Adds a chain of one buffer and kicks.
-    pub fn add(&mut self, ring: usize, addr: u64, len: u32) {
+    pub(crate) fn add(&mut self, ring: usize, addr: u64, len: u32) {
         let slot = self.added[ring] % SIZE;
         let flags = if ring == RX { DESC_F_WRITE } else { 0 };
         let words = Descriptor { addr, len, flags, next: 0 }.to_words();
@@ -255,23 +258,19 @@ impl Guest {
     }
 
     /// Waits for the next used element.
-    pub fn used(&mut self, ring: usize) -> UsedElem {
+    pub(crate) fn used(&mut self, ring: usize) -> UsedElem {
         let memory = self.memory.area(0, MEMORY_BYTES).unwrap();
         let at = Self::ring(ring) + USED;
         while memory.load_u16_acquire(at + USED_IDX) == self.seen[ring] {
-            let call = &self.bells[ring].call;
-            let mut fds = [PollFd::from_borrowed_fd(borrow(call), PollFlags::IN)];
-            let timeout = Timespec::try_from(TIMEOUT).unwrap();
-            assert_ne!(rustix::event::poll(&mut fds, Some(&timeout)).unwrap(), 0, "ring {ring} is not served");
-            call.read().unwrap();
+            self.bells[ring].wait_for_call();
         }
         let slot = usize::from(self.seen[ring] % SIZE);
         self.seen[ring] = self.seen[ring].wrapping_add(1);
-        UsedElem::from_word(memory.load_u64(at + USED_RING + slot * 8).to_le())
+        UsedElem::from_word(memory.load_u64(at + USED_RING + slot * 8))
     }
 
     /// One frame of `bytes` bytes from the transmit ring to the receive ring.
-    pub fn echo(&mut self, bytes: usize) {
+    pub(crate) fn echo(&mut self, bytes: usize) {
         self.sent = self.sent.wrapping_add(1);
         let memory = self.memory.area(0, MEMORY_BYTES).unwrap();
         let frame: Vec<u8> = (0..bytes).map(|at| (at as u8).wrapping_mul(7).wrapping_add(self.sent)).collect();
@@ -288,22 +287,16 @@ impl Guest {
     }
 
     /// A driver that starts its rings anew.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let memory = self.memory.area(0, MEMORY_BYTES).unwrap();
         memory.zero(0, 0x8000);
         (self.added, self.seen) = ([0; 2], [0; 2]);
     }
 
     /// Chains added to a ring so far.
-    pub fn added(&self, ring: usize) -> u16 {
+    pub(crate) fn added(&self, ring: usize) -> u16 {
         self.added[ring]
     }
-}
-
-/// `EventFd` has no `AsFd`.
-fn borrow(bell: &EventFd) -> std::os::fd::BorrowedFd<'_> {
-    // A clone as a file would live too short; the descriptor table is asked by number through procfs instead.
-    AsFdOf(bell).0
 }
 
 const AVAIL: usize = 0x1000;
@@ -312,4 +305,4 @@ const RX_BUFFER: usize = 0x10000;
 const TX_BUFFER: usize = 0x20000;
 const BUFFER_BYTES: u32 = 2048;
 /// How long anything may take.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT_MS: i32 = 10_000;

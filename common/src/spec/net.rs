@@ -2,6 +2,9 @@
 
 /// Bytes of `struct virtio_net_hdr` with `num_buffers`, as VERSION_1 has it whether or not buffers are merged (5.1.6).
 pub const HDR_BYTES: usize = 12;
+/// The same, as lengths on the wire are counted.
+pub const HDR_LEN: u32 = 12;
+const _: () = assert!(HDR_LEN as usize == HDR_BYTES);
 /// Bytes of an Ethernet header: destination, source, type.
 pub const ETH_HEADER_BYTES: usize = 14;
 

@@ -74,7 +74,7 @@ impl Bringup<Agreed> {
     /// # Errors
     /// [`NetError`].
     pub fn share(mut self) -> Result<Bringup<Shared>, NetError> {
-        let slot_bytes = self.options.frame_max.saturating_add(HDR_BYTES);
+        let slot_bytes = self.options.frame_max.saturating_add(net::HDR_LEN);
         let arena = Arena::create(ArenaShape { queue_size: self.queue_size, pairs: 1, slot_bytes })?;
         self.channel.set_memory(&arena.regions())?;
         let Self { channel, options, queue_size, state } = self;
@@ -118,4 +118,3 @@ impl<S> Bringup<S> {
 
 /// 65535 bytes of a slot less the header.
 const FRAME_MAX: u32 = 65523;
-const HDR_BYTES: u32 = net::HDR_BYTES as u32;

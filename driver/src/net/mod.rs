@@ -24,8 +24,8 @@ pub use tx::{TxError, TxQueue, TxSlot, TxStats};
 
 use crate::arena::Arena;
 use crate::queue::violation::{Latch, Violation};
-use crate::transport::VhostUser;
 use crate::transport::NetConfig;
+use crate::transport::VhostUser;
 
 /// What a network device is to be like.
 #[derive(Clone, Copy, Debug)]

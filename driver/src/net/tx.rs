@@ -213,7 +213,7 @@ impl TxQueue {
     /// Lends a slot for a frame of `len` bytes. Returns where the frame goes, or `None` if no slot is free.
     #[inline]
     fn post(&mut self, len: usize) -> Result<Option<usize>, Violation> {
-        let total = u32::try_from(len).unwrap_or(u32::MAX).saturating_add(HDR_BYTES);
+        let total = u32::try_from(len).unwrap_or(u32::MAX).saturating_add(net::HDR_LEN);
         match self.ring.add(&mut self.mapper, &[SlotLen(total)], &[], ()) {
             Ok(head) => {
                 self.stats.frames = self.stats.frames.wrapping_add(1);
@@ -237,5 +237,3 @@ impl TxQueue {
         }
     }
 }
-
-const HDR_BYTES: u32 = net::HDR_BYTES as u32;

@@ -187,7 +187,6 @@ fn glob_matches(pattern: &str, text: &str) -> bool {
 /// How long a cell may take before it counts as wedged.
 const CELL_DEADLINE: Duration = Duration::from_secs(20);
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -80,10 +80,10 @@ impl Device {
         for segment in self.chain.writable() {
             if let Some(shared) = self.memory.bytes(segment.addr, segment.len.min(1024)) {
                 shared.copy_in(0, &bytes[..shared.len()]);
-                if let (Some(at), Ok(inner)) = (INNER_LENGTH.checked_sub(0), u16::try_from(shared.len())) {
-                    if shared.len() >= at + 2 {
-                        shared.copy_in(at, &inner.saturating_sub(26).to_be_bytes());
-                    }
+                if let Ok(inner) = u16::try_from(shared.len())
+                    && shared.len() >= INNER_LENGTH + 2
+                {
+                    shared.copy_in(INNER_LENGTH, &inner.saturating_sub(26).to_be_bytes());
                 }
                 written = written.saturating_add(segment.len);
             }

@@ -100,8 +100,9 @@ pub(super) fn range(buffer: PrivateBuffer) -> std::ops::Range<usize> {
 
 /// Fills a buffer that the device is to read with something that is neither canary nor secret.
 pub(super) fn fill_readable(bytes: &mut [u8], token: u64) {
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = 0x10 | ((token as usize + at) & 0x0f) as u8;
+    let first = token.to_le_bytes()[0];
+    for (byte, at) in bytes.iter_mut().zip((0..=u8::MAX).cycle()) {
+        *byte = 0x10 | (first.wrapping_add(at) & 0x0f);
     }
 }
 

@@ -238,7 +238,9 @@ impl Model {
         match self.kind {
             RingKind::Hardened => {
                 if written > posted {
-                    return Err(self.found(Finding::Disclosed { what: "a length beyond the posted bytes came through" }));
+                    return Err(
+                        self.found(Finding::Disclosed { what: "a length beyond the posted bytes came through" })
+                    );
                 }
                 if written < HEADERS {
                     self.outcome.dropped += 1;

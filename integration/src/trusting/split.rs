@@ -182,7 +182,10 @@ impl<W: Words> TrustingRing<W> {
         }
         let at = split::USED_RING + 8 * usize::from(self.last_used & (self.size.get() - 1));
         let id = u16::try_from(UsedElem::from_word(self.areas.used.load_u64(at)).id).ok()?;
-        (id < self.size.get()).then(|| self.load_desc(id)).filter(|d| d.flags & DESC_F_WRITE != 0).map(|d| d.addr.into())
+        (id < self.size.get())
+            .then(|| self.load_desc(id))
+            .filter(|d| d.flags & DESC_F_WRITE != 0)
+            .map(|d| d.addr.into())
     }
 
     /// Free descriptors, as the ring counts them.

@@ -14,7 +14,7 @@ use crate::vring::hook::{Moment, RingMemory};
 
 /// A41: frames keep changing after they were completed, until the device sees new buffers of the ring.
 ///
-/// Only bytes behind the net header and the Ethernet header change ([`UNTOUCHED`](super::super::UNTOUCHED)), so that
+/// Only bytes behind the net header and the Ethernet header change ([`UNTOUCHED`]), so that
 /// nothing that a driver checks at the ring or in the headers changes: what is left is whether it reads the rest once.
 #[derive(Default)]
 pub(super) struct Premature {

@@ -53,7 +53,16 @@ impl Bench {
         let ring = SplitRing::new(3, size, areas, Arc::clone(&latch)).unwrap();
         let (theirs, device_pool) = cut();
         let SplitAreas { desc, avail, used } = theirs;
-        let device = Device { desc, avail, used, pool: device_pool, size: size.get(), next: 0, used_idx: 0, pending: Vec::new() };
+        let device = Device {
+            desc,
+            avail,
+            used,
+            pool: device_pool,
+            size: size.get(),
+            next: 0,
+            used_idx: 0,
+            pending: Vec::new(),
+        };
         Self { ring, latch, device, pool }
     }
 
