@@ -57,19 +57,26 @@ fn what_is_offered_and_what_the_configuration_says() {
     front_end.walk(3);
     assert_eq!(front_end.vhost.get_queue_num().unwrap(), 2);
     let whole = [0x52, 0x54, 0, 0x12, 0x34, 0x56, 1, 0, 1, 0, 0xdc, 5];
-    let mut read = |offset: u32, size: u32| {
+    let read = |vhost: &mut vhost::vhost_user::Frontend, offset: u32, size: u32| {
         let flags = VhostUserConfigFlags::empty();
-        let reply = front_end.vhost.get_config(offset, size, flags, &vec![0; size as usize]);
-        reply.ok().map(|(_, bytes)| bytes)
+        vhost.get_config(offset, size, flags, &vec![0; size as usize]).unwrap().1
     };
-    assert_eq!(read(0, 12).unwrap(), whole);
-    assert_eq!(read(0, 6).unwrap(), whole[..6]);
-    assert_eq!(read(7, 3).unwrap(), whole[7..10]);
-    assert_eq!(read(10, 60).unwrap()[..2], whole[10..]);
-    assert_eq!(read(12, 244).unwrap(), [0; 244]);
-    assert_eq!(read(0, 257), None, "beyond the end there is nothing");
-    assert_eq!(read(250, 7), None);
-    assert_eq!(read(0, 12).unwrap(), whole, "and the session goes on");
+    assert_eq!(read(&mut front_end.vhost, 0, 12), whole);
+    assert_eq!(read(&mut front_end.vhost, 0, 6), whole[..6]);
+    assert_eq!(read(&mut front_end.vhost, 7, 3), whole[7..10]);
+    assert_eq!(read(&mut front_end.vhost, 10, 60)[..2], whole[10..]);
+    assert_eq!(read(&mut front_end.vhost, 12, 244), [0; 244]);
+    // Beyond the end there is nothing: a reply of size 0. The crate's front-end would wait for the rest of it.
+    for (offset, size) in [(0u32, 257u32), (250, 7)] {
+        let mut body: Vec<u8> = [offset, size, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        body.resize(12 + size as usize, 0);
+        front_end.socket.write_all(&Message::new(GET_CONFIG, VERSION, &body).bytes).unwrap();
+        let mut reply = [0; 24];
+        front_end.socket.read_exact(&mut reply).unwrap();
+        let words = reply.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect::<Vec<u32>>();
+        assert_eq!((words[0], words[2], words[4]), (GET_CONFIG, 12, 0), "no bytes for {size} at {offset}");
+    }
+    assert_eq!(read(&mut front_end.vhost, 0, 12), whole, "and the session goes on");
     drop(front_end);
     assert_eq!(backend.stop(), 1);
 }
@@ -406,6 +413,7 @@ fn a_front_end_that_misbehaves_is_followed_by_one_that_does_not() {
 /// In the header: version 1.
 const VERSION: u32 = 1;
 const GET_FEATURES: u32 = 1;
+const GET_CONFIG: u32 = 24;
 const SET_VRING_NUM: u32 = 8;
 const SET_VRING_KICK: u32 = 12;
 const SET_PROTOCOL_FEATURES: u32 = 16;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ironring_backend::config::Settings;
 use ironring_backend::session::{Report, ServeError, SessionError, StopToken, serve, serve_connection};
@@ -103,6 +104,7 @@ pub(crate) type Step = fn(&mut FrontEnd) -> vhost::Result<()>;
 
 impl FrontEnd {
     pub(crate) fn new(socket: UnixStream) -> Self {
+        socket.set_read_timeout(Some(Duration::from_millis(TIMEOUT_MS.unsigned_abs().into()))).unwrap();
         let vhost = Frontend::from_stream(socket.try_clone().unwrap(), 2);
         Self { vhost, socket, guest: Guest::new() }
     }
@@ -266,7 +268,8 @@ impl Guest {
         }
         let slot = usize::from(self.seen[ring] % SIZE);
         self.seen[ring] = self.seen[ring].wrapping_add(1);
-        UsedElem::from_word(memory.load_u64(at + USED_RING + slot * 8))
+        let element = at + USED_RING + slot * 8;
+        UsedElem { id: memory.load_u32(element), len: memory.load_u32(element + 4) }
     }
 
     /// One frame of `bytes` bytes from the transmit ring to the receive ring.
