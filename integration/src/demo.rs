@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::audit::{self, AuditArgs, AuditReport, RingUnderTest, Row};
+use crate::audit::{self, AuditArgs, AuditReport};
 use crate::capture::Capture;
 use crate::output::{self, Cell, Exit, Failure, Look, Table, grouped, paint};
 use crate::pair::{self, Layout, PairOptions, PairReport, Source};
@@ -82,7 +82,7 @@ fn short_audit() -> Result<AuditReport, Failure> {
 impl DemoReport {
     fn to_text(&self) -> String {
         let mut text = format!("\n{}", self.pairs_table());
-        text += &format!("\n{}", self.audit_table());
+        text += &format!("\n{}", self.audit.table());
         let (word, look) = if self.passed { ("PASS", Look::Good) } else { ("FAIL", Look::Bad) };
         let hardened = self.audit.contained + self.audit.escaped;
         text += &format!(
@@ -120,38 +120,6 @@ impl DemoReport {
         }
         table.render()
     }
-
-    /// One line an attack, both rings side by side.
-    fn audit_table(&self) -> String {
-        let mut table = Table::new(&["attack", "", "class", "ironring", "a ring that trusts"]);
-        for row in self.audit.rows.iter().filter(|row| row.ring == RingUnderTest::Hardened) {
-            let trusting = self.audit.rows.iter().find(|other| other.attack == row.attack && other.ring != row.ring);
-            let look = if row.held { Look::Good } else { Look::Bad };
-            table.row(vec![
-                Cell::new(&row.attack),
-                Cell::new(&row.name),
-                Cell::new(&row.class),
-                Cell::new(&row.verdict).look(look),
-                trusting.map_or_else(|| Cell::new("-").look(Look::Dim), trusting_cell),
-            ]);
-        }
-        let mut text = table.render();
-        for row in self.audit.rows.iter().filter(|row| !row.held) {
-            let expected = row.expected.join(" or ");
-            text += &format!("{} ({}): expected {expected}; {}\n", row.attack, row.config, row.oracle.join("; "));
-        }
-        text
-    }
-}
-
-/// What became of the ring that trusts, in a few words.
-fn trusting_cell(row: &Row) -> Cell {
-    let words = row.oracle.first().map(|first| {
-        let words = first.split_once(": ").map_or(first.as_str(), |(_, words)| words);
-        words.chars().take(TRUSTING_CHARS).collect::<String>()
-    });
-    let text = words.map_or_else(|| row.verdict.clone(), |words| format!("{}: {words}", row.verdict));
-    Cell::new(text).look(if row.held { Look::Plain } else { Look::Bad })
 }
 
 const WHAT: &str = "ironring: a virtio-net driver that does not trust its device, against a backend that keeps the rules and one that does not";
@@ -159,5 +127,3 @@ const WHAT: &str = "ironring: a virtio-net driver that does not trust its device
 const CAPTURE: &[u8] = include_bytes!("../data/real-traffic.pcap");
 /// How often the capture goes round.
 const PASSES: u64 = 1000;
-/// What is shown of what a watcher saw.
-const TRUSTING_CHARS: usize = 56;

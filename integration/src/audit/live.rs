@@ -13,13 +13,18 @@ use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
 
 use super::cell::CellResult;
 
-/// Runs one attack with one seed and notes the verdict; anything that a watcher outside finds wrong is a finding.
-pub(super) fn hardened(id: &str, seed: u64, result: &mut CellResult) -> Result<(), Box<dyn std::error::Error>> {
+/// Runs one attack with one seed; anything that a watcher outside finds wrong is a finding. The verdict, if the network
+/// driver can meet the attack at all.
+pub(super) fn hardened(
+    id: &str,
+    seed: u64,
+    result: &mut CellResult,
+) -> Result<Option<&'static str>, Box<dyn std::error::Error>> {
     let plan = Plan::parse(id, seed)?;
-    let Some(attack) = plan.attacks().first().copied() else { return Ok(()) };
+    let Some(attack) = plan.attacks().first().copied() else { return Ok(None) };
     if let Some(reason) = not_live(attack) {
         result.not_applicable.push(reason.to_owned());
-        return Ok(());
+        return Ok(None);
     }
     let mut run = Live::new(attack, seed);
     let verdict = run.attack(&plan)?;
@@ -28,8 +33,7 @@ pub(super) fn hardened(id: &str, seed: u64, result: &mut CellResult) -> Result<(
         result.findings.push(format!("live, seed {seed}: the attack never struck"));
     }
     result.findings.extend(run.findings.into_iter().map(|finding| format!("live, seed {seed}: {finding}")));
-    result.verdicts.push(verdict.to_owned());
-    Ok(())
+    Ok(Some(verdict))
 }
 
 /// Why an attack has nothing to strike on the network queues.

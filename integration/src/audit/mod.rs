@@ -109,7 +109,7 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
             progress(index * rings.len() + turn, total, attack.name);
             let cell = Cell { attack: attack.id.to_owned(), ring: *ring, seed: args.seed, seeds: args.seeds };
             let result = cell.run_in_child(CELL_DEADLINE)?;
-            report.add(attack, *ring, args, result);
+            report.add(attack, *ring, result);
         }
     }
     report.seconds = started.elapsed().as_secs_f64();
@@ -146,6 +146,16 @@ pub enum RingUnderTest {
     Hardened,
     /// The ring that reads back.
     Trusting,
+}
+
+impl RingUnderTest {
+    /// As in reports and arguments.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Hardened => "hardened",
+            Self::Trusting => "trusting",
+        }
+    }
 }
 
 /// The attacks whose id or name matches.

@@ -1,12 +1,11 @@
 //! What an audit says: as JSON, and as a table that is read at a glance.
 
-use std::fmt::Write as _;
-
 use ironring_backend::hostile::{Attack, Class};
 use serde::Serialize;
 
+use super::RingUnderTest;
 use super::cell::CellResult;
-use super::{AuditArgs, RingUnderTest};
+use crate::output::{Cell, Look, Table, paint};
 
 /// The result of an audit. `contained` and `escaped` count hardened cells.
 #[derive(Clone, Debug, Serialize)]
@@ -87,24 +86,25 @@ impl AuditReport {
     }
 
     /// Adds the result of a cell.
-    pub(super) fn add(&mut self, attack: &Attack, ring: RingUnderTest, args: &AuditArgs, result: CellResult) {
+    pub(super) fn add(&mut self, attack: &Attack, ring: RingUnderTest, result: CellResult) {
         self.cells += 1;
         let config = "split".to_owned();
         for reason in unique(result.not_applicable.clone()) {
-            self.not_applicable.push(NotApplicable { cell: format!("{}/{config}/{ring:?}", attack.id), reason });
+            self.not_applicable.push(NotApplicable { cell: format!("{} {config} {}", attack.id, ring.name()), reason });
         }
         let expected: Vec<String> = attack.expected.iter().map(|verdict| verdict.name().to_owned()).collect();
         let verdicts = unique(result.verdicts.clone());
         let (verdict, held) = match ring {
             RingUnderTest::Hardened => {
-                let held = result.findings.is_empty() && verdicts.iter().all(|verdict| expected.contains(verdict));
+                let held = result.findings.is_empty()
+                    && !verdicts.is_empty()
+                    && verdicts.iter().all(|verdict| expected.contains(verdict));
                 if held {
                     self.contained += 1;
                 } else {
                     self.escaped += 1;
                 }
-                let shown = if verdicts.is_empty() { expected.join("/") } else { verdicts.join("/") };
-                (if held || !result.findings.is_empty() { shown } else { verdicts.join("/") }, held)
+                (verdicts.join("/"), held)
             }
             RingUnderTest::Trusting => {
                 let bitten = !result.findings.is_empty();
@@ -121,7 +121,6 @@ impl AuditReport {
                 (verdict.to_owned(), bitten || !must_bite)
             }
         };
-        let _ = args;
         self.rows.push(Row {
             attack: attack.id.to_owned(),
             name: attack.name.to_owned(),
@@ -136,57 +135,83 @@ impl AuditReport {
         });
     }
 
-    /// The table: one line an attack, both rings side by side.
+    /// One line an attack, both rings side by side, and below it what did not hold.
     #[must_use]
-    pub fn to_text(&self, seeds: u64) -> String {
-        let mut text = String::new();
-        let _ = writeln!(text, "{:<6} {:<24} {:<14} {:<22} trusting ring", "id", "attack", "class", "ironring");
-        for row in self.rows.iter().filter(|row| row.ring == RingUnderTest::Hardened) {
-            let trusting = self.rows.iter().find(|other| other.attack == row.attack && other.ring != row.ring);
-            self.line(&mut text, row, Some(row), trusting);
+    pub fn table(&self) -> String {
+        let mut table = Table::new(&["attack", "", "class", "ironring", "a ring that trusts its device"]);
+        for (hardened, trusting) in self.pairs() {
+            let Some(row) = hardened.or(trusting) else { continue };
+            table.row(vec![
+                Cell::new(&row.attack).look(Look::Bold),
+                Cell::new(&row.name),
+                Cell::new(&row.class).look(Look::Dim),
+                hardened.map_or_else(dash, |row| Cell::new(&row.verdict).look(good_if(row.held))),
+                trusting.map_or_else(dash, trusting_cell),
+            ]);
         }
-        let lonely = |row: &&Row| !self.rows.iter().any(|o| o.attack == row.attack && o.ring != row.ring);
-        for row in self.rows.iter().filter(|row| row.ring == RingUnderTest::Trusting).filter(lonely) {
-            self.line(&mut text, row, None, Some(row));
+        let mut text = table.render();
+        for row in self.rows.iter().filter(|row| !row.held) {
+            let ring = row.ring.name();
+            let expected = row.expected.join(" or ");
+            let seen = if row.oracle.is_empty() { String::new() } else { format!("; {}", row.oracle.join("; ")) };
+            text += &format!("{} on the {ring} ring: expected {expected}, saw {}{seen}\n", row.attack, row.verdict);
         }
-        let hardened = self.contained + self.escaped;
-        let _ = writeln!(text);
-        if hardened > 0 {
-            let _ = writeln!(text, "contained {} of {hardened}, escaped {}", self.contained, self.escaped);
-        }
-        if self.cells > hardened {
-            let duds = if self.duds.is_empty() { "none".to_owned() } else { self.duds.join(", ") };
-            let _ = writeln!(text, "bit the trusting ring: {} of {}; duds: {duds}", self.bites_trusting, self.attacks);
-        }
-        for skipped in &self.not_applicable {
-            let _ = writeln!(text, "not applicable: {}: {}", skipped.cell, skipped.reason);
-        }
-        let verdict = if self.passed() { "PASS" } else { "FAIL" };
-        let _ = writeln!(text, "{verdict}: {} cells, {seeds} seeds each, in {:.1} s", self.cells, self.seconds);
         text
     }
 
-    #[expect(clippy::unused_self, reason = "reads as part of the table")]
-    fn line(&self, text: &mut String, row: &Row, hardened: Option<&Row>, trusting: Option<&Row>) {
-        let ours = hardened.map_or("-", |row| row.verdict.as_str());
-        let mark = if row.held { ' ' } else { '!' };
-        let theirs = trusting.map_or("-".to_owned(), |row| match row.oracle.first() {
-            Some(first) => format!("{}: {}", row.verdict, shorten(first)),
-            None => row.verdict.clone(),
-        });
-        let _ = writeln!(text, "{:<6}{mark}{:<24} {:<14} {:<22} {theirs}", row.attack, row.name, row.class, ours);
-        if let Some(row) = hardened.filter(|row| !row.held) {
-            for finding in &row.oracle {
-                let _ = writeln!(text, "       expected {}; {finding}", row.expected.join("/"));
-            }
+    /// The table, the parts that do not apply, and one word.
+    #[must_use]
+    pub fn to_text(&self, seeds: u64) -> String {
+        let mut text = self.table();
+        text.push('\n');
+        for skipped in &self.not_applicable {
+            text += &paint(&format!("not applicable  {}: {}", skipped.cell, skipped.reason), Look::Dim);
+            text.push('\n');
         }
+        let (word, look) = if self.passed() { ("PASS", Look::Good) } else { ("FAIL", Look::Bad) };
+        let mut facts = Vec::new();
+        let hardened = self.contained + self.escaped;
+        if hardened > 0 {
+            facts.push(format!("{} of {hardened} attacks contained", self.contained));
+        }
+        if self.cells > hardened {
+            facts.push(format!("{} of {} bit the ring that trusts", self.bites_trusting, self.attacks));
+        }
+        if !self.duds.is_empty() {
+            facts.push(format!("duds: {}", self.duds.join(", ")));
+        }
+        let seeds = if seeds == 1 { "1 seed".to_owned() } else { format!("{seeds} seeds each") };
+        facts.push(format!("{} cells, {seeds}, {:.0} s", self.cells, self.seconds));
+        text + &format!("{}  {}\n", paint(word, look), facts.join(", "))
+    }
+
+    /// The rows by attack: hardened and trusting, of which one may not have been run.
+    fn pairs(&self) -> impl Iterator<Item = (Option<&Row>, Option<&Row>)> {
+        let of = |attack: &str, ring| self.rows.iter().find(|row| row.attack == attack && row.ring == ring);
+        let first = |at: usize, row: &Row| self.rows.iter().take(at).all(|earlier| earlier.attack != row.attack);
+        let rows = self.rows.iter().enumerate().filter(move |(at, row)| first(*at, row));
+        rows.map(move |(_, row)| (of(&row.attack, RingUnderTest::Hardened), of(&row.attack, RingUnderTest::Trusting)))
     }
 }
 
-/// The words of a finding, without the seed and cut to a line.
-fn shorten(finding: &str) -> String {
-    let words = finding.split_once(": ").map_or(finding, |(_, words)| words);
-    words.chars().take(56).collect()
+/// What became of the ring that trusts, and how.
+fn trusting_cell(row: &Row) -> Cell {
+    let how = row.oracle.first().map(|first| first.split_once(": ").map_or(first.as_str(), |(_, words)| words));
+    let text = how.map_or_else(|| row.verdict.clone(), |how| format!("{}: {how}", row.verdict));
+    let look = match (row.held, how) {
+        (true, Some(_)) => Look::Plain,
+        (true, None) => Look::Dim,
+        (false, _) => Look::Bad,
+    };
+    Cell::new(text).look(look)
+}
+
+fn dash() -> Cell {
+    Cell::new("-").look(Look::Dim)
+}
+
+const fn good_if(held: bool) -> Look {
+    if held { Look::Good } else { Look::Bad }
 }
 
 fn unique(mut list: Vec<String>) -> Vec<String> {

@@ -3,48 +3,53 @@
 use ironring_driver::mapper::bounce::PrivateBuffer;
 
 /// What a watcher outside of the ring saw.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
     /// Private bytes changed that belong to no buffer of the request that completed.
+    #[error("private memory overwritten at offset {offset}")]
     CanaryOverwritten {
         /// Offset of the first such byte.
         offset: usize,
     },
     /// The reader would have read beyond its buffer, or did read what was there before.
+    #[error("{what}")]
     Disclosed {
         /// What was read.
         what: &'static str,
     },
     /// Private bytes were seen in shared memory.
+    #[error("private bytes seen in shared memory")]
     SecretShared,
     /// The same request completed twice, or one that was never made.
+    #[error("request {token} completed twice or was never made")]
     WrongToken {
         /// The token.
         token: u64,
     },
     /// Requests never came back although the device served them.
+    #[error("{requests} requests never came back")]
     Lost {
         /// How many.
         requests: usize,
     },
     /// Blocks of the bounce pool stay mapped although nothing is in flight.
+    #[error("{blocks} blocks of the bounce pool leaked")]
     Leaked {
         /// How many.
         blocks: usize,
     },
     /// The ring stumbled over the device's word.
+    #[error("{how}")]
     Stumbled {
         /// How, in words.
         how: String,
     },
     /// The device side was shown something that the driver never posted.
+    #[error("the device was shown what the driver never posted: {fault}")]
     GarbagePosted {
         /// What it made of it.
         fault: String,
     },
-    /// Nothing moves any more.
-    Stalled,
 }
 
 /// Slots of private memory: canary, buffer, canary.

@@ -210,7 +210,7 @@ impl Model {
             self.take_back(request);
         }
         // More completions than the ring has entries: a driver that believes the index would go on for ever.
-        Err(self.found(Finding::Stumbled { how: "took more completions than there are descriptors".into() }))
+        Err(self.found(Finding::Stumbled { how: "it took more completions than there are descriptors".into() }))
     }
 
     /// What a reader that parses in shared memory does: check a length, load it again, use it.
@@ -225,7 +225,7 @@ impl Model {
             }
             // The other work that a reader does between the check and the use.
             let used = (0..READS).filter_map(|_| self.device.inner_length(addr)).max()?;
-            let what = "the length inside a frame changed between check and use";
+            let what = "a length in a frame changed between check and use";
             return (!fits(used)).then_some(Finding::Disclosed { what });
         }
         None
@@ -256,11 +256,11 @@ impl Model {
                 // Headers first, whatever the length says.
                 let bytes = &self.victim.mapper().private()[memory::range(first)];
                 if written < HEADERS && (memory::is_secret(&bytes[..16]) || bytes[0] == PATTERN) {
-                    let what = "a header was parsed that the device said it did not write";
+                    let what = "it parsed a header that was not written";
                     return Err(self.found(Finding::Disclosed { what }));
                 }
                 if written.wrapping_sub(12) > posted {
-                    return Err(self.found(Finding::Disclosed { what: "the payload length runs past the buffer" }));
+                    return Err(self.found(Finding::Disclosed { what: "the payload length ran past the buffer" }));
                 }
                 if written > posted {
                     return Err(self.found(Finding::Disclosed { what: "the reader reads past what was posted" }));
@@ -330,7 +330,7 @@ impl Model {
     fn ended(&mut self, end: End) -> Stop {
         match end {
             End::Violation(violation) => self.outcome.violation = Some(violation),
-            End::Bite(bite) => self.outcome.findings.push(Finding::Stumbled { how: format!("{bite:?}") }),
+            End::Bite(bite) => self.outcome.findings.push(Finding::Stumbled { how: bite.to_string() }),
         }
         Stop
     }

@@ -7,9 +7,10 @@ use ironring_driver::mapper::{Direction, MapRecord, Mapper};
 use ironring_driver::queue::split::SplitAreas;
 
 /// The moment at which a trusting driver does harm: to itself, on the device's word.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Bite {
     /// It would index outside of an array.
+    #[error("{doing}, it went to entry {index} of {entries}")]
     OutOfRange {
         /// What it was doing.
         doing: &'static str,
@@ -19,26 +20,31 @@ pub enum Bite {
         entries: u64,
     },
     /// It unmapped what was never mapped, or freed a mapping twice. What should have been unmapped leaks.
+    #[error("it unmapped address {addr:#x}, which was not mapped")]
     BadUnmap {
         /// The address that it took from the table.
         addr: u64,
     },
     /// It followed shared links round and round.
+    #[error("it walked {steps} descriptors of one chain and would go on for ever")]
     EndlessWalk {
         /// Steps after which the watcher stopped it.
         steps: u32,
     },
     /// It completed a request that nobody made: the cookie is null or stale.
+    #[error("it completed request {id}, which nobody made")]
     NoSuchRequest {
         /// The id.
         id: u32,
     },
     /// It gave out a descriptor that is still in flight.
+    #[error("it gave out descriptor {id}, which is still in flight")]
     Aliased {
         /// The descriptor.
         id: u16,
     },
     /// It showed the device available entries that it never filled.
+    #[error("it published available index {index} where its requests amount to {expected}")]
     GarbagePublished {
         /// The index that it published.
         index: u16,
@@ -163,7 +169,7 @@ impl<W: Words> TrustingRing<W> {
         }
         let at = split::USED_RING + 8 * usize::from(self.last_used & (self.size.get() - 1));
         let id = UsedElem::from_word(self.areas.used.load_u64(at)).id;
-        self.in_range("looking up a cookie", id)?;
+        self.in_range("finding a request", id)?;
         let Some(token) = self.data[id as usize].take() else {
             return Err(Bite::NoSuchRequest { id });
         };
