@@ -386,6 +386,29 @@ fn bytes_that_are_no_messages_end_the_session() {
     }
 }
 
+/// What the backend signals or waits on is what the front-end sent.
+#[test]
+fn a_kick_or_call_that_is_no_eventfd_ends_the_session() {
+    let file = Memfd::create("no doorbell", 4096).unwrap();
+    let (pipe, _writer) = std::io::pipe().unwrap();
+    let (socket, _other) = UnixStream::pair().unwrap();
+    let zero = std::fs::File::open("/dev/zero").unwrap();
+    for (fd, kind) in [
+        (file.as_fd(), "RegularFile"),
+        (pipe.as_fd(), "Fifo"),
+        (socket.as_fd(), "Socket"),
+        (zero.as_fd(), "CharacterDevice"),
+    ] {
+        for (request, what) in [(SET_VRING_KICK, "kick"), (SET_VRING_CALL, "call"), (SET_VRING_ERR, "error")] {
+            let (mut front_end, session) = OneSession::start(settings());
+            front_end.walk(6);
+            front_end.send(&Message::new(request, VERSION, &1u64.to_ne_bytes()), &[fd]);
+            let error = session.end().unwrap_err().to_string();
+            assert!(error.contains(&format!("ring 1: the {what} eventfd")) && error.contains(kind), "{error}");
+        }
+    }
+}
+
 /// Every error above ends a session and not the backend.
 #[test]
 fn a_front_end_that_misbehaves_is_followed_by_one_that_does_not() {
@@ -416,6 +439,8 @@ const GET_FEATURES: u32 = 1;
 const GET_CONFIG: u32 = 24;
 const SET_VRING_NUM: u32 = 8;
 const SET_VRING_KICK: u32 = 12;
+const SET_VRING_CALL: u32 = 13;
+const SET_VRING_ERR: u32 = 14;
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const SEND_RARP: u32 = 19;
 const NET_SET_MTU: u32 = 20;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::fs::FileType;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::error::OsError;
@@ -29,6 +30,20 @@ pub enum Rung {
     Saturated,
 }
 
+/// Why a descriptor is no doorbell.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorbellError {
+    /// The peer sent something else.
+    #[error("the peer sent a descriptor of type {kind:?} as a kick or call; send an eventfd")]
+    NotAnEventfd {
+        /// What it is.
+        kind: FileType,
+    },
+    /// The operating system refused.
+    #[error(transparent)]
+    Os(#[from] OsError),
+}
+
 impl Doorbell {
     /// A new doorbell, close-on-exec and non-blocking.
     ///
@@ -40,10 +55,18 @@ impl Doorbell {
         Ok(Self { fd })
     }
 
-    /// A doorbell that the peer made.
-    #[must_use]
-    pub const fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd }
+    /// A doorbell that the peer made. A file, a pipe, a socket or a device is refused: reads and writes of such could
+    /// block or change something, and an endless supply of bytes would keep a waiter awake. What the kernel gives no
+    /// file type is an anonymous inode; of those only an eventfd lets itself be rung.
+    ///
+    /// # Errors
+    /// [`DoorbellError`].
+    pub fn from_peer(fd: OwnedFd) -> Result<Self, DoorbellError> {
+        let stat = rustix::fs::fstat(&fd).map_err(|e| OsError::new("look at a peer's descriptor", e))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Unknown => Ok(Self { fd }),
+            kind => Err(DoorbellError::NotAnEventfd { kind }),
+        }
     }
 
     /// Signals the peer.
@@ -130,5 +153,27 @@ mod tests {
         assert!(!bell.drain().unwrap(), "an empty counter would block a plain read");
         rustix::io::write(&peer, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         assert_eq!(bell.ring().unwrap(), Rung::Saturated, "a full counter would block a plain write");
+    }
+
+    #[test]
+    fn a_doorbell_of_the_peer_is_an_eventfd() {
+        let bell = Doorbell::new().unwrap();
+        let theirs = Doorbell::from_peer(bell.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!(theirs.ring().unwrap(), Rung::Yes);
+        assert!(bell.drain().unwrap());
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = crate::shm::mapping::Memfd::create("no doorbell", 4096).unwrap();
+        let device = std::fs::File::open("/dev/zero").unwrap();
+        let others: [(OwnedFd, _); 4] = [
+            (reader.into(), FileType::Fifo),
+            (socket.into(), FileType::Socket),
+            (file.as_fd().try_clone_to_owned().unwrap(), FileType::RegularFile),
+            (device.into(), FileType::CharacterDevice),
+        ];
+        for (fd, expected) in others {
+            let refused = Doorbell::from_peer(fd);
+            assert!(matches!(refused, Err(DoorbellError::NotAnEventfd { kind }) if kind == expected), "{refused:?}");
+        }
     }
 }

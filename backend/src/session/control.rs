@@ -7,6 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard};
 
+use ironring_common::doorbell::{Doorbell, DoorbellError};
 use ironring_common::index::GuestAddr;
 
 use super::stop::lock;
@@ -67,6 +68,16 @@ pub enum RingError {
         /// What was to change.
         what: &'static str,
     },
+    /// What was sent as a kick, call or error eventfd is none.
+    #[error("ring {ring}: the {what} eventfd cannot be used: {source}")]
+    Doorbell {
+        /// The ring.
+        ring: usize,
+        /// Which of the three.
+        what: &'static str,
+        /// Why.
+        source: DoorbellError,
+    },
     /// The worker refused.
     #[error(transparent)]
     Worker(#[from] ControlError),
@@ -88,7 +99,7 @@ struct Described {
     addrs: Option<RingAddrs>,
     base: u16,
     /// The kick of a ring that is to start when the rest is known.
-    waiting: Option<Option<OwnedFd>>,
+    waiting: Option<Option<Doorbell>>,
     running: bool,
 }
 
@@ -110,6 +121,11 @@ impl WorkerRing {
         self.worker.start(self.ring, RingSetup { size, desc, avail, used, base: described.base, kick })?;
         described.running = true;
         Ok(())
+    }
+
+    /// A descriptor of the front-end as a doorbell, if it is one.
+    fn doorbell(&self, what: &'static str, fd: Option<OwnedFd>) -> Result<Option<Doorbell>, RingError> {
+        fd.map(Doorbell::from_peer).transpose().map_err(|source| RingError::Doorbell { ring: self.ring, what, source })
     }
 
     /// Whether something may be set: it may unless the ring runs with something else.
@@ -150,16 +166,16 @@ impl RingControl for WorkerRing {
     fn start(&self, kick: Option<OwnedFd>) -> Result<(), RingError> {
         let mut described = self.described();
         self.check_change(&described, "kick", false)?;
-        described.waiting = Some(kick);
+        described.waiting = Some(self.doorbell("kick", kick)?);
         self.start_if_complete(&mut described)
     }
 
     fn set_call(&self, call: Option<OwnedFd>) -> Result<(), RingError> {
-        Ok(self.worker.set_call(self.ring, call)?)
+        Ok(self.worker.set_call(self.ring, self.doorbell("call", call)?)?)
     }
 
     fn set_err(&self, err: Option<OwnedFd>) -> Result<(), RingError> {
-        Ok(self.worker.set_err(self.ring, err)?)
+        Ok(self.worker.set_err(self.ring, self.doorbell("error", err)?)?)
     }
 
     fn set_enabled(&self, enabled: bool) -> Result<(), RingError> {

@@ -6,7 +6,6 @@
 //! `O_NONBLOCK` and fill their counters at the very moment when the worker writes. The waiting side is the supervisor
 //! for that: it drains them, and the write goes through.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +32,7 @@ pub struct RingSetup {
     /// The free-running index to go on from, for both rings.
     pub base: u16,
     /// Where the driver kicks, an eventfd; without one a worker that waits looks every millisecond.
-    pub kick: Option<OwnedFd>,
+    pub kick: Option<Doorbell>,
 }
 
 /// Why a command was not carried out.
@@ -155,7 +154,7 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// [`ControlError`].
-    pub fn set_kick(&self, ring: usize, kick: Option<OwnedFd>) -> Result<(), ControlError> {
+    pub fn set_kick(&self, ring: usize, kick: Option<Doorbell>) -> Result<(), ControlError> {
         self.0.ask(Command::Kick(ring, kick)).map(drop)
     }
 
@@ -163,8 +162,8 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// [`ControlError`].
-    pub fn set_call(&self, ring: usize, call: Option<OwnedFd>) -> Result<(), ControlError> {
-        let call = call.map(|fd| Arc::new(Doorbell::from_fd(fd)));
+    pub fn set_call(&self, ring: usize, call: Option<Doorbell>) -> Result<(), ControlError> {
+        let call = call.map(Arc::new);
         self.0.ask(Command::Call(ring, call.clone()))?;
         self.0.supervise(ring, |bells| bells.call = call);
         Ok(())
@@ -174,8 +173,8 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// [`ControlError`].
-    pub fn set_err(&self, ring: usize, err: Option<OwnedFd>) -> Result<(), ControlError> {
-        let err = err.map(|fd| Arc::new(Doorbell::from_fd(fd)));
+    pub fn set_err(&self, ring: usize, err: Option<Doorbell>) -> Result<(), ControlError> {
+        let err = err.map(Arc::new);
         self.0.ask(Command::Err(ring, err.clone()))?;
         self.0.supervise(ring, |bells| bells.err = err);
         Ok(())
@@ -297,7 +296,7 @@ pub(super) enum Command {
     Start(usize, RingSetup),
     Stop(usize),
     Enable(usize, bool),
-    Kick(usize, Option<OwnedFd>),
+    Kick(usize, Option<Doorbell>),
     Call(usize, Option<Arc<Doorbell>>),
     Err(usize, Option<Arc<Doorbell>>),
     Features(Negotiated),

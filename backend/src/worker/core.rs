@@ -3,7 +3,7 @@
 //! [`WorkerCore::step`] makes one pass over all rings and never waits. The thread of the parent module calls it in a
 //! loop; tests and in-process harnesses call it themselves.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use ironring_common::doorbell::Doorbell;
@@ -132,7 +132,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     ///
     /// # Errors
     /// [`ControlError::NoSuchRing`], [`ControlError::NotRunning`].
-    pub fn set_kick(&mut self, ring: usize, kick: Option<OwnedFd>) -> Result<(), ControlError> {
+    pub fn set_kick(&mut self, ring: usize, kick: Option<Doorbell>) -> Result<(), ControlError> {
         self.ring(ring)?.set_kick(kick)
     }
 

@@ -1,6 +1,6 @@
 //! One ring of a worker: its queue, its doorbells, its counters, and its turn in a pass.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use ironring_common::doorbell::Doorbell;
@@ -79,7 +79,7 @@ impl Ring {
             chain: Chain::with_capacity(layout.size),
             layout,
             areas,
-            kick: setup.kick.map(Doorbell::from_fd),
+            kick: setup.kick,
             reported: false,
         });
         Ok(())
@@ -166,9 +166,9 @@ impl Ring {
         self.err = err;
     }
 
-    pub(super) fn set_kick(&mut self, kick: Option<OwnedFd>) -> Result<(), ControlError> {
+    pub(super) fn set_kick(&mut self, kick: Option<Doorbell>) -> Result<(), ControlError> {
         let running = self.running.as_mut().ok_or(ControlError::NotRunning { ring: self.ring })?;
-        running.kick = kick.map(Doorbell::from_fd);
+        running.kick = kick;
         Ok(())
     }
 

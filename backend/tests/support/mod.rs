@@ -4,13 +4,16 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ironring_backend::config::Settings;
+use ironring_backend::session::relay::Message;
 use ironring_backend::session::{Report, ServeError, SessionError, StopToken, serve, serve_connection};
 use ironring_common::features::Feature;
 use ironring_common::shm::mapping::{Mapping, Memfd};
@@ -19,6 +22,7 @@ use ironring_common::spec::net::HDR_BYTES;
 use ironring_common::spec::split::{
     AVAIL_IDX, AVAIL_RING, DESC_BYTES, DESC_F_WRITE, Descriptor, USED_IDX, USED_RING, UsedElem,
 };
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -183,6 +187,15 @@ impl FrontEnd {
         self.vhost.set_vring_kick(ring, &bells.kick)?;
         self.vhost.set_vring_call(ring, &bells.call)?;
         self.vhost.set_vring_enable(ring, true)
+    }
+
+    /// Sends a message of which the crate knows nothing, with descriptors.
+    pub(crate) fn send(&mut self, message: &Message, fds: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+        let bytes = [IoSlice::new(&message.bytes)];
+        assert_eq!(sendmsg(&self.socket, &bytes, &mut control, SendFlags::NOSIGNAL).unwrap(), message.bytes.len());
     }
 
     /// Frames of several sizes there and back.
