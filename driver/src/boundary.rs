@@ -2,7 +2,7 @@
 //!
 //! The complete list of what is loaded, each word once per decision:
 //!
-//! - `used.idx`, by an Acquire load, checked against the window of what is outstanding;
+//! - `used.idx`, by an Acquire load, checked against the window of what was published and is not back;
 //! - a used element, by one 64-bit load, its id redeemed by the ledger at full width, its length checked against what
 //!   was posted writable;
 //! - `used.flags`, a hint about kicks;
@@ -31,16 +31,16 @@ impl<W: Words> UsedRing<W> {
         Self { words, size }
     }
 
-    /// How many completions there are after `last`: the device's index, which may be ahead by `outstanding` at most.
+    /// How many completions there are after `last`: the device's index, which may be ahead by the `held` chains at most.
     #[inline]
-    pub(crate) fn completions(&self, last: SplitIndex, outstanding: u16) -> Result<u16, Fault> {
+    pub(crate) fn completions(&self, last: SplitIndex, held: u16) -> Result<u16, Fault> {
         // Acquire: pairs with the device's Release store of used.idx, and orders the loads of the elements after it.
         let index = self.words.load_index_alleged(split::USED_IDX);
-        index.check_window(last.0, outstanding).map_err(|refused| Fault {
+        index.check_window(last.0, held).map_err(|refused| Fault {
             kind: ViolationKind::UsedIndexJump,
             slot: u32::from(self.size.slot(last)),
             observed: u64::from(refused.observed),
-            expected: u64::from(last.advance(outstanding).0),
+            expected: u64::from(last.advance(held).0),
         })
     }
 

@@ -329,13 +329,13 @@ impl Words for Bytes<'_> {
     fn copy_in(&self, at: usize, from: &[u8]) {
         let to = self.at(at, from.len());
         // SAFETY: `to` has from.len() bytes inside the mapping; `from` is private memory and cannot overlap a mapping.
-        unsafe { copy::copy(to, from.as_ptr(), from.len()) };
+        unsafe { copy::copy_in(to, from.as_ptr(), from.len()) };
     }
     #[inline]
     fn copy_out(&self, at: usize, to: &mut [u8]) {
         let from = self.at(at, to.len());
         // SAFETY: `from` has to.len() bytes inside the mapping; `to` is private memory and cannot overlap a mapping.
-        unsafe { copy::copy(to.as_mut_ptr(), from, to.len()) };
+        unsafe { copy::copy_out(to.as_mut_ptr(), from, to.len()) };
     }
     #[inline]
     fn zero(&self, at: usize, len: usize) {

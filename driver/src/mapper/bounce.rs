@@ -160,6 +160,8 @@ impl<W: Words> Mapper for Bounce<W> {
         let run = self.find_run(need).ok_or(BounceError::Exhausted { need, free: self.free })?;
         let start = run.start.wrapping_mul(BLOCK_BYTES);
         let room = need.wrapping_mul(BLOCK_BYTES);
+        // The last thing that can fail: from here on the blocks are taken.
+        let addr = self.base.checked_add(u64::try_from(start).unwrap_or(u64::MAX)).ok_or(outside)?;
         let keep = if direction == Direction::ToDevice {
             self.fill.copy_in(start, source);
             bytes
@@ -172,7 +174,6 @@ impl<W: Words> Mapper for Bounce<W> {
         for (step, block) in self.blocks.get_mut(run).into_iter().flatten().enumerate() {
             *block = Some(offset.wrapping_add(step.wrapping_mul(BLOCK_BYTES)));
         }
-        let addr = self.base.checked_add(u64::try_from(start).unwrap_or(u64::MAX)).ok_or(outside)?;
         Ok(Mapped { addr, len })
     }
 

@@ -27,8 +27,10 @@ pub(crate) struct Record<T> {
     writable: u32,
     /// At a head: descriptors in the chain.
     count: u16,
-    /// On the free list: the next free descriptor.
-    free_next: u16,
+    /// On the free list: the next free descriptor. In a chain: the one before it, by which an unfinished chain is undone.
+    link: u16,
+    /// At a head: the position in the ring at which the device is shown the chain.
+    place: u16,
     state: State,
 }
 
@@ -54,6 +56,24 @@ pub(crate) struct Ledger<T> {
     outstanding: u16,
 }
 
+/// What a chain lends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loan {
+    /// Descriptors in the chain.
+    pub(crate) count: u16,
+    /// Bytes that the device may write.
+    pub(crate) writable: u32,
+    /// The position in the ring at which the device is shown the chain.
+    pub(crate) place: u16,
+}
+
+/// What the device has not been shown yet: `count` positions of the ring from `from` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unshown {
+    pub(crate) from: u16,
+    pub(crate) count: u16,
+}
+
 /// A completion that the ledger found lawful.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Redeemed<T> {
@@ -66,7 +86,7 @@ pub(crate) struct Redeemed<T> {
     pub(crate) idle_claim: bool,
 }
 
-impl<T: Copy> Ledger<T> {
+impl<T> Ledger<T> {
     pub(crate) fn new(size: QueueSize) -> Self {
         let records: Vec<_> = (0..size.get())
             .map(|id| Record {
@@ -75,7 +95,8 @@ impl<T: Copy> Ledger<T> {
                 writable: 0,
                 count: 0,
                 // The last one's successor is never followed: `free` counts down to 0 first.
-                free_next: id.wrapping_add(1),
+                link: id.wrapping_add(1),
+                place: 0,
                 state: State::Free,
             })
             .collect();
@@ -105,13 +126,14 @@ impl<T: Copy> Ledger<T> {
         if self.free == 0 { None } else { DescId::below(self.free_head, self.size) }
     }
 
-    /// Takes a descriptor from the free list.
+    /// Takes a descriptor from the free list for a chain in which it comes after `before`; a head comes after itself.
     #[inline]
-    pub(crate) fn reserve(&mut self) -> Option<DescId> {
+    pub(crate) fn reserve(&mut self, before: DescId) -> Option<DescId> {
         let id = self.next_free()?;
         let record = self.records.get_mut(id.index())?;
         record.state = State::Member;
-        self.free_head = record.free_next;
+        self.free_head = record.link;
+        record.link = before.get();
         self.free = self.free.wrapping_sub(1);
         Some(id)
     }
@@ -123,7 +145,7 @@ impl<T: Copy> Ledger<T> {
         if self.free == 0 {
             self.free_head = id.get();
         } else if let Some(last) = self.records.get_mut(tail) {
-            last.free_next = id.get();
+            last.link = id.get();
         }
         if let Some(record) = self.records.get_mut(id.index()) {
             assert!(record.state == State::Member, "a descriptor is released once");
@@ -138,13 +160,18 @@ impl<T: Copy> Ledger<T> {
         if let Some(record) = self.records.get_mut(id.index()) {
             assert!(record.state == State::Member, "only a reserved descriptor can be given back");
             record.state = State::Free;
-            record.free_next = self.free_head;
+            record.link = self.free_head;
         }
         if self.free == 0 {
             self.free_tail = id.get();
         }
         self.free_head = id.get();
         self.free = self.free.wrapping_add(1);
+    }
+
+    /// The descriptor before a reserved one in its chain.
+    pub(crate) fn before(&self, id: DescId) -> DescId {
+        self.records.get(id.index()).and_then(|record| DescId::below(record.link, self.size)).unwrap_or(id)
     }
 
     /// The descriptor as it was written last: what unmapping and unwinding go by.
@@ -165,13 +192,14 @@ impl<T: Copy> Ledger<T> {
         }
     }
 
-    /// The chain of `count` descriptors from `head` is out.
+    /// The chain from `head` is out.
     #[inline]
-    pub(crate) fn lend(&mut self, head: DescId, token: T, count: u16, writable: u32) {
+    pub(crate) fn lend(&mut self, head: DescId, token: T, loan: Loan) {
         if let Some(record) = self.records.get_mut(head.index()) {
             record.token = Some(token);
-            record.count = count;
-            record.writable = writable;
+            record.count = loan.count;
+            record.writable = loan.writable;
+            record.place = loan.place;
             record.state = State::Head;
         }
         self.outstanding = self.outstanding.wrapping_add(1);
@@ -179,7 +207,13 @@ impl<T: Copy> Ledger<T> {
 
     /// Decides a completion and, if it is lawful, ends the loan. The descriptors stay reserved until released.
     #[inline]
-    pub(crate) fn redeem(&mut self, id: Alleged<u32>, len: Alleged<u32>, slot: u32) -> Result<Redeemed<T>, Fault> {
+    pub(crate) fn redeem(
+        &mut self,
+        id: Alleged<u32>,
+        len: Alleged<u32>,
+        slot: u32,
+        unshown: Unshown,
+    ) -> Result<Redeemed<T>, Fault> {
         let size = u32::from(self.size.get());
         let id = id.check_below(size).map_err(|refused| Fault {
             kind: ViolationKind::IdOutOfRange,
@@ -193,14 +227,15 @@ impl<T: Copy> Ledger<T> {
         let Some((head, record)) = record else {
             return Err(not_out(ViolationKind::IdOutOfRange));
         };
-        let token = match record.state {
+        match record.state {
             State::Free => return Err(not_out(ViolationKind::IdNotOutstanding)),
             State::Member => return Err(not_out(ViolationKind::IdNotHead)),
-            State::Head => record.token,
-        };
-        let Some(token) = token else {
-            return Err(not_out(ViolationKind::IdNotOutstanding));
-        };
+            // A chain that was added and not published: the device was never shown it.
+            State::Head if record.place.wrapping_sub(unshown.from) < unshown.count => {
+                return Err(not_out(ViolationKind::IdNotOutstanding));
+            }
+            State::Head => {}
+        }
         let (written, idle_claim) = if record.writable == 0 {
             let claim = len.check_advisory("nothing was lent writable: the claim is counted and never used");
             (0, claim != 0)
@@ -213,17 +248,19 @@ impl<T: Copy> Ledger<T> {
             })?;
             (written, false)
         };
-        record.token = None;
+        let Some(token) = record.token.take() else {
+            return Err(not_out(ViolationKind::IdNotOutstanding));
+        };
         record.state = State::Member;
         self.outstanding = self.outstanding.wrapping_sub(1);
         Ok(Redeemed { head, token, count: record.count, written, idle_claim })
     }
 
     /// Every head that is out, with its descriptor count: for quarantine and teardown.
-    pub(crate) fn lent(&self) -> impl Iterator<Item = (DescId, T, u16)> + '_ {
+    pub(crate) fn lent(&self) -> impl Iterator<Item = (DescId, &T, u16)> + '_ {
         self.records.iter().enumerate().filter_map(|(index, record)| {
             let id = DescId::below(u16::try_from(index).ok()?, self.size)?;
-            Some((id, record.token?, record.count))
+            Some((id, record.token.as_ref()?, record.count))
         })
     }
 
@@ -243,7 +280,7 @@ impl<T: Copy> Ledger<T> {
             if !mark(at) {
                 return false;
             }
-            at = self.records.get(usize::from(at)).map_or(0, |record| record.free_next);
+            at = self.records.get(usize::from(at)).map_or(0, |record| record.link);
         }
         let mut chains = 0u16;
         for (head, _, count) in self.lent() {
@@ -270,8 +307,19 @@ pub(crate) const fn is_writable(desc: Descriptor) -> bool {
 mod tests {
     use super::*;
 
+    const ALL_SHOWN: Unshown = Unshown { from: 0, count: 0 };
+
     fn ledger(size: u16) -> Ledger<u64> {
         Ledger::new(QueueSize::split(size).unwrap())
+    }
+
+    fn reserve(ledger: &mut Ledger<u64>) -> Option<DescId> {
+        let first = DescId::below(0, ledger.size)?;
+        ledger.reserve(first)
+    }
+
+    fn loan(count: u16, writable: u32) -> Loan {
+        Loan { count, writable, place: 0 }
     }
 
     fn claim(id: u32, len: u32) -> (Alleged<u32>, Alleged<u32>) {
@@ -288,38 +336,38 @@ mod tests {
     #[test]
     fn free_descriptors_come_back_first_in_first_out() {
         let mut ledger = ledger(4);
-        let ids: Vec<_> = core::iter::from_fn(|| ledger.reserve()).map(DescId::get).collect();
+        let ids: Vec<_> = core::iter::from_fn(|| reserve(&mut ledger)).map(DescId::get).collect();
         assert_eq!(ids, [0, 1, 2, 3]);
         assert_eq!(ledger.free(), 0);
         for id in [2, 0, 3, 1] {
             ledger.release(DescId::below(id, ledger.size).unwrap());
         }
-        let ids: Vec<_> = core::iter::from_fn(|| ledger.reserve()).map(DescId::get).collect();
+        let ids: Vec<_> = core::iter::from_fn(|| reserve(&mut ledger)).map(DescId::get).collect();
         assert_eq!(ids, [2, 0, 3, 1]);
     }
 
     #[test]
     fn unreserving_restores_the_list() {
         let mut ledger = ledger(4);
-        let first = ledger.reserve().unwrap();
-        let second = ledger.reserve().unwrap();
+        let first = reserve(&mut ledger).unwrap();
+        let second = reserve(&mut ledger).unwrap();
         ledger.unreserve(second);
         ledger.unreserve(first);
         assert!(ledger.is_conserved());
-        let ids: Vec<_> = core::iter::from_fn(|| ledger.reserve()).map(DescId::get).collect();
+        let ids: Vec<_> = core::iter::from_fn(|| reserve(&mut ledger)).map(DescId::get).collect();
         assert_eq!(ids, [0, 1, 2, 3]);
     }
 
     #[test]
     fn a_loan_is_redeemed_once_by_its_head_at_full_width() {
         let mut ledger = ledger(8);
-        let head = ledger.reserve().unwrap();
-        let tail = ledger.reserve().unwrap();
+        let head = reserve(&mut ledger).unwrap();
+        let tail = reserve(&mut ledger).unwrap();
         ledger.book(head, Descriptor { next: tail.get(), ..Descriptor::default() });
-        ledger.lend(head, 77, 2, 100);
+        ledger.lend(head, 77, loan(2, 100));
         let fault = |ledger: &mut Ledger<u64>, id, len| {
             let (id, len) = claim(id, len);
-            ledger.redeem(id, len, 5).map_err(|fault| (fault.kind, fault.observed))
+            ledger.redeem(id, len, 5, ALL_SHOWN).map_err(|fault| (fault.kind, fault.observed))
         };
         assert_eq!(fault(&mut ledger, 8, 0), Err((ViolationKind::IdOutOfRange, 8)));
         assert_eq!(fault(&mut ledger, 0x1_0000, 0), Err((ViolationKind::IdOutOfRange, 0x1_0000)));
@@ -335,20 +383,38 @@ mod tests {
         assert!(ledger.is_conserved());
     }
 
+    /// For every distance between positions, also across the wrap of the index.
+    #[test]
+    fn a_chain_that_was_not_shown_is_not_out() {
+        for place in (0..=u16::MAX).step_by(97).chain([u16::MAX]) {
+            for (back, count) in [(0u16, 1u16), (3, 4), (3, 3), (0, 0), (1, 1), (5, 256)] {
+                let mut ledger = ledger(2);
+                let head = reserve(&mut ledger).unwrap();
+                ledger.lend(head, 1, Loan { place, ..loan(1, 0) });
+                let (id, len) = claim(0, 0);
+                let unshown = Unshown { from: place.wrapping_sub(back), count };
+                let redeemed = ledger.redeem(id, len, 0, unshown);
+                assert_eq!(redeemed.is_err(), back < count, "{place} {back} {count}");
+                let kind = redeemed.err().map(|fault| fault.kind);
+                assert!(kind.is_none_or(|kind| kind == ViolationKind::IdNotOutstanding));
+            }
+        }
+    }
+
     #[test]
     fn a_length_on_a_readable_chain_is_ignored_and_noted() {
         let mut ledger = ledger(2);
-        let head = ledger.reserve().unwrap();
-        ledger.lend(head, 1, 1, 0);
+        let head = reserve(&mut ledger).unwrap();
+        ledger.lend(head, 1, loan(1, 0));
         let (id, len) = claim(0, u32::MAX);
-        let redeemed = ledger.redeem(id, len, 0).unwrap();
+        let redeemed = ledger.redeem(id, len, 0, ALL_SHOWN).unwrap();
         assert_eq!((redeemed.written, redeemed.idle_claim), (0, true));
     }
 
     #[test]
     fn a_descriptor_that_stands_already_need_not_be_stored() {
         let mut ledger = ledger(2);
-        let id = ledger.reserve().unwrap();
+        let id = reserve(&mut ledger).unwrap();
         let desc = Descriptor { addr: 1, len: 2, flags: 0, next: 0 };
         assert!(ledger.book(id, desc));
         assert!(!ledger.book(id, desc));

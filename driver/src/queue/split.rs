@@ -15,7 +15,7 @@ use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{self, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 use ironring_common::sync::fence_handshake;
 
-use super::ledger::{Ledger, is_writable};
+use super::ledger::{Ledger, Loan, Unshown, is_writable};
 use super::violation::{Fault, Latch, Violation};
 use crate::boundary::UsedRing;
 use crate::mapper::{Direction, MapRecord, Mapper};
@@ -51,7 +51,7 @@ pub struct SplitRing<W, T> {
     published: SplitIndex,
     /// The next used element to take.
     next_used: SplitIndex,
-    /// The device's index as last loaded and checked: `next_used <= seen_used <= next_used + outstanding`.
+    /// The device's index as last loaded and checked: `next_used <= seen_used <= published`.
     seen_used: SplitIndex,
     /// Completions of readable chains that claimed written bytes.
     idle_claims: u64,
@@ -101,7 +101,7 @@ pub enum AddError<E> {
     Violation(#[from] Violation),
 }
 
-impl<W: Words, T: Copy> SplitRing<W, T> {
+impl<W: Words, T> SplitRing<W, T> {
     /// Makes an empty ring over fresh areas and zeroes what is ours in them.
     ///
     /// # Errors
@@ -162,16 +162,17 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
             .chain(writable.iter().map(|buffer| (buffer, Direction::FromDevice)));
         let mut lent_writable = 0u32;
         let mut count = 0u16;
+        let mut last = head;
         for (index, (buffer, direction)) in buffers.enumerate() {
-            let Some(id) = self.ledger.reserve() else {
-                self.unwind(mapper, head, count);
+            let Some(id) = self.ledger.reserve(last) else {
+                self.unwind(mapper, last, count);
                 return Err(full);
             };
             let mapped = match mapper.map(id, buffer, direction) {
                 Ok(mapped) => mapped,
                 Err(error) => {
                     self.ledger.unreserve(id);
-                    self.unwind(mapper, head, count);
+                    self.unwind(mapper, last, count);
                     return Err(AddError::Map { index, error });
                 }
             };
@@ -185,23 +186,24 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
             }
             self.write_descriptor(id, Descriptor { addr: mapped.addr.0, len: mapped.len, flags, next });
             count = count.wrapping_add(1);
+            last = id;
             match room {
                 Some(sum) => lent_writable = sum,
                 None => {
-                    self.unwind(mapper, head, count);
+                    self.unwind(mapper, last, count);
                     return Err(AddError::Impossible { buffers: total, size: self.size.get() });
                 }
             }
         }
-        self.ledger.lend(head, token, count, lent_writable);
+        self.ledger.lend(head, token, Loan { count, writable: lent_writable, place: self.next_avail.0 });
         self.write_avail(head);
         Ok(head)
     }
 
-    /// Shows the device every chain added since the last call; `false` if there was none.
+    /// Shows the device every chain added since the last call; `false` if there was none, or the device is broken.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        if self.published == self.next_avail {
+        if self.published == self.next_avail || !self.latch.is_healthy() {
             return false;
         }
         // Release: orders the descriptors, the entries and the buffers before the index; pairs with the device's Acquire
@@ -211,9 +213,12 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
         true
     }
 
-    /// Whether the device asks to be kicked for what was published.
+    /// Whether the device asks to be kicked for what was published. A broken one is not asked.
     #[inline]
     pub fn should_kick(&self) -> bool {
+        if !self.latch.is_healthy() {
+            return false;
+        }
         // Orders our store of avail.idx before our load of used.flags; its partner is the device's fence between its
         // store of used.flags and its last look at avail.idx. Without both, each side may miss the other's word.
         fence_handshake();
@@ -231,7 +236,8 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
         }
         let (id, len) = self.used.element(self.next_used);
         let slot = u32::from(self.size.slot(self.next_used));
-        let redeemed = self.ledger.redeem(id, len, slot).map_err(|fault| self.broken(fault))?;
+        let unshown = Unshown { from: self.published.0, count: self.next_avail.since(self.published) };
+        let redeemed = self.ledger.redeem(id, len, slot, unshown).map_err(|fault| self.broken(fault))?;
         self.next_used = self.next_used.advance(1);
         self.idle_claims = self.idle_claims.wrapping_add(u64::from(redeemed.idle_claim));
         self.detach(mapper, redeemed.head, redeemed.count, redeemed.written);
@@ -246,7 +252,7 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
     pub fn has_completions(&mut self) -> Result<bool, Violation> {
         self.latch.check()?;
         if self.seen_used == self.next_used {
-            let steps = self.used.completions(self.next_used, self.ledger.outstanding());
+            let steps = self.used.completions(self.next_used, self.held());
             let steps = steps.map_err(|fault| self.broken(fault))?;
             self.seen_used = self.next_used.advance(steps);
         }
@@ -255,6 +261,9 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
 
     /// Asks the device to call when it has used buffers. Look once more with [`take`](Self::take) before waiting.
     pub fn arm_calls(&mut self) {
+        if !self.latch.is_healthy() {
+            return;
+        }
         self.avail.store_u16(split::AVAIL_FLAGS, 0);
         // Orders our store of avail.flags before our next load of used.idx; its partner is the device's fence between
         // its store of used.idx and its load of avail.flags.
@@ -263,6 +272,9 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
 
     /// Asks the device not to call. It may do so all the same.
     pub fn suppress_calls(&mut self) {
+        if !self.latch.is_healthy() {
+            return;
+        }
         self.avail.store_u16(split::AVAIL_FLAGS, split::AVAIL_F_NO_INTERRUPT);
     }
 
@@ -273,11 +285,18 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
         self.ledger.free()
     }
 
-    /// Chains that are out.
+    /// Chains that are out, published or not.
     #[inline]
     #[must_use]
     pub fn outstanding(&self) -> u16 {
         self.ledger.outstanding()
+    }
+
+    /// Chains that the device was shown and has not given back: how many completions can be lawful now.
+    #[inline]
+    #[must_use]
+    pub fn held(&self) -> u16 {
+        self.published.since(self.next_used)
     }
 
     /// The index that a device which has served everything published would have reached.
@@ -306,7 +325,7 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
 
     /// The tokens of the chains that are out. A broken device may still write their buffers: they are quarantined until
     /// the arena is gone.
-    pub fn lent(&self) -> impl Iterator<Item = T> + '_ {
+    pub fn lent(&self) -> impl Iterator<Item = &T> + '_ {
         self.ledger.lent().map(|(_, token, _)| token)
     }
 
@@ -355,17 +374,16 @@ impl<W: Words, T: Copy> SplitRing<W, T> {
         }
     }
 
-    /// Undoes the first `count` descriptors of a chain that was not finished, last one first, by the private records
+    /// Undoes a chain that was not finished: its `count` descriptors up to `last`, last one first, by the private records
     /// alone: whatever the device wrote into the table meanwhile has no say.
     #[cold]
-    fn unwind<M: Mapper>(&mut self, mapper: &mut M, head: DescId, count: u16) {
-        for steps in (0..count).rev() {
-            let mut id = head;
-            for _ in 0..steps {
-                id = DescId::below(self.ledger.desc(id).next, self.size).unwrap_or(head);
-            }
+    fn unwind<M: Mapper>(&mut self, mapper: &mut M, last: DescId, count: u16) {
+        let mut id = last;
+        for _ in 0..count {
+            let before = self.ledger.before(id);
             unmap(mapper, id, self.ledger.desc(id), 0);
             self.ledger.unreserve(id);
+            id = before;
         }
     }
 

@@ -174,9 +174,48 @@ fn a_violation_is_latched_for_the_whole_device() {
     assert_eq!(bench.ring.add(&mut mapper, &[arena(1)], &[], 9), Err(AddError::Violation(first)));
     assert_eq!(bench.ring.has_completions(), Err(first));
     assert_eq!(bench.latch.violation(), Some(first));
+    // Nor is anything said to it any more.
+    bench.ring.arm_calls();
+    assert!(!bench.ring.publish() && !bench.ring.should_kick());
     // What the device holds stays with it: quarantined, counted, not lost.
-    assert_eq!(bench.ring.lent().collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(bench.ring.lent().collect::<Vec<_>>(), [&0, &1]);
     assert!(bench.ring.is_conserved());
+}
+
+/// The device may see entries of the available ring before its index moves. It has no business with them.
+#[test]
+fn a_chain_is_not_completed_before_it_is_published() {
+    let mut mapper = Identity::new();
+    let mut bench = Bench::new(4, 4096);
+    bench.ring.add(&mut mapper, &[arena(12)], &[], 5).unwrap();
+    bench.device.complete(0, 0);
+    let violation = bench.ring.take(&mut mapper).unwrap_err();
+    assert_eq!((violation.kind, violation.expected), (ViolationKind::UsedIndexJump, 0));
+
+    // With another one published the index is in order, and the id is not.
+    let mut bench = Bench::new(4, 4096);
+    bench.ring.add(&mut mapper, &[arena(12)], &[], 5).unwrap();
+    bench.ring.publish();
+    bench.ring.add(&mut mapper, &[arena(12)], &[], 6).unwrap();
+    assert_eq!((bench.ring.outstanding(), bench.ring.held()), (2, 1));
+    bench.device.complete(1, 0);
+    assert_eq!(bench.ring.take(&mut mapper).unwrap_err().kind, ViolationKind::IdNotOutstanding);
+    assert!(bench.ring.is_conserved());
+}
+
+#[test]
+fn tokens_are_handed_through_whatever_they_are() {
+    let mut mapper = Identity::new();
+    let map = Mapping::of(&Memfd::create("t", 8192).unwrap()).unwrap();
+    let part = |at, len| map.area(at, len).unwrap();
+    let areas = SplitAreas { desc: part(0, 64), avail: part(64, 14), used: part(124, 38) };
+    let used = areas.used.clone();
+    let mut ring = SplitRing::new(0, QueueSize::split(4).unwrap(), areas, Latch::new()).unwrap();
+    ring.add(&mut mapper, &[arena(12)], &[], String::from("a buffer that is owned")).unwrap();
+    ring.publish();
+    used.store_u64(split::USED_RING, UsedElem { id: 0, len: 0 }.to_word());
+    used.store_u16_release(split::USED_IDX, 1);
+    assert_eq!(ring.take(&mut mapper).unwrap().unwrap().token, "a buffer that is owned");
 }
 
 #[test]
