@@ -19,6 +19,18 @@ pub enum Incompatible {
         /// The feature that it depends on.
         needs: Feature,
     },
+    /// The device's MTU does not fit into this side's frames.
+    #[error(
+        "the device has an MTU of {mtu} bytes, whose frames have {need}; this side takes {frame_max}: raise that, or lower the MTU"
+    )]
+    Mtu {
+        /// The device's MTU in bytes.
+        mtu: u16,
+        /// Bytes of the longest frame with that MTU.
+        need: u32,
+        /// Bytes of the longest frame here.
+        frame_max: u32,
+    },
     /// The peer acknowledged a feature that was never offered to it.
     #[error("the peer acknowledged feature bits {bits:#x} that were not offered; it breaks the negotiation rules")]
     NotOffered {
@@ -43,6 +55,16 @@ pub enum Misuse {
         have: usize,
         /// Bytes that are needed.
         need: usize,
+    },
+    /// Shared memory for such queues is not possible.
+    #[error(
+        "{pairs} queue pairs with slots of {slot_bytes} bytes are not possible; use slots of 1 to 65535 bytes, and at most 4 GiB a direction"
+    )]
+    ArenaShape {
+        /// Queue pairs that were asked for.
+        pairs: u16,
+        /// Bytes of a slot.
+        slot_bytes: u32,
     },
     /// An area of shared memory is not aligned as its words need.
     #[error("an area that must be aligned to {need} bytes is not; place it differently")]

@@ -76,14 +76,18 @@ impl Arena {
     /// # Errors
     /// [`ArenaError`]. Nothing stays behind.
     pub fn create(shape: ArenaShape) -> Result<Self, ArenaError> {
-        let plans: Vec<_> = {
-            let mut ours = Carver::default();
-            let mut theirs = Carver::default();
-            (0..shape.pairs.saturating_mul(2)).map(|queue| plan_queue(shape, queue, &mut ours, &mut theirs)).collect()
-        };
-        let end = |region: fn(&Plan) -> usize| plans.iter().map(region).max().unwrap_or(0);
-        let ours = Region::create("ironring-ours", end(|plan| plan.ours_end), OURS_BASE)?;
-        let theirs = Region::create("ironring-theirs", end(|plan| plan.theirs_end), THEIRS_BASE)?;
+        let ArenaShape { pairs, slot_bytes, .. } = shape;
+        let impossible = Misuse::ArenaShape { pairs, slot_bytes };
+        let queues = pairs.checked_mul(2).filter(|_| (1..=SLOT_BYTES_MAX).contains(&slot_bytes)).ok_or(impossible)?;
+        let mut ours = Carver::default();
+        let mut theirs = Carver::default();
+        let plans: Vec<_> = (0..queues).map(|queue| plan_queue(shape, queue, &mut ours, &mut theirs)).collect();
+        let fits = |region: &Carver| u64::try_from(region.next).is_ok_and(|bytes| bytes <= REGION_BYTES_MAX);
+        if !fits(&ours) || !fits(&theirs) {
+            return Err(impossible.into());
+        }
+        let ours = Region::create("ironring-ours", ours.next, OURS_BASE)?;
+        let theirs = Region::create("ironring-theirs", theirs.next, THEIRS_BASE)?;
         let queues = plans.iter().map(|plan| plan.carve(shape, &ours, &theirs)).collect::<Result<_, Misuse>>()?;
         Ok(Self { ours, theirs, queues })
     }
@@ -136,8 +140,6 @@ struct Plan {
     slots: usize,
     slots_are_ours: bool,
     stride: u32,
-    ours_end: usize,
-    theirs_end: usize,
 }
 
 fn plan_queue(shape: ArenaShape, queue: u16, ours: &mut Carver, theirs: &mut Carver) -> Plan {
@@ -151,7 +153,7 @@ fn plan_queue(shape: ArenaShape, queue: u16, ours: &mut Carver, theirs: &mut Car
     let slot_bytes = usize::from(size.get()).saturating_mul(usize::try_from(stride).unwrap_or(usize::MAX));
     let slots_are_ours = queue % 2 == 1;
     let slots = if slots_are_ours { ours.take(slot_bytes, 0) } else { theirs.take(slot_bytes, 0) };
-    Plan { desc, avail, used, slots, slots_are_ours, stride, ours_end: ours.next, theirs_end: theirs.next }
+    Plan { desc, avail, used, slots, slots_are_ours, stride }
 }
 
 impl Plan {
@@ -202,6 +204,10 @@ const LINE_BYTES: usize = 64;
 const OURS_BASE: GuestAddr = GuestAddr(0x1_0000_0000);
 /// Where the device finds what it writes.
 const THEIRS_BASE: GuestAddr = GuestAddr(0x2_0000_0000);
+/// So much that what we write ends before what it writes begins.
+const REGION_BYTES_MAX: u64 = THEIRS_BASE.0 - OURS_BASE.0;
+/// No frame is longer, and its stride cannot wrap.
+const SLOT_BYTES_MAX: u32 = 65535;
 
 #[cfg(test)]
 mod tests {
@@ -233,6 +239,21 @@ mod tests {
             for pair in parts.windows(2) {
                 assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
             }
+        }
+    }
+
+    #[test]
+    fn shapes_that_cannot_be_are_refused() {
+        let make = |queue_size, pairs, slot_bytes| {
+            let queue_size = QueueSize::split(queue_size).unwrap();
+            Arena::create(ArenaShape { queue_size, pairs, slot_bytes }).map(|_| ())
+        };
+        make(2, 3, 65535).unwrap();
+        for (queue_size, pairs, slot_bytes) in
+            [(2, 1, 0), (2, 1, 65536), (2, 1, u32::MAX), (2, 40_000, 64), (32768, 3, 65535)]
+        {
+            let error = make(queue_size, pairs, slot_bytes).unwrap_err();
+            assert!(matches!(error, ArenaError::Misuse(Misuse::ArenaShape { .. })), "{error}");
         }
     }
 

@@ -7,6 +7,11 @@ pub const HDR_LEN: u32 = 12;
 const _: () = assert!(HDR_LEN as usize == HDR_BYTES);
 /// Bytes of an Ethernet header: destination, source, type.
 pub const ETH_HEADER_BYTES: usize = 14;
+/// The same, as lengths on the wire are counted.
+pub const ETH_HEADER_LEN: u32 = 14;
+const _: () = assert!(ETH_HEADER_LEN as usize == ETH_HEADER_BYTES);
+/// Bytes that a VLAN tag adds to an Ethernet header.
+pub const VLAN_TAG_LEN: u32 = 4;
 
 /// In `flags`: checksum from `csum_start`, put at `csum_start + csum_offset`.
 pub const HDR_F_NEEDS_CSUM: u8 = 1;

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use ironring_common::doorbell::Doorbell;
+use ironring_common::error::Incompatible;
 use ironring_common::features::Negotiated;
 use ironring_common::index::QueueSize;
 use ironring_common::spec::net;
 
-use super::{NetError, NetOptions, RX_QUEUE, RxQueue, TX_QUEUE, TxQueue, VirtioNet, supported};
+use super::{Bells, FRAME_MAX, NetError, NetOptions, RX_QUEUE, RxQueue, TX_QUEUE, TxQueue, VirtioNet, supported};
 use crate::arena::{Arena, ArenaShape, QueueMemory};
 use crate::queue::split::SplitRing;
 use crate::queue::violation::Latch;
@@ -35,6 +35,8 @@ pub struct Connected;
 pub struct Agreed {
     negotiated: Negotiated,
     config: Option<NetConfig>,
+    /// The longest frame: what was asked for, or less if the device's MTU is less.
+    frame_max: u32,
 }
 
 /// The device has the memory.
@@ -64,7 +66,22 @@ impl Bringup<Connected> {
     pub fn negotiate(mut self) -> Result<Bringup<Agreed>, NetError> {
         let negotiated = self.channel.negotiate(supported())?;
         let config = self.channel.config(negotiated)?;
-        Ok(self.with(Agreed { negotiated, config }))
+        let frame_max = match config.and_then(|config| config.mtu) {
+            Some(mtu) => self.frames_of(mtu)?,
+            None => self.options.frame_max,
+        };
+        Ok(self.with(Agreed { negotiated, config, frame_max }))
+    }
+
+    /// The longest frame with an MTU. Every receive buffer must hold one, and none longer may be sent (5.1.4.2).
+    fn frames_of(&self, mtu: u16) -> Result<u32, Incompatible> {
+        let frame_max = self.options.frame_max;
+        let untagged = u32::from(mtu).saturating_add(net::ETH_HEADER_LEN);
+        if untagged > frame_max {
+            return Err(Incompatible::Mtu { mtu, need: untagged, frame_max });
+        }
+        // A VLAN tag is part of the header, as other drivers see it too.
+        Ok(untagged.saturating_add(net::VLAN_TAG_LEN).min(frame_max))
     }
 }
 
@@ -74,7 +91,7 @@ impl Bringup<Agreed> {
     /// # Errors
     /// [`NetError`].
     pub fn share(mut self) -> Result<Bringup<Shared>, NetError> {
-        let slot_bytes = self.options.frame_max.saturating_add(net::HDR_LEN);
+        let slot_bytes = self.state.frame_max.saturating_add(net::HDR_LEN);
         let arena = Arena::create(ArenaShape { queue_size: self.queue_size, pairs: 1, slot_bytes })?;
         self.channel.set_memory(&arena.regions())?;
         let Self { channel, options, queue_size, state } = self;
@@ -97,15 +114,15 @@ impl Bringup<Shared> {
         let (rx_memory, tx_memory) = (memory(RX_QUEUE)?, memory(TX_QUEUE)?);
         let (rx_at, tx_at) = (rx_memory.addresses, tx_memory.addresses);
         let (rx_ring, tx_ring) = (ring(RX_QUEUE, &rx_memory)?, ring(TX_QUEUE, &tx_memory)?);
-        let mut rx = RxQueue::new(rx_ring, rx_memory, Doorbell::new()?, Doorbell::new()?, options.calls);
-        let tx = TxQueue::new(tx_ring, tx_memory, Doorbell::new()?, Doorbell::new()?, options.frame_max);
+        let mut rx = RxQueue::new(rx_ring, rx_memory, Bells::new(options.kicks)?, options.calls);
+        let tx = TxQueue::new(tx_ring, tx_memory, Bells::new(options.kicks)?, agreed.frame_max);
         // Before the ring starts: the device finds every slot at its first look, and needs no kick for them.
         rx.fill()?;
         channel.start_queue(RX_QUEUE, &rx_at, 0, rx.kick_fd(), rx.call_fd())?;
         channel.start_queue(TX_QUEUE, &tx_at, 0, tx.kick_fd(), tx.call_fd())?;
         channel.enable_queue(RX_QUEUE, true)?;
         channel.enable_queue(TX_QUEUE, true)?;
-        let Agreed { negotiated, config } = agreed;
+        let Agreed { negotiated, config, .. } = agreed;
         Ok(VirtioNet { channel, negotiated, config, rx, tx, arena, latch, options, epoch: 0 })
     }
 }
@@ -115,6 +132,3 @@ impl<S> Bringup<S> {
         Bringup { channel: self.channel, options: self.options, queue_size: self.queue_size, state }
     }
 }
-
-/// 65535 bytes of a slot less the header.
-const FRAME_MAX: u32 = 65523;

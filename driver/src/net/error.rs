@@ -14,7 +14,7 @@ pub enum NetError {
     Violation(#[from] Violation),
     /// The channel to the backend failed: it misbehaved, timed out or hung up.
     #[error(transparent)]
-    Transport(#[from] TransportError),
+    Transport(TransportError),
     /// Both sides are honest and do not fit together.
     #[error(transparent)]
     Incompatible(#[from] Incompatible),
@@ -30,6 +30,15 @@ pub enum NetError {
     /// The operating system refused.
     #[error(transparent)]
     Os(#[from] OsError),
+}
+
+impl From<TransportError> for NetError {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::Incompatible(incompatible) => Self::Incompatible(incompatible),
+            error => Self::Transport(error),
+        }
+    }
 }
 
 impl From<ArenaError> for NetError {

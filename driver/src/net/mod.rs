@@ -2,7 +2,9 @@
 //!
 //! [`VirtioNet`] owns a receive and a transmit queue over one arena and one connection to its device. The data path is
 //! polled: [`RxQueue::rx_burst`] copies frames out, [`TxQueue::tx_burst`] copies frames in or lets the caller fill a slot
-//! in place, [`TxQueue::reclaim`] takes transmit slots back. No call blocks, allocates or takes a lock.
+//! in place, [`TxQueue::reclaim`] takes transmit slots back. No call allocates or takes a lock, and none waits, with one
+//! exception: a kick, sent only if the device asks for it, is a write to an eventfd that the device can make block (see
+//! THREAT_MODEL.md, "What is not covered yet"). [`NetOptions::kicks`] turns kicks off.
 //!
 //! When the device breaks a rule, every call returns the same latched violation. [`VirtioNet::reset`] then starts a new
 //! epoch on a new connection with new memory; nothing that the old device still does can reach it.
@@ -13,8 +15,10 @@ mod rx;
 mod tx;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ironring_common::doorbell::Doorbell;
+use ironring_common::error::OsError;
 use ironring_common::features::{Feature, Negotiated, Supported};
 
 pub use bringup::Bringup;
@@ -23,9 +27,8 @@ pub use rx::{RxBatch, RxQueue, RxStats};
 pub use tx::{TxError, TxQueue, TxSlot, TxStats};
 
 use crate::arena::Arena;
-use crate::queue::violation::{Latch, Violation};
-use crate::transport::NetConfig;
-use crate::transport::VhostUser;
+use crate::queue::violation::{Latch, Violation, ViolationKind};
+use crate::transport::{NetConfig, TransportError, VhostUser};
 
 /// What a network device is to be like.
 #[derive(Clone, Copy, Debug)]
@@ -36,14 +39,17 @@ pub struct NetOptions {
     pub frame_max: u32,
     /// Whether this side sleeps until it is called, or polls and asks not to be called.
     pub calls: bool,
-    /// The longest that stopping a queue in [`VirtioNet::close`] may take.
+    /// Whether the device is kicked when it asks for that. Without kicks it must poll; a backend that sleeps looks at its
+    /// rings when its own timer says so.
+    pub kicks: bool,
+    /// The longest that [`VirtioNet::close`] waits for the device to take the frames that it was given.
     pub drain: Duration,
 }
 
 impl Default for NetOptions {
     /// 256 descriptors, frames of up to 2036 bytes (a slot of 2048 with the header), polled.
     fn default() -> Self {
-        Self { queue_size: 256, frame_max: 2036, calls: false, drain: Duration::from_secs(1) }
+        Self { queue_size: 256, frame_max: 2036, calls: false, kicks: true, drain: Duration::from_secs(1) }
     }
 }
 
@@ -70,13 +76,18 @@ impl VirtioNet {
         Bringup::new(channel, options)?.negotiate()?.share()?.start()
     }
 
-    /// Starts a new epoch on a new connection: new memory, new doorbells, new queues. The old ones are given up, whatever
-    /// the old device still does with its copies.
+    /// Starts a new epoch: closes the old connection, opens a new one by `connect`, and makes new memory, new doorbells and
+    /// new queues. The old ones are given up, whatever the old device still does with its copies. The old connection ends
+    /// first, because a backend may serve one at a time.
     ///
     /// # Errors
-    /// [`NetError`]; the device then stays as it was, broken or not.
-    pub fn reset(&mut self, channel: VhostUser) -> Result<(), NetError> {
-        let mut next = Self::bring_up(channel, self.options)?;
+    /// [`NetError`]. The device stays given up then: every call returns a [`Violation`] until a reset succeeds.
+    pub fn reset(&mut self, connect: impl FnOnce() -> Result<VhostUser, TransportError>) -> Result<(), NetError> {
+        self.channel.hang_up();
+        let next = connect().map_err(NetError::from).and_then(|channel| Self::bring_up(channel, self.options));
+        let mut next = next.inspect_err(|_| {
+            self.latch.trip(Violation::of_device(ViolationKind::Abandoned));
+        })?;
         next.epoch = self.epoch.wrapping_add(1);
         *self = next;
         Ok(())
@@ -130,14 +141,19 @@ impl VirtioNet {
         self.arena.shared_bytes()
     }
 
-    /// Whether the backend is still there and the ring is not broken. Makes one system call: for a slow path.
+    /// Whether the backend is still there and no rule was broken. Makes one system call: for a slow path. A backend that
+    /// sends what nobody asked for is found here, and is then latched as broken for the queues too.
     ///
     /// # Errors
     /// [`NetError::Violation`], or [`NetError::Transport`] if the backend hung up or sent what nobody asked for.
     pub fn check(&mut self) -> Result<(), NetError> {
         self.latch.check()?;
-        self.channel.check_alive()?;
-        Ok(())
+        self.channel.check_alive().map_err(|error| {
+            if let TransportError::Misbehaved(_) = error {
+                self.latch.trip(Violation::of_device(ViolationKind::Channel));
+            }
+            error.into()
+        })
     }
 
     /// Whether every descriptor of every queue is free or lent, exactly once. Walks everything: for audits.
@@ -146,16 +162,38 @@ impl VirtioNet {
         self.rx.is_conserved() && self.tx.is_conserved()
     }
 
-    /// Stops both queues in an orderly way and checks where the device says it stopped.
+    /// Waits for the device to take what it was given, [`NetOptions::drain`] at most, stops both queues, and checks where
+    /// the device says it stopped.
     ///
     /// # Errors
     /// [`NetError`] if the device does not stop in time or says something impossible. The memory is given up either way.
     pub fn close(mut self) -> Result<(), NetError> {
-        for (index, published) in [(RX_QUEUE, self.rx.published()), (TX_QUEUE, self.tx.published())] {
-            let outstanding = if index == RX_QUEUE { self.rx.outstanding() } else { self.tx.outstanding() };
-            self.channel.stop_queue(index, published.0, outstanding)?;
+        self.check()?;
+        let deadline = Instant::now().checked_add(self.options.drain);
+        self.tx.publish()?;
+        while self.tx.outstanding() > 0 && deadline.is_some_and(|deadline| Instant::now() < deadline) {
+            if self.tx.reclaim()? == 0 {
+                std::thread::yield_now();
+            }
         }
+        self.channel.stop_queue(RX_QUEUE, self.rx.published().0, self.rx.held())?;
+        self.channel.stop_queue(TX_QUEUE, self.tx.published().0, self.tx.held())?;
         Ok(())
+    }
+}
+
+/// The doorbells of one queue.
+#[derive(Debug)]
+struct Bells {
+    kick: Doorbell,
+    /// Whether `kick` is ever rung.
+    kicks: bool,
+    call: Doorbell,
+}
+
+impl Bells {
+    fn new(kicks: bool) -> Result<Self, OsError> {
+        Ok(Self { kick: Doorbell::new()?, kicks, call: Doorbell::new()? })
     }
 }
 
@@ -168,3 +206,5 @@ fn supported() -> Supported {
 const RX_QUEUE: u16 = 0;
 /// The first transmit queue.
 const TX_QUEUE: u16 = 1;
+/// The longest frame that a queue can be made for: 65535 bytes of a slot less the header.
+const FRAME_MAX: u32 = 65523;

@@ -17,7 +17,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Theirs;
 use ironring_common::spec::net::{self, Header};
 
-use super::NetError;
+use super::{Bells, FRAME_MAX, NetError};
 use crate::arena::QueueMemory;
 use crate::boundary;
 use crate::mapper::slots::{FixedSlots, SlotLen};
@@ -31,6 +31,7 @@ pub struct RxQueue {
     slots: Theirs<Area>,
     mapper: FixedSlots,
     kick: Doorbell,
+    kicks: bool,
     call: Doorbell,
     stats: RxStats,
 }
@@ -44,13 +45,15 @@ pub struct RxStats {
     pub bytes: u64,
     /// Frames dropped because they were shorter than a net header and an Ethernet header.
     pub dropped_short: u64,
+    /// Frames dropped because the batch was made for shorter ones.
+    pub dropped_long: u64,
     /// Frames dropped because their net header used what was not negotiated.
     pub dropped_header: u64,
     /// Used elements taken.
     pub used_entries: u64,
     /// Kicks sent after posting buffers.
     pub kicks: u64,
-    /// Kicks that the device did not want.
+    /// Kicks that the device did not want, or that are turned off.
     pub kicks_suppressed: u64,
     /// Calls found pending when this side waited.
     pub calls: u64,
@@ -59,7 +62,10 @@ pub struct RxStats {
 /// Private memory for a burst of received frames. Made once, used for every burst.
 pub struct RxBatch {
     bytes: Box<[u8]>,
+    /// Bytes from one frame to the next.
     slot: usize,
+    /// The longest frame with its header.
+    longest: usize,
     lens: Vec<usize>,
     capacity: usize,
 }
@@ -68,13 +74,11 @@ impl RxBatch {
     /// Room for `frames` frames of up to `frame_max` bytes.
     #[must_use]
     pub fn new(frames: usize, frame_max: u32) -> Self {
-        let slot = usize::try_from(frame_max)
-            .unwrap_or(usize::MAX)
-            .saturating_add(net::HDR_BYTES)
-            .next_multiple_of(64)
-            .saturating_add(64);
+        let longest = usize::try_from(frame_max.min(FRAME_MAX)).unwrap_or(usize::MAX).saturating_add(net::HDR_BYTES);
+        // Not a power of two apart, where equal offsets of all frames would compete for the same sets of the cache.
+        let slot = longest.next_multiple_of(64).saturating_add(64);
         let bytes = vec![0; slot.saturating_mul(frames)].into_boxed_slice();
-        Self { bytes, slot, lens: Vec::with_capacity(frames), capacity: frames }
+        Self { bytes, slot, longest, lens: Vec::with_capacity(frames), capacity: frames }
     }
 
     /// The frames of the last burst, in the order in which they came. Without net headers.
@@ -101,9 +105,12 @@ impl RxBatch {
         self.lens.clear();
     }
 
-    /// The memory for the next frame with its header, `bytes` long.
+    /// The memory for the next frame with its header, `bytes` long; `None` if it is longer than was asked for.
     #[inline]
     fn next_slot(&mut self, bytes: usize) -> Option<&mut [u8]> {
+        if bytes > self.longest {
+            return None;
+        }
         let start = self.lens.len().checked_mul(self.slot)?;
         let slot = self.bytes.get_mut(start..start.checked_add(self.slot)?)?;
         slot.get_mut(..bytes)
@@ -118,19 +125,14 @@ impl core::fmt::Debug for RxBatch {
 }
 
 impl RxQueue {
-    pub(super) fn new(
-        ring: SplitRing<Area, ()>,
-        memory: QueueMemory,
-        kick: Doorbell,
-        call: Doorbell,
-        calls: bool,
-    ) -> Self {
+    pub(super) fn new(ring: SplitRing<Area, ()>, memory: QueueMemory, bells: Bells, calls: bool) -> Self {
         let mut queue = Self {
             ring,
             slots: Theirs::new(memory.slots),
             mapper: memory.mapper,
-            kick,
-            call,
+            kick: bells.kick,
+            kicks: bells.kicks,
+            call: bells.call,
             stats: RxStats::default(),
         };
         if calls {
@@ -177,6 +179,7 @@ impl RxQueue {
     /// # Errors
     /// [`NetError`].
     pub fn wait(&mut self, timeout: Duration) -> Result<bool, NetError> {
+        self.ring.check()?;
         self.ring.arm_calls();
         if self.ring.has_completions()? {
             return Ok(true);
@@ -196,8 +199,8 @@ impl RxQueue {
 
     /// Slots that the device holds.
     #[must_use]
-    pub fn outstanding(&self) -> u16 {
-        self.ring.outstanding()
+    pub fn held(&self) -> u16 {
+        self.ring.held()
     }
 
     pub(super) fn kick_fd(&self) -> BorrowedFd<'_> {
@@ -226,9 +229,9 @@ impl RxQueue {
             self.stats.dropped_short = self.stats.dropped_short.wrapping_add(1);
             return;
         }
-        // `written` is at most what was posted, a slot; a batch for smaller frames drops what it has no room for.
+        // `written` is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
         let Some(slot) = batch.next_slot(bytes) else {
-            self.stats.dropped_short = self.stats.dropped_short.wrapping_add(1);
+            self.stats.dropped_long = self.stats.dropped_long.wrapping_add(1);
             return;
         };
         boundary::copy_completed(&self.slots, at, slot);
@@ -256,7 +259,7 @@ impl RxQueue {
 
     #[inline]
     fn notify(&mut self) {
-        if !self.ring.should_kick() {
+        if !self.kicks || !self.ring.should_kick() {
             self.stats.kicks_suppressed = self.stats.kicks_suppressed.wrapping_add(1);
         } else if matches!(self.kick.ring(), Ok(Rung::Yes)) {
             self.stats.kicks = self.stats.kicks.wrapping_add(1);

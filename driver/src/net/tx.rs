@@ -7,11 +7,12 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ironring_common::doorbell::{Doorbell, Rung};
-use ironring_common::index::SplitIndex;
+use ironring_common::index::{DescId, SplitIndex};
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 
+use super::Bells;
 use crate::arena::QueueMemory;
 use crate::mapper::slots::{FixedSlots, SlotLen};
 use crate::queue::split::{AddError, SplitRing};
@@ -24,6 +25,7 @@ pub struct TxQueue {
     slots: Ours<Area>,
     mapper: FixedSlots,
     kick: Doorbell,
+    kicks: bool,
     /// Kept open for the device, which may call; nobody waits for it.
     call: Doorbell,
     frame_max: u32,
@@ -43,7 +45,7 @@ pub struct TxStats {
     pub full: u64,
     /// Kicks sent.
     pub kicks: u64,
-    /// Kicks that the device did not want.
+    /// Kicks that the device did not want, or that are turned off.
     pub kicks_suppressed: u64,
     /// Completions that claimed to have written to a frame that is only read. Ignored.
     pub idle_claims: u64,
@@ -67,10 +69,11 @@ pub enum TxError {
     Violation(#[from] Violation),
 }
 
-/// A transmit slot to be filled in place. It goes out with the next [`TxQueue::publish`].
+/// A free transmit slot to be filled in place. [`send`](Self::send) gives it to the device; a slot that is dropped stays
+/// free, and the device is not shown it.
 #[derive(Debug)]
 pub struct TxSlot<'a> {
-    slots: &'a Ours<Area>,
+    queue: &'a mut TxQueue,
     at: usize,
     len: usize,
 }
@@ -87,23 +90,29 @@ impl TxSlot<'_> {
             let max = u32::try_from(self.len).unwrap_or(u32::MAX);
             return Err(TxError::FrameLength { index: 0, len: end, max });
         }
-        self.slots.copy_in(self.at.saturating_add(at), bytes);
+        self.queue.slots.copy_in(self.at.saturating_add(at), bytes);
+        Ok(())
+    }
+
+    /// Gives the frame to the device, with the next [`TxQueue::publish`].
+    ///
+    /// # Errors
+    /// The [`Violation`], new or latched.
+    pub fn send(self) -> Result<(), Violation> {
+        let posted = self.queue.post(self.len)?;
+        // Nothing else could take the slot: this value borrows the queue.
+        assert!(posted == Some(self.at), "a free slot is posted as itself");
         Ok(())
     }
 }
 
 impl TxQueue {
-    pub(super) fn new(
-        ring: SplitRing<Area, ()>,
-        memory: QueueMemory,
-        kick: Doorbell,
-        call: Doorbell,
-        frame_max: u32,
-    ) -> Self {
+    pub(super) fn new(ring: SplitRing<Area, ()>, memory: QueueMemory, bells: Bells, frame_max: u32) -> Self {
         let mut ring = ring;
+        let Bells { kick, kicks, call } = bells;
         ring.suppress_calls();
         let slots = Ours::new(memory.slots);
-        Self { ring, slots, mapper: memory.mapper, kick, call, frame_max, stats: TxStats::default() }
+        Self { ring, slots, mapper: memory.mapper, kick, kicks, call, frame_max, stats: TxStats::default() }
     }
 
     /// Copies frames into free slots and shows them to the device. Returns how many were sent: the first ones. Slots that
@@ -112,6 +121,7 @@ impl TxQueue {
     /// # Errors
     /// [`TxError::FrameLength`] before anything is sent, or the [`Violation`], new or latched.
     pub fn tx_burst<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<usize, TxError> {
+        self.ring.check()?;
         for (index, frame) in frames.iter().enumerate() {
             self.check_length(index, frame.as_ref().len())?;
         }
@@ -125,46 +135,61 @@ impl TxQueue {
             self.slots.copy_in(at, frame);
             sent = sent.wrapping_add(1);
         }
-        self.publish();
+        self.publish()?;
         let left = frames.len().wrapping_sub(sent);
         self.stats.full = self.stats.full.wrapping_add(u64::try_from(left).unwrap_or(0));
         Ok(sent)
     }
 
-    /// A slot for a frame of `len` bytes, to be filled in place; `None` if all are out.
+    /// A free slot for a frame of `len` bytes, to be filled in place; `None` if all are out.
     ///
     /// # Errors
     /// [`TxError`].
     pub fn slot(&mut self, len: usize) -> Result<Option<TxSlot<'_>>, TxError> {
+        self.ring.check()?;
         self.check_length(0, len)?;
         if self.ring.free() == 0 {
             self.reclaim()?;
         }
-        let posted = self.post(len)?;
-        Ok(posted.map(|at| TxSlot { slots: &self.slots, at, len }))
+        let Some(head) = self.ring.next_head() else {
+            self.stats.full = self.stats.full.wrapping_add(1);
+            return Ok(None);
+        };
+        let at = self.frame_at(head);
+        Ok(Some(TxSlot { queue: self, at, len }))
     }
 
-    /// Shows the device every slot that was filled, and kicks it if it asks for that.
-    pub fn publish(&mut self) {
+    /// Shows the device every slot that was sent, and kicks it if it asks for that.
+    ///
+    /// # Errors
+    /// The latched [`Violation`].
+    pub fn publish(&mut self) -> Result<(), Violation> {
+        self.ring.check()?;
         if self.ring.publish() {
             self.notify();
         }
+        Ok(())
     }
 
     /// Takes back the slots that the device is done with. Returns how many.
     ///
     /// # Errors
-    /// The [`Violation`], new or latched.
+    /// The [`Violation`], new or latched. What was taken before it is counted.
     pub fn reclaim(&mut self) -> Result<usize, Violation> {
         let mut taken = 0usize;
-        for _ in 0..self.ring.outstanding() {
-            if self.ring.take(&mut self.mapper)?.is_none() {
-                break;
+        let mut end = Ok(());
+        for _ in 0..self.ring.held() {
+            match self.ring.take(&mut self.mapper) {
+                Ok(Some(_)) => taken = taken.wrapping_add(1),
+                Ok(None) => break,
+                Err(violation) => {
+                    end = Err(violation);
+                    break;
+                }
             }
-            taken = taken.wrapping_add(1);
         }
         self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(taken).unwrap_or(0));
-        Ok(taken)
+        end.map(|()| taken)
     }
 
     /// What was counted.
@@ -173,7 +198,7 @@ impl TxQueue {
         TxStats { idle_claims: self.ring.idle_claims(), ..self.stats }
     }
 
-    /// Frames that the device holds.
+    /// Frames that are out: sent and not reclaimed.
     #[must_use]
     pub fn outstanding(&self) -> u16 {
         self.ring.outstanding()
@@ -183,6 +208,10 @@ impl TxQueue {
     #[must_use]
     pub const fn frame_max(&self) -> u32 {
         self.frame_max
+    }
+
+    pub(super) fn held(&self) -> u16 {
+        self.ring.held()
     }
 
     pub(super) fn kick_fd(&self) -> BorrowedFd<'_> {
@@ -218,7 +247,7 @@ impl TxQueue {
             Ok(head) => {
                 self.stats.frames = self.stats.frames.wrapping_add(1);
                 self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
-                Ok(Some(self.mapper.offset(head).wrapping_add(net::HDR_BYTES)))
+                Ok(Some(self.frame_at(head)))
             }
             Err(AddError::Violation(violation)) => Err(violation),
             Err(error) => {
@@ -228,9 +257,15 @@ impl TxQueue {
         }
     }
 
+    /// Where the frame of a slot begins.
+    #[inline]
+    fn frame_at(&self, head: DescId) -> usize {
+        self.mapper.offset(head).wrapping_add(net::HDR_BYTES)
+    }
+
     #[inline]
     fn notify(&mut self) {
-        if !self.ring.should_kick() {
+        if !self.kicks || !self.ring.should_kick() {
             self.stats.kicks_suppressed = self.stats.kicks_suppressed.wrapping_add(1);
         } else if matches!(self.kick.ring(), Ok(Rung::Yes)) {
             self.stats.kicks = self.stats.kicks.wrapping_add(1);

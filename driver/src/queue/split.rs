@@ -278,6 +278,22 @@ impl<W: Words, T> SplitRing<W, T> {
         self.avail.store_u16(split::AVAIL_FLAGS, split::AVAIL_F_NO_INTERRUPT);
     }
 
+    /// `Err` if the device is broken.
+    ///
+    /// # Errors
+    /// The latched [`Violation`].
+    #[inline]
+    pub fn check(&self) -> Result<(), Violation> {
+        self.latch.check()
+    }
+
+    /// The head that the next chain will have, unless the queue is full.
+    #[inline]
+    #[must_use]
+    pub fn next_head(&self) -> Option<DescId> {
+        self.ledger.next_free()
+    }
+
     /// Free descriptors.
     #[inline]
     #[must_use]

@@ -1,6 +1,7 @@
 //! What a device can do wrong, and the latch that remembers the first time.
 
 use alloc::sync::Arc;
+use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A rule that the device broke. One number per class, so that logs and counters stay comparable.
@@ -11,18 +12,29 @@ pub enum ViolationKind {
     UsedIndexJump = 1,
     /// A used id that is no descriptor of this queue.
     IdOutOfRange = 2,
-    /// A used id whose descriptor is not lent to the device: never posted, or completed already.
+    /// A used id whose descriptor is not lent to the device: never posted, not published, or completed already.
     IdNotOutstanding = 3,
     /// A used id in the middle of a chain.
     IdNotHead = 4,
     /// A used length beyond what was posted writable (2.7.8.2).
     LengthOverPosted = 5,
+    /// The backend broke the rules of the vhost-user channel.
+    Channel = 6,
+    /// The device was given up: a reset closed its channel, and no new device came up.
+    Abandoned = 7,
 }
 
 impl ViolationKind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Self; 5] =
-        [Self::UsedIndexJump, Self::IdOutOfRange, Self::IdNotOutstanding, Self::IdNotHead, Self::LengthOverPosted];
+    pub const ALL: [Self; 7] = [
+        Self::UsedIndexJump,
+        Self::IdOutOfRange,
+        Self::IdNotOutstanding,
+        Self::IdNotHead,
+        Self::LengthOverPosted,
+        Self::Channel,
+        Self::Abandoned,
+    ];
 
     /// A short stable name for counters and reports.
     #[must_use]
@@ -33,6 +45,8 @@ impl ViolationKind {
             Self::IdNotOutstanding => "id-not-outstanding",
             Self::IdNotHead => "id-not-head",
             Self::LengthOverPosted => "length-over-posted",
+            Self::Channel => "channel",
+            Self::Abandoned => "abandoned",
         }
     }
 
@@ -56,14 +70,10 @@ impl Fault {
     }
 }
 
-/// The device broke a rule of the ring. The device is unusable until it is reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the device broke the rules of queue {queue}: {class} at slot {slot}, it wrote {observed:#x} where at most {expected:#x} was lawful; reset the device or replace it",
-    class = .kind.class()
-)]
+/// Why the device is unusable until it is reset: it broke a rule of a ring or of the channel, or was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The virtqueue.
+    /// The virtqueue; [`NO_QUEUE`](Self::NO_QUEUE) if it is about the device as a whole.
     pub queue: u16,
     /// Which rule.
     pub kind: ViolationKind,
@@ -71,8 +81,42 @@ pub struct Violation {
     pub slot: u32,
     /// What the device wrote.
     pub observed: u64,
-    /// The bound that it broke: the last lawful index, the queue size, the bytes posted.
+    /// The bound that it broke: the last lawful index, the last descriptor, the bytes posted.
     pub expected: u64,
+}
+
+impl Violation {
+    /// In place of a queue: the violation is none of a ring.
+    pub const NO_QUEUE: u16 = u16::MAX;
+
+    /// A violation of the device as a whole.
+    #[cfg(feature = "std")]
+    pub(crate) const fn of_device(kind: ViolationKind) -> Self {
+        Self { queue: Self::NO_QUEUE, kind, slot: 0, observed: 0, expected: 0 }
+    }
+}
+
+impl core::error::Error for Violation {}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { queue, kind, slot, observed, expected } = *self;
+        let class = kind.class();
+        match kind {
+            ViolationKind::Channel => {
+                f.write_str("the device broke the rules of the vhost-user channel; reset the device or replace it")
+            }
+            ViolationKind::Abandoned => f.write_str("the device was given up by a reset that failed; reset it again"),
+            ViolationKind::IdNotOutstanding | ViolationKind::IdNotHead => write!(
+                f,
+                "the device broke the rules of queue {queue}: {class} at slot {slot}, it gave back {observed:#x}; reset the device or replace it"
+            ),
+            _ => write!(
+                f,
+                "the device broke the rules of queue {queue}: {class} at slot {slot}, it wrote {observed:#x} where at most {expected:#x} was lawful; reset the device or replace it"
+            ),
+        }
+    }
 }
 
 /// The first violation of a device, shared by all its queues. Once set it never changes.
@@ -176,6 +220,14 @@ mod tests {
         let text = alloc::string::ToString::to_string(&FIRST);
         for part in ["queue 1", "id-out-of-range", "slot 7", "0x10001", "0x100", "reset"] {
             assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_kind_says_what_to_do() {
+        for kind in ViolationKind::ALL {
+            let text = alloc::string::ToString::to_string(&Violation { kind, ..FIRST });
+            assert!(text.contains("reset"), "{text}");
         }
     }
 

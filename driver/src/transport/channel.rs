@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::error::{ChannelViolation, Step, TransportError};
+use super::error::{ChannelMisuse, ChannelViolation, Step, TransportError};
 use super::socket::{Deadline, Fault, Socket};
 use super::wire::{self, HEADER_BYTES, Message};
 
@@ -70,6 +70,13 @@ impl Channel {
         let error = TransportError::from(violation);
         self.end(error.clone());
         error
+    }
+
+    /// Ends the connection because nobody needs it any more.
+    pub(super) fn hang_up(&mut self) {
+        if let State::Open(_) = self.state {
+            self.state = State::Poisoned(ChannelMisuse::HungUp.into());
+        }
     }
 
     /// Runs one step; its failure ends the connection.

@@ -245,6 +245,9 @@ pub enum ChannelMisuse {
     /// A second negotiation on one connection.
     #[error("the features are agreed already; open a new connection to agree anew")]
     AlreadyNegotiated,
+    /// A request after the connection was given up by this side.
+    #[error("this side has hung up; open a new connection")]
+    HungUp,
     /// A memory table that one message cannot carry.
     #[error("{count} memory regions do not fit into one message; share between 1 and 8")]
     RegionCount {

@@ -276,6 +276,11 @@ impl VhostUser {
         self.channel.check_quiet()
     }
 
+    /// Closes the connection. Every later request is a [`ChannelMisuse::HungUp`].
+    pub fn hang_up(&mut self) {
+        self.channel.hang_up();
+    }
+
     /// Sends a request that changes something, and has it acknowledged where that is possible.
     fn set(
         &mut self,

@@ -178,7 +178,7 @@ impl<'a> Live<'a> {
     fn rebirth(&mut self, net: &mut VirtioNet) -> Result<(), Box<dyn std::error::Error>> {
         let (front, back) = UnixStream::pair()?;
         let session = hostile::serve_in_thread(back, &Plan::honest())?;
-        net.reset(VhostUser::from_stream(front, DEADLINES)?)?;
+        net.reset(|| VhostUser::from_stream(front, DEADLINES))?;
         let mut flow = Flow::new(self.seed);
         let mut batch = RxBatch::new(BURST, net.tx().frame_max());
         let deadline = Instant::now() + STALL * 5;

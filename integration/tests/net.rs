@@ -1,0 +1,184 @@
+//! The network device against the honest backend, in one process: what its calls promise besides frames.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ironring_backend::config::{PortSpec, Settings};
+use ironring_backend::session::{Report, ServeError, SessionError, StopToken, serve, serve_connection};
+use ironring_common::error::Incompatible;
+use ironring_driver::net::{NetError, NetOptions, RxBatch, TxError, VirtioNet};
+use ironring_driver::queue::violation::ViolationKind;
+use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
+
+const DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(10), request: Duration::from_secs(10) };
+/// How long frames may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A session in a thread.
+type Session = JoinHandle<Result<Report, SessionError>>;
+
+/// A device over a socket pair. The third is a copy of the backend's end, for bytes that no backend would send.
+fn device(settings: Settings, options: NetOptions) -> (Result<VirtioNet, NetError>, Session, UnixStream) {
+    let (front, back) = UnixStream::pair().unwrap();
+    let copy = back.try_clone().unwrap();
+    let session = std::thread::spawn(move || serve_connection(back, &settings, &StopToken::new().unwrap()));
+    let net = VhostUser::from_stream(front, DEADLINES).map_err(NetError::from);
+    (net.and_then(|channel| VirtioNet::bring_up(channel, options)), session, copy)
+}
+
+fn with_mtu(mtu: u16) -> Settings {
+    Settings { mtu: Some(mtu), ..Settings::default() }
+}
+
+/// Waits for one burst of frames.
+fn receive(net: &mut VirtioNet, batch: &mut RxBatch) -> Vec<Vec<u8>> {
+    let deadline = Instant::now() + PATIENCE;
+    while net.rx().rx_burst(batch).unwrap() == 0 {
+        assert!(Instant::now() < deadline, "no frame came");
+    }
+    batch.frames().map(<[u8]>::to_vec).collect()
+}
+
+/// A few frames there and back.
+fn echo(net: &mut VirtioNet) {
+    let frames: Vec<_> = (0..8u8).map(|n| vec![n; 60 + usize::from(n)]).collect();
+    assert_eq!(net.tx().tx_burst(&frames).unwrap(), 8);
+    let mut batch = RxBatch::new(8, 1514);
+    let mut back = Vec::new();
+    while back.len() < frames.len() {
+        back.extend(receive(net, &mut batch));
+    }
+    assert_eq!(back, frames);
+}
+
+/// The backend serves one connection at a time, and waits for the old one to end.
+#[test]
+fn a_reset_works_against_the_backend_that_is_still_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let stop = StopToken::new().unwrap();
+    let backend: JoinHandle<Result<u64, ServeError>> = std::thread::spawn({
+        let stop = stop.clone();
+        move || serve(listener, &Settings::default(), &stop)
+    });
+    let connect = || VhostUser::connect(&socket, DEADLINES);
+    let mut net = VirtioNet::bring_up(connect().unwrap(), NetOptions::default()).unwrap();
+    echo(&mut net);
+    for epoch in 1..4 {
+        net.reset(connect).unwrap();
+        assert_eq!((net.epoch(), net.violation()), (epoch, None));
+        echo(&mut net);
+    }
+    // A reset that fails gives the device up; the next one may succeed.
+    let nowhere = || VhostUser::connect(&dir.path().join("nobody"), Deadlines { connect: Duration::ZERO, ..DEADLINES });
+    let error = net.reset(nowhere).unwrap_err();
+    assert!(matches!(error, NetError::Transport(TransportError::Connect { .. })), "{error}");
+    let abandoned = net.violation().unwrap();
+    assert_eq!(abandoned.kind, ViolationKind::Abandoned);
+    assert_eq!(net.rx().rx_burst(&mut RxBatch::new(1, 1514)), Err(abandoned));
+    assert_eq!(net.tx().tx_burst::<&[u8]>(&[]), Err(TxError::Violation(abandoned)));
+    assert_eq!(net.tx().publish(), Err(abandoned));
+    assert!(matches!(net.check(), Err(NetError::Violation(violation)) if violation == abandoned));
+    net.reset(connect).unwrap();
+    echo(&mut net);
+    net.close().unwrap();
+    stop.stop();
+    assert_eq!(backend.join().unwrap().unwrap(), 5);
+}
+
+/// Clause K8: the channel's faults are the device's faults.
+#[test]
+fn a_backend_that_breaks_the_channel_is_broken_for_the_queues_too() {
+    let (net, session, mut backend) = device(Settings::default(), NetOptions::default());
+    let mut net = net.unwrap();
+    echo(&mut net);
+    net.check().unwrap();
+    std::io::Write::write_all(&mut backend, &[0; 12]).unwrap();
+    assert!(matches!(net.check(), Err(NetError::Transport(TransportError::Misbehaved(_)))));
+    let violation = net.violation().unwrap();
+    assert_eq!(violation.kind, ViolationKind::Channel);
+    assert_eq!(net.rx().rx_burst(&mut RxBatch::new(1, 1514)), Err(violation));
+    assert_eq!(net.tx().reclaim(), Err(violation));
+    drop((net, backend));
+    session.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_closed_device_has_sent_what_it_was_given() {
+    let (net, session, _) = device(Settings { port: PortSpec::Null, ..Settings::default() }, NetOptions::default());
+    let mut net = net.unwrap();
+    let frames = vec![[7u8; 1000]; 200];
+    assert_eq!(net.tx().tx_burst(&frames).unwrap(), 200);
+    net.close().unwrap();
+    assert_eq!(session.join().unwrap().unwrap().stats.port.taken_frames, 200);
+}
+
+#[test]
+fn the_mtu_of_the_device_bounds_what_is_sent() {
+    let (net, session, _) = device(with_mtu(576), NetOptions::default());
+    let mut net = net.unwrap();
+    assert_eq!(net.tx().frame_max(), 576 + 14 + 4, "with room for a VLAN tag");
+    let too_long = net.tx().tx_burst(&[[0u8; 595]]).unwrap_err();
+    assert_eq!(too_long, TxError::FrameLength { index: 0, len: 595, max: 594 });
+    echo(&mut net);
+    drop(net);
+    session.join().unwrap().unwrap();
+}
+
+#[test]
+fn an_mtu_that_the_buffers_cannot_hold_is_incompatible() {
+    let (net, session, _) = device(with_mtu(9000), NetOptions::default());
+    let error = net.unwrap_err();
+    let expected = Incompatible::Mtu { mtu: 9000, need: 9014, frame_max: 2036 };
+    assert!(matches!(error, NetError::Incompatible(found) if found == expected), "{error}");
+    session.join().unwrap().unwrap();
+    let (net, session, _) = device(with_mtu(9000), NetOptions { frame_max: 9014, ..NetOptions::default() });
+    let mut net = net.unwrap();
+    let frame = vec![5u8; 9014];
+    assert_eq!(net.tx().tx_burst(&[&frame]).unwrap(), 1);
+    assert_eq!(receive(&mut net, &mut RxBatch::new(1, 9014)), [frame]);
+    drop(net);
+    session.join().unwrap().unwrap();
+}
+
+/// A caller who asked for frames of some length gets none that is longer, by no byte.
+#[test]
+fn a_batch_holds_no_longer_frames_than_it_was_made_for() {
+    let (net, session, _) = device(Settings::default(), NetOptions::default());
+    let mut net = net.unwrap();
+    let frames = [vec![1u8; 1000], vec![2u8; 1001], vec![3u8; 2000], vec![4u8; 999]];
+    assert_eq!(net.tx().tx_burst(&frames).unwrap(), 4);
+    let mut batch = RxBatch::new(4, 1000);
+    let mut back = Vec::new();
+    while back.len() < 2 {
+        back.extend(receive(&mut net, &mut batch));
+    }
+    assert_eq!(back, [frames[0].clone(), frames[3].clone()]);
+    let stats = net.rx().stats();
+    assert_eq!((stats.frames, stats.dropped_long, stats.dropped_short), (2, 2, 0));
+    drop(net);
+    session.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_slot_that_is_not_sent_is_not_shown() {
+    let (net, session, _) = device(Settings::default(), NetOptions::default());
+    let mut net = net.unwrap();
+    for n in 0..300u16 {
+        let [byte, _] = n.to_le_bytes();
+        let mut abandoned = net.tx().slot(100).unwrap().unwrap();
+        abandoned.write(0, &[0xee; 100]).unwrap();
+        assert!(matches!(abandoned.write(99, &[0; 2]), Err(TxError::FrameLength { len: 101, max: 100, .. })));
+        let mut slot = net.tx().slot(80).unwrap().unwrap();
+        slot.write(0, &[byte; 40]).unwrap();
+        slot.write(40, &[byte; 40]).unwrap();
+        slot.send().unwrap();
+        net.tx().publish().unwrap();
+        assert_eq!(receive(&mut net, &mut RxBatch::new(1, 1514)), [vec![byte; 80]]);
+    }
+    assert_eq!(net.tx().stats().frames, 300);
+    drop(net);
+    session.join().unwrap().unwrap();
+}
