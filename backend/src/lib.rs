@@ -46,7 +46,6 @@
 //! # }
 //! ```
 
-#![forbid(unsafe_code)]
 #![deny(
     clippy::indexing_slicing,
     clippy::unwrap_used,

@@ -50,7 +50,8 @@ fn what_is_offered_and_what_the_configuration_says() {
     let backend = Backend::start(settings());
     let mut front_end = backend.connect();
     let features = front_end.vhost.get_features().unwrap();
-    let offered = [Feature::Version1, Feature::ProtocolFeatures, Feature::Mac, Feature::Status, Feature::Mtu];
+    let offered =
+        [Feature::Version1, Feature::ProtocolFeatures, Feature::Mac, Feature::MrgRxbuf, Feature::Status, Feature::Mtu];
     assert_eq!(features, offered.into_iter().map(Feature::mask).sum::<u64>());
     let protocol = front_end.vhost.get_protocol_features().unwrap();
     assert_eq!(protocol, PROTOCOL);

@@ -1,5 +1,6 @@
 //! To the guest: frames of the port go into chains.
 
+use ironring_common::index::DescId;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::view::Ours;
 use ironring_common::shm::words::Words;
@@ -18,48 +19,160 @@ use crate::vring::split::SplitVring;
 pub struct Delivered {
     /// Chains completed.
     pub chains: u16,
-    /// Frames dropped because the chain at hand was too small.
-    pub dropped: u16,
+    /// Frames delivered or dropped.
+    pub frames: u16,
+}
+
+/// Scratch for frames that take more than one chain (`VIRTIO_NET_F_MRG_RXBUF`, 5.1.6.4): what the chains hold, one
+/// after the other.
+#[derive(Debug, Default)]
+pub struct Merge {
+    segments: Vec<Segment>,
+    /// Head and writable bytes of each chain.
+    chains: Vec<(DescId, u64)>,
+    room: u64,
+}
+
+/// Why a frame was not delivered.
+enum Stop {
+    /// It never will be: the buffers that the driver made available are too small.
+    Drop,
+    /// Not before the driver makes more available.
+    Wait,
+    /// A buffer leads nowhere; the ring is latched.
+    Fault,
 }
 
 /// Serves at most [`BURST`] frames that the port has, from the chains that the last poll saw. It ends early when there
 /// are no more frames or chains, or at a fault, which is then latched in the ring; the frame stays in the port.
 ///
-/// A frame that does not fit into the next chain is dropped, and the chain stays on the ring for a frame that fits.
+/// Without `merge`, a frame that does not fit into the next chain is dropped, and the chain stays on the ring for a frame
+/// that fits. With it, a frame goes over as many chains as it takes.
 #[inline]
 pub fn burst<W: Words, P: Port, H: Hook>(
     vring: &mut SplitVring<W>,
-    chain: &mut Chain,
+    scratch: (&mut Chain, Option<&mut Merge>),
     memory: &RegionTable,
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
 ) -> Delivered {
+    let (chain, mut merge) = scratch;
     let mut done = Delivered::default();
-    while done.chains.wrapping_add(done.dropped) < BURST {
+    while done.frames < BURST {
         let Some(frame) = port.rx_peek() else { break };
         let Ok(true) = vring.next_chain(chain) else { break };
-        let need = HDR_BYTES.saturating_add(frame.len());
-        match u32::try_from(need) {
-            Ok(written) if u64::from(written) <= chain.writable_len() => {
-                if let Err(segment) = scatter(chain.writable(), memory, frame) {
-                    outside(vring, chain, segment);
-                    break;
-                }
+        match deliver(vring, (&mut *chain, merge.as_deref_mut()), memory, frame, hook) {
+            Ok(chains) => {
                 tally.frame(frame.len());
-                vring.complete(hook, chain.head(), written);
-                done.chains = done.chains.wrapping_add(1);
+                done.chains = done.chains.wrapping_add(chains);
             }
-            _ => {
-                vring.undo();
-                tally.drop_packet(DropReason::RxSmallBuffer);
-                done.dropped = done.dropped.wrapping_add(1);
-            }
+            Err(Stop::Drop) => tally.drop_packet(DropReason::RxSmallBuffer),
+            Err(Stop::Wait | Stop::Fault) => break,
         }
+        done.frames = done.frames.wrapping_add(1);
         port.rx_consume();
     }
     tally.used_entries = tally.used_entries.wrapping_add(u64::from(done.chains));
     done
+}
+
+/// Puts a frame into the chain that was taken, and into further ones if it has to be. How many were completed; if none
+/// were, all are back on the ring.
+#[inline]
+fn deliver<W: Words, H: Hook>(
+    vring: &mut SplitVring<W>,
+    scratch: (&mut Chain, Option<&mut Merge>),
+    memory: &RegionTable,
+    frame: &[u8],
+    hook: &mut H,
+) -> Result<u16, Stop> {
+    let (chain, merge) = scratch;
+    let need = HDR_BYTES.saturating_add(frame.len());
+    let written = u32::try_from(need).unwrap_or(u32::MAX);
+    if u64::from(written) <= chain.writable_len() {
+        if let Err(segment) = scatter(chain.writable(), memory, frame) {
+            outside(vring, chain, segment);
+            return Err(Stop::Fault);
+        }
+        vring.complete(hook, chain.head(), written);
+        return Ok(1);
+    }
+    match merge {
+        Some(merge) => merge.deliver(vring, chain, memory, frame, hook),
+        None => {
+            vring.undo();
+            Err(Stop::Drop)
+        }
+    }
+}
+
+impl Merge {
+    /// As [`deliver`], for a frame that the first chain has no room for.
+    #[cold]
+    fn deliver<W: Words, H: Hook>(
+        &mut self,
+        vring: &mut SplitVring<W>,
+        chain: &mut Chain,
+        memory: &RegionTable,
+        frame: &[u8],
+        hook: &mut H,
+    ) -> Result<u16, Stop> {
+        let need = u64::try_from(HDR_BYTES.saturating_add(frame.len())).unwrap_or(u64::MAX);
+        // Before this chain was taken. A ring that is full of chains will not get fuller.
+        let all = vring.available().saturating_add(1) >= vring.size().get();
+        self.start(chain);
+        while self.room < need {
+            if self.chains.len() >= MERGE_CHAINS {
+                vring.undo_last(self.count());
+                return Err(Stop::Drop);
+            }
+            match vring.next_chain(chain) {
+                Ok(true) => self.add(chain),
+                Ok(false) => {
+                    vring.undo_last(self.count());
+                    return Err(if all { Stop::Drop } else { Stop::Wait });
+                }
+                Err(_) => {
+                    vring.undo_last(self.count());
+                    return Err(Stop::Fault);
+                }
+            }
+        }
+        let header = Header { num_buffers: self.count(), ..Header::PLAIN_RX }.to_bytes();
+        if let Err(segment) = scatter_over(&self.segments, memory, [&header, frame]) {
+            let more = self.count().saturating_sub(1);
+            vring.undo_last(more);
+            outside(vring, chain, segment);
+            return Err(Stop::Fault);
+        }
+        let mut left = need;
+        for (head, room) in &self.chains {
+            // Every chain but the last is filled (5.1.6.4.1).
+            let written = left.min(*room);
+            left = left.saturating_sub(written);
+            vring.complete(hook, *head, u32::try_from(written).unwrap_or(u32::MAX));
+        }
+        Ok(self.count())
+    }
+
+    fn start(&mut self, chain: &Chain) {
+        self.segments.clear();
+        self.chains.clear();
+        self.room = 0;
+        self.add(chain);
+    }
+
+    fn add(&mut self, chain: &Chain) {
+        self.segments.extend_from_slice(chain.writable());
+        self.chains.push((chain.head(), chain.writable_len()));
+        self.room = self.room.saturating_add(chain.writable_len());
+    }
+
+    /// Chains that were taken; at most [`MERGE_CHAINS`].
+    fn count(&self) -> u16 {
+        u16::try_from(self.chains.len()).unwrap_or(u16::MAX)
+    }
 }
 
 /// Writes header and frame over the segments, which have room for both; the segment that leads nowhere, if there is one.
@@ -73,11 +186,11 @@ fn scatter(segments: &[Segment], memory: &RegionTable, frame: &[u8]) -> Result<(
         bytes.copy_in(HDR_BYTES, frame);
         return Ok(());
     }
-    scatter_slow(segments, memory, frame)
+    scatter_over(segments, memory, [&HEADER, frame])
 }
 
-fn scatter_slow(segments: &[Segment], memory: &RegionTable, frame: &[u8]) -> Result<(), Segment> {
-    let mut parts = [&HEADER[..], frame];
+fn scatter_over(segments: &[Segment], memory: &RegionTable, parts: [&[u8]; 2]) -> Result<(), Segment> {
+    let mut parts = parts;
     for segment in segments {
         let bytes = Ours::new(memory.bytes(segment.addr, segment.len).ok_or(*segment)?);
         let mut at = 0usize;
@@ -98,3 +211,6 @@ fn scatter_slow(segments: &[Segment], memory: &RegionTable, frame: &[u8]) -> Res
 
 /// The header before every frame: no offload, one buffer (5.1.6.3.1 and 5.1.6.4.1).
 const HEADER: [u8; HDR_BYTES] = Header::PLAIN_RX.to_bytes();
+/// Chains that one frame may take. More than the longest frame needs in buffers of 512 bytes; with a bound, a driver
+/// whose chains hold nothing keeps the worker from nobody for long.
+const MERGE_CHAINS: usize = 128;

@@ -22,6 +22,8 @@ struct Bench {
     ring: GuestRing,
     vring: SplitVring<Area>,
     chain: Chain,
+    /// With mergeable receive buffers.
+    merge: Option<rx::Merge>,
     memory: RegionTable,
     port: Loopback,
     tally: Tally,
@@ -40,7 +42,7 @@ impl Bench {
         let chain = Chain::with_capacity(ring.size);
         let memory = guest.table();
         let data = guest.alloc(DATA, 4096, 0);
-        Self { guest, ring, vring, chain, memory, port: Loopback::new(), tally: Tally::default(), data }
+        Self { guest, ring, vring, chain, merge: None, memory, port: Loopback::new(), tally: Tally::default(), data }
     }
 
     /// Cuts `len` bytes at the start of the data area into buffers; the rest is the last buffer.
@@ -75,8 +77,8 @@ impl Bench {
 
     fn receive(&mut self) -> rx::Delivered {
         self.vring.poll().unwrap();
-        let Self { vring, chain, memory, port, tally, .. } = self;
-        let done = rx::burst(vring, chain, memory, port, &mut NoHook, tally);
+        let Self { vring, chain, merge, memory, port, tally, .. } = self;
+        let done = rx::burst(vring, (chain, merge.as_mut()), memory, port, &mut NoHook, tally);
         self.vring.publish(&mut NoHook);
         done
     }
@@ -278,7 +280,7 @@ fn frames_reach_the_guest_behind_a_plain_header() {
             bench.ring.add(&[], &buffers).unwrap();
             bench.ring.publish();
             bench.put_into_port(&frame);
-            assert_eq!(bench.receive(), rx::Delivered { chains: 1, dropped: 0 });
+            assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 1 });
             assert_eq!(bench.ring.take().unwrap().len as usize, HDR_BYTES + len);
             let mut expected = Header::PLAIN_RX.to_bytes().to_vec();
             expected.extend_from_slice(&frame);
@@ -297,11 +299,90 @@ fn a_receive_buffer_that_is_too_small_costs_the_frame_and_is_used_for_the_next()
     bench.put_into_port(&[2; 1500]);
     bench.put_into_port(&[3; 59]);
     bench.put_into_port(&[4; 59]);
-    assert_eq!(bench.receive(), rx::Delivered { chains: 1, dropped: 2 });
+    assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 3 });
     assert_eq!(bench.ring.take(), Some(UsedElem { id: 0, len: 71 }));
     assert_eq!(bench.guest.read(bench.data + HDR_BYTES, 59), [3; 59]);
     assert_eq!(bench.tally.dropped(DropReason::RxSmallBuffer), 2);
     assert_eq!(bench.port.rx_peek(), Some(&[4; 59][..]), "without a chain a frame waits");
+}
+
+/// Receive buffers of the given sizes, one chain each, one after the other in the data area.
+fn offer(bench: &mut Bench, sizes: &[usize]) {
+    let mut at = bench.data;
+    for size in sizes {
+        bench.ring.add(&[], &[(at, *size)]).unwrap();
+        at += size;
+    }
+    bench.ring.publish();
+}
+
+/// 5.1.6.4.1: the first header says how many, all buffers but the last are filled, and each element says its own bytes.
+#[test]
+fn a_frame_goes_over_as_many_buffers_as_it_takes() {
+    let mut bench = Bench::new();
+    bench.merge = Some(rx::Merge::default());
+    for (sizes, len, used) in [
+        (&[1600usize][..], 1500, &[1512u32][..]),
+        (&[512, 512, 512], 1500, &[512, 512, 488]),
+        (&[5, 1, 6, 60], 60, &[5, 1, 6, 60]),
+        (&[2048; 40], 65535, &[2048; 32]),
+        (&[1526; 43], MAX_FRAME, &[1526; 42]),
+    ] {
+        let frame = frame(len as u32, len);
+        offer(&mut bench, sizes);
+        bench.put_into_port(&frame);
+        let chains = bench.receive().chains;
+        let lens: Vec<u32> = (0..chains).map(|_| bench.ring.take().unwrap().len).collect();
+        assert_eq!(lens.iter().sum::<u32>() as usize, HDR_BYTES + len);
+        assert!(lens.starts_with(&used[..used.len() - 1]), "{lens:?}");
+        let header = Header { num_buffers: chains, ..Header::PLAIN_RX };
+        assert_eq!(bench.guest.read(bench.data, HDR_BYTES), header.to_bytes());
+        assert_eq!(bench.guest.read(bench.data + HDR_BYTES, len), frame, "buffers lie one after the other");
+        // What was not used is used by a small frame each, so that the next case starts with an empty ring.
+        for _ in usize::from(chains)..sizes.len() {
+            bench.put_into_port(&[0; 14]);
+            assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 1 });
+            bench.ring.take().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_needs_more_buffers_waits_for_them_unless_there_can_be_no_more() {
+    let mut bench = Bench::new();
+    bench.merge = Some(rx::Merge::default());
+    let long = frame(1, 1000);
+    offer(&mut bench, &[400, 400]);
+    bench.put_into_port(&long);
+    assert_eq!(bench.receive(), rx::Delivered::default(), "back-pressure: the guest is slow");
+    assert_eq!(bench.receive(), rx::Delivered::default());
+    offer(&mut bench, &[400]);
+    assert_eq!(bench.receive(), rx::Delivered { chains: 3, frames: 1 });
+    for _ in 0..3 {
+        bench.ring.take().unwrap();
+    }
+    // A ring full of buffers that are too small together.
+    offer(&mut bench, &[3; 256]);
+    bench.put_into_port(&long);
+    assert_eq!(bench.receive(), rx::Delivered { chains: 0, frames: 1 });
+    assert_eq!(bench.tally.dropped(DropReason::RxSmallBuffer), 1);
+    // Nothing of it was used: a short frame takes the first of them.
+    bench.put_into_port(&[7; 14]);
+    assert_eq!(bench.receive(), rx::Delivered { chains: 9, frames: 1 });
+}
+
+#[test]
+fn a_buffer_outside_of_memory_latches_the_ring_and_gives_all_chains_back() {
+    let mut bench = Bench::new();
+    bench.merge = Some(rx::Merge::default());
+    bench.ring.add(&[], &[(bench.data, 100)]).unwrap();
+    bench.ring.add(&[], &[(1 << 40, 100)]).unwrap();
+    bench.ring.publish();
+    bench.put_into_port(&frame(1, 150));
+    assert_eq!(bench.receive(), rx::Delivered::default());
+    assert!(matches!(bench.vring.fault(), Some(RingFault::AddressOutside { len: 100, .. })));
+    assert_eq!((bench.vring.next_avail(), bench.vring.next_used()), (0, 0));
+    assert!(bench.port.rx_peek().is_some(), "the frame stays in the port");
 }
 
 /// A source that never ends, to see that dropping ends.
@@ -328,8 +409,8 @@ fn dropping_is_bounded_by_the_burst() {
     bench.ring.publish();
     bench.vring.poll().unwrap();
     let Bench { vring, chain, memory, tally, .. } = &mut bench;
-    let done = rx::burst(vring, chain, memory, &mut Endless, &mut NoHook, tally);
-    assert_eq!(done, rx::Delivered { chains: 0, dropped: BURST });
+    let done = rx::burst(vring, (chain, None), memory, &mut Endless, &mut NoHook, tally);
+    assert_eq!(done, rx::Delivered { chains: 0, frames: BURST });
 }
 
 proptest! {
@@ -350,7 +431,7 @@ proptest! {
         let buffers = bench.cut(HDR_BYTES + len, &back);
         bench.ring.add(&[], &buffers).unwrap();
         bench.ring.publish();
-        prop_assert_eq!(bench.receive(), rx::Delivered { chains: 1, dropped: 0 });
+        prop_assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 1 });
         prop_assert_eq!(bench.guest.read(bench.data + HDR_BYTES, len), frame);
     }
 }

@@ -9,6 +9,8 @@ pub mod generate;
 pub mod loopback;
 pub mod null;
 pub mod pcap;
+pub mod tap;
+mod tap_sys;
 
 use std::os::fd::BorrowedFd;
 

@@ -201,6 +201,7 @@ fn offered(settings: &Settings) -> Supported {
         .require(Feature::Version1)
         .with(Feature::ProtocolFeatures)
         .with(Feature::Mac)
+        .with(Feature::MrgRxbuf)
         .with(Feature::Status);
     if settings.mtu.is_some() { base.with(Feature::Mtu) } else { base }
 }

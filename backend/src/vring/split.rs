@@ -145,10 +145,15 @@ impl<W: Words> SplitVring<W> {
     /// [`next_chain`](Self::next_chain) walks it anew.
     #[inline]
     pub fn undo(&mut self) {
-        debug_assert_ne!(self.next_avail, self.next_used, "there is a chain that was taken and not completed");
-        if self.next_avail != self.next_used {
-            self.next_avail = self.next_avail.wrapping_sub(1);
-        }
+        self.undo_last(1);
+    }
+
+    /// As [`undo`](Self::undo), for the last `chains` that were taken.
+    #[inline]
+    pub fn undo_last(&mut self, chains: u16) {
+        let taken = self.next_avail.wrapping_sub(self.next_used);
+        debug_assert!(chains <= taken, "there are so many chains that were taken and not completed");
+        self.next_avail = self.next_avail.wrapping_sub(chains.min(taken));
         if self.fault.is_some() {
             self.seen_avail = self.next_avail;
         }

@@ -25,6 +25,8 @@ use crate::vring::hook::{Hook, Moment};
 pub struct WorkerCore<P, H> {
     rings: Vec<Ring>,
     memory: Option<RegionTable>,
+    /// The features in force, once they are.
+    features: Option<Negotiated>,
     port: P,
     hook: H,
     stats: Arc<Stats>,
@@ -55,7 +57,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     pub fn new(pairs: usize, port: P, hook: H, stats: Arc<Stats>) -> Self {
         let rings = pairs.saturating_mul(2);
         let rings = (0..rings).map(|ring| Ring::new(ring, stats.first_queue())).collect();
-        Self { rings, memory: None, port, hook, stats, idle: false }
+        Self { rings, memory: None, features: None, port, hook, stats, idle: false }
     }
 
     /// Starts a ring.
@@ -72,7 +74,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         let memory = self.memory.as_ref().ok_or(ControlError::NoMemory { ring })?;
         let rings = self.rings.len();
         let started = self.rings.get_mut(ring).ok_or(ControlError::NoSuchRing { ring, rings })?;
-        started.start(setup, layout, memory)?;
+        started.start(setup, layout, memory, self.features)?;
         started.moment(Moment::Start, &mut self.hook, memory);
         self.idle = false;
         Ok(())
@@ -136,14 +138,17 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         self.ring(ring)?.set_kick(kick)
     }
 
-    /// Takes note of the features in force.
+    /// Takes note of the features in force. Rings that are started from now on have them.
     ///
     /// # Errors
     /// [`ControlError::Unserved`] if one changes the rings in a way that is not served.
     pub fn set_features(&mut self, features: Negotiated) -> Result<(), ControlError> {
         match UNSERVED.into_iter().find(|feature| features.has(*feature)) {
             Some(feature) => Err(ControlError::Unserved(feature)),
-            None => Ok(()),
+            None => {
+                self.features = Some(features);
+                Ok(())
+            }
         }
     }
 
@@ -158,7 +163,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// One pass: each ring has its turn, transmit before receive. Never waits.
     #[inline]
     pub fn step(&mut self) -> Progress {
-        let Self { rings, memory: Some(memory), port, hook, stats, idle } = self else {
+        let Self { rings, memory: Some(memory), port, hook, stats, idle, .. } = self else {
             return Progress::default();
         };
         let mut shared = Shared { memory, port, hook, stats };
@@ -261,5 +266,4 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
 }
 
 /// Features that change what is on the rings and that the data plane does not serve yet.
-const UNSERVED: [Feature; 5] =
-    [Feature::MrgRxbuf, Feature::IndirectDesc, Feature::EventIdx, Feature::RingPacked, Feature::InOrder];
+const UNSERVED: [Feature; 4] = [Feature::IndirectDesc, Feature::EventIdx, Feature::RingPacked, Feature::InOrder];

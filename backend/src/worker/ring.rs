@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use ironring_common::doorbell::Doorbell;
+use ironring_common::features::{Feature, Negotiated};
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
@@ -37,6 +38,8 @@ pub(super) struct Ring {
 struct Running {
     vring: SplitVring<Area>,
     chain: Chain,
+    /// With mergeable receive buffers.
+    merge: Option<rx::Merge>,
     layout: Layout,
     /// The same areas as the ring has; for a hook.
     areas: Areas,
@@ -67,7 +70,13 @@ impl Ring {
     }
 
     /// Starts the ring where `setup` says; the layout was compared with that of the other rings.
-    pub(super) fn start(&mut self, setup: RingSetup, layout: Layout, memory: &RegionTable) -> Result<(), ControlError> {
+    pub(super) fn start(
+        &mut self,
+        setup: RingSetup,
+        layout: Layout,
+        memory: &RegionTable,
+        features: Option<Negotiated>,
+    ) -> Result<(), ControlError> {
         let ring = self.ring;
         let areas = layout.resolve(memory).map_err(|part| part.outside(ring))?;
         let Areas { desc, avail, used } = areas.clone();
@@ -77,6 +86,7 @@ impl Ring {
         self.running = Some(Running {
             vring,
             chain: Chain::with_capacity(layout.size),
+            merge: features.is_some_and(|features| features.has(Feature::MrgRxbuf)).then(rx::Merge::default),
             layout,
             areas,
             kick: setup.kick,
@@ -127,7 +137,7 @@ impl Ring {
         self.finish(done, u32::from(done), shared)
     }
 
-    /// One turn of a receive ring (port to guest); how many chains were completed and frames dropped. A disabled ring
+    /// One turn of a receive ring (port to guest); how many frames were delivered or dropped. A disabled ring
     /// supplies nothing (vhost-user: "must not supply any new RX packets").
     ///
     /// Without a frame for the guest there is nothing to decide, so the honest backend does not even look at the ring.
@@ -141,10 +151,10 @@ impl Ring {
         if !running.look(shared) || !pending {
             return self.nothing(shared);
         }
-        let Running { vring, chain, .. } = running;
-        let done = rx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally);
-        let progress = u32::from(done.chains).saturating_add(u32::from(done.dropped));
-        self.finish(done.chains, progress, shared)
+        let Running { vring, chain, merge, .. } = running;
+        let scratch = (chain, merge.as_mut());
+        let done = rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally);
+        self.finish(done.chains, u32::from(done.frames), shared)
     }
 
     /// A moment of this ring's life that is none of a burst.
