@@ -69,6 +69,16 @@ pub enum PortSpec {
     Loopback,
     /// Frames are dropped.
     Null,
+    /// A TAP interface of the host, by its name.
+    Tap {
+        /// The name.
+        name: String,
+    },
+    /// A TAP interface that whoever starts this program has opened.
+    TapFd {
+        /// The descriptor.
+        fd: i32,
+    },
     /// Frames of one size come without end.
     Generate {
         /// Bytes of each.
@@ -102,8 +112,15 @@ impl FromStr for PortSpec {
                 }
                 Ok(Self::Pcap { input: input.into(), output: output.map(Into::into) })
             }
-            ("tap", _) => Err("the TAP port is not built yet; use loopback, null, generate or pcap".to_owned()),
-            _ => Err("ports are loopback, null, generate:BYTES, pcap:IN[:OUT]".to_owned()),
+            ("tap", Some(name)) if !name.is_empty() => match name.strip_prefix("fd=") {
+                None => Ok(Self::Tap { name: name.to_owned() }),
+                Some(fd) => {
+                    let fd = fd.parse().map_err(|_| format!("`{fd}` is no descriptor; write tap:fd=3"))?;
+                    Ok(Self::TapFd { fd })
+                }
+            },
+            ("tap", _) => Err("the interface is missing; write tap:NAME or tap:fd=N".to_owned()),
+            _ => Err("ports are tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN[:OUT]".to_owned()),
         }
     }
 }

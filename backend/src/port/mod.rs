@@ -91,6 +91,9 @@ pub enum PortError {
         /// The largest size.
         max: usize,
     },
+    /// There is no such TAP interface for us.
+    #[error(transparent)]
+    Tap(#[from] tap::TapError),
     /// A file cannot be opened, read or made.
     #[error("cannot {what} {path}: {source}")]
     File {

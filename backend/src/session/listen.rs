@@ -182,7 +182,7 @@ fn clear_the_way(path: &Path) -> Result<(), ListenError> {
 
 /// A copy of a descriptor that is known by its number only, without unsafe code: the standard streams have owners, and
 /// any other is had from the kernel as if it belonged to another process.
-fn copy_of(fd: i32) -> std::io::Result<OwnedFd> {
+pub(super) fn copy_of(fd: i32) -> std::io::Result<OwnedFd> {
     match fd {
         0 => std::io::stdin().as_fd().try_clone_to_owned(),
         1 => std::io::stdout().as_fd().try_clone_to_owned(),

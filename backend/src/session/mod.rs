@@ -18,6 +18,7 @@
 //! [`Conduct`] is the seam for whoever wants to stand in the way of the honest session: at the rings by a
 //! [`Hook`], on the socket by a [`Filter`].
 
+mod adapter;
 mod control;
 mod device;
 pub mod listen;
@@ -45,6 +46,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 pub use self::control::RingError;
 pub use self::stop::StopToken;
 
+use self::adapter::Adapter;
 use self::device::Device;
 use self::listen::{Endpoint, handoff};
 use self::ports::{AnyPort, Ports};
@@ -172,7 +174,7 @@ pub fn serve(listener: UnixListener, settings: &Settings, stop: &StopToken) -> R
 /// # Errors
 /// [`SessionError`].
 pub fn serve_connection(stream: UnixStream, settings: &Settings, stop: &StopToken) -> Result<Report, SessionError> {
-    let port = Ports::open(&settings.port)?.next()?;
+    let port = Ports::open(settings)?.next()?;
     Opening { settings, conduct: &Honest, stop }.over_relay(stream, NoFilter, port)
 }
 
@@ -187,7 +189,7 @@ pub fn serve_endpoint<C: Conduct>(
     stop: &StopToken,
 ) -> Result<u64, ServeError> {
     let opening = Opening { settings, conduct, stop };
-    let mut ports = Ports::open(&settings.port)?;
+    let mut ports = Ports::open(settings)?;
     let listener = match endpoint {
         Endpoint::Listening(listening) => &listening.listener,
         Endpoint::Connected(stream) => {
@@ -237,7 +239,7 @@ impl<C: Conduct> Opening<'_, C> {
         };
         match self.conduct.filter() {
             Some(filter) => self.over_relay(accept()?.0, filter, port),
-            None => self.run(listener.try_clone().map_err(|e| OsError::new("copy a socket", e))?, port),
+            None => self.over_relay(accept()?.0, NoFilter, port),
         }
     }
 
@@ -249,7 +251,7 @@ impl<C: Conduct> Opening<'_, C> {
         port: AnyPort,
     ) -> Result<Report, SessionError> {
         let (listener, ours) = handoff()?;
-        let relay = Relay::start(stream, ours, filter)?;
+        let relay = Relay::start(stream, ours, Adapter::behind(filter))?;
         let report = self.run(listener, port);
         // The session's end of the socket is closed, so the relay ends.
         let relayed = relay.join();

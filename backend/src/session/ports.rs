@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use ironring_common::error::OsError;
 
+use super::listen::copy_of;
 use crate::config::{PortSpec, Settings};
 use crate::port::PortError;
 use crate::port::generate::Generate;
 use crate::port::loopback::Loopback;
 use crate::port::null::Null;
 use crate::port::pcap::Pcap;
+use crate::port::tap::{Tap, TapError};
 use crate::stats::Stats;
 use crate::vring::hook::Hook;
 use crate::worker::WorkerHandle;
@@ -23,6 +25,8 @@ use crate::worker::WorkerHandle;
 pub(super) struct Ports {
     spec: PortSpec,
     first: Option<AnyPort>,
+    /// The TAP interface, held open so that it outlives connections.
+    tap: Option<Tap>,
     /// Ports handed out.
     opened: u64,
 }
@@ -34,20 +38,32 @@ pub(super) enum AnyPort {
     Null(Null),
     Generate(Generate),
     Pcap(Pcap),
+    Tap(Tap),
 }
 
 impl Ports {
     /// Opens the port of the first connection.
-    pub(super) fn open(spec: &PortSpec) -> Result<Self, PortError> {
-        Ok(Self { spec: spec.clone(), first: Some(AnyPort::open(spec, 1)?), opened: 0 })
+    pub(super) fn open(settings: &Settings) -> Result<Self, PortError> {
+        let spec = settings.port.clone();
+        let tap = match &spec {
+            PortSpec::Tap { name } => Some(Tap::open(name, settings.mtu)?),
+            PortSpec::TapFd { fd } => {
+                let inherited = copy_of(*fd).map_err(|_| TapError::NoTapFd { fd: *fd })?;
+                Some(Tap::adopt(inherited, *fd, settings.mtu)?)
+            }
+            _ => None,
+        };
+        let first = if tap.is_some() { None } else { Some(AnyPort::open(&spec, 1)?) };
+        Ok(Self { spec, first, tap, opened: 0 })
     }
 
     /// The port of the next connection.
     pub(super) fn next(&mut self) -> Result<AnyPort, PortError> {
         self.opened = self.opened.saturating_add(1);
-        match self.first.take() {
-            Some(first) => Ok(first),
-            None => AnyPort::open(&self.spec, self.opened),
+        match (&self.tap, self.first.take()) {
+            (Some(tap), _) => Ok(AnyPort::Tap(tap.again()?)),
+            (None, Some(first)) => Ok(first),
+            (None, None) => AnyPort::open(&self.spec, self.opened),
         }
     }
 }
@@ -58,6 +74,8 @@ impl AnyPort {
         Ok(match spec {
             PortSpec::Loopback => Self::Loopback(Loopback::new()),
             PortSpec::Null => Self::Null(Null::new()),
+            PortSpec::Tap { name } => Self::Tap(Tap::open(name, None)?),
+            PortSpec::TapFd { fd } => return Err(TapError::NoTapFd { fd: *fd }.into()),
             PortSpec::Generate { bytes } => Self::Generate(Generate::new(*bytes)?),
             PortSpec::Pcap { input, output } => {
                 let output = output.clone().map(|path| numbered(path, number));
@@ -79,6 +97,7 @@ impl AnyPort {
             Self::Null(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
             Self::Generate(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
             Self::Pcap(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
+            Self::Tap(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
         }
     }
 }
@@ -101,6 +120,10 @@ const WORKER: &str = "data-plane";
 mod tests {
     use super::*;
 
+    fn settings(port: PortSpec) -> Settings {
+        Settings { port, ..Settings::default() }
+    }
+
     #[test]
     fn a_later_connection_does_not_erase_an_earlier_capture() {
         let dir = tempfile::tempdir().unwrap();
@@ -108,7 +131,7 @@ mod tests {
         // An empty capture: its header only.
         let header = [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
         std::fs::write(&input, header).unwrap();
-        let mut ports = Ports::open(&PortSpec::Pcap { input, output: Some(output.clone()) }).unwrap();
+        let mut ports = Ports::open(&settings(PortSpec::Pcap { input, output: Some(output.clone()) })).unwrap();
         for _ in 0..3 {
             drop(ports.next().unwrap());
         }
@@ -119,7 +142,8 @@ mod tests {
 
     #[test]
     fn a_port_that_cannot_be_opened_says_so_before_there_is_a_connection() {
-        let error = Ports::open(&PortSpec::Pcap { input: "/nonexistent/x".into(), output: None }).unwrap_err();
+        let error =
+            Ports::open(&settings(PortSpec::Pcap { input: "/nonexistent/x".into(), output: None })).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/x"), "{error}");
     }
 }
