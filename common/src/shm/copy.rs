@@ -196,10 +196,11 @@ mod tests {
     #[test]
     fn all_copies_agree() {
         let source: Vec<u8> = (0..400u32).map(|n| (n * 7 + 3) as u8).collect();
-        // SAFETY: each is called with the conditions of the pointer type that it wraps.
         let copies: [Copy; 4] = [
+            // SAFETY: the caller's conditions are those of `copy_in`.
             |to, from, len| unsafe { copy_in(to, from, len) },
             copy_out,
+            // SAFETY: the caller's conditions are those of `bytewise_in`.
             |to, from, len| unsafe { bytewise_in(to, from, len) },
             bytewise_out,
         ];
