@@ -36,7 +36,7 @@ pub use self::channel::Saboteur;
 pub use self::engine::Engine;
 pub use self::rng::Rng;
 pub use self::serve::{Adversary, HostileSession, serve_in_thread, serve_in_thread_with};
-pub use self::strikes::UNTOUCHED;
+pub use self::strikes::{CHANGING, UNTOUCHED};
 pub use self::tally::Strikes;
 
 /// Which attacks, and the seed of everything that they choose.
