@@ -12,6 +12,11 @@ pub(crate) const CRASHED: &str = "crashed";
 /// There was nothing to strike.
 pub(crate) const NOT_APPLICABLE: &str = "not-applicable";
 
+/// Whether a verdict is harm, and not one of the ways to come through.
+pub(crate) fn is_harm(verdict: &str) -> bool {
+    [ESCAPED, WEDGED, CRASHED].contains(&verdict)
+}
+
 /// Whether frames may come back changed. A payload is the device's own word until it is copied out, so an attack that
 /// writes into buffers may change it. No other attack touches a byte of a frame: there, a changed frame says that the
 /// driver read the wrong bytes.

@@ -37,7 +37,7 @@ pub use self::engine::Engine;
 pub use self::rng::Rng;
 pub use self::serve::{Adversary, HostileSession, serve_in_thread, serve_in_thread_with};
 pub use self::strikes::{CHANGING, UNTOUCHED};
-pub use self::tally::Strikes;
+pub use self::tally::{Strikes, strikes_of_this_process};
 
 /// Which attacks, and the seed of everything that they choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
