@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::cell::{CellResult, Death};
 use super::{RingUnderTest, model};
-use crate::output::{Cell, Look, Table, paint};
+use crate::output::{Cell, Exit, Look, Table, paint};
 use crate::verdict::NOT_APPLICABLE;
 
 /// The result of an audit. `contained` and `escaped` count hardened cells.
@@ -29,6 +29,9 @@ pub struct AuditReport {
     pub rows: Vec<Row>,
     /// How long it took.
     pub seconds: f64,
+    /// Why the audit says nothing at all, if no cell of it applies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
 }
 
 /// A part of the audit that cannot be run, and why.
@@ -81,6 +84,7 @@ impl AuditReport {
             duds: Vec::new(),
             rows: Vec::new(),
             seconds: 0.0,
+            skipped: Vec::new(),
         }
     }
 
@@ -88,6 +92,20 @@ impl AuditReport {
     #[must_use]
     pub fn passed(&self) -> bool {
         self.escaped == 0 && self.duds.is_empty() && self.rows.iter().all(|row| row.held)
+    }
+
+    /// What is to be said of it as an exit status.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        if self.skipped.is_empty() { Exit::of(self.passed()) } else { Exit::Unable }
+    }
+
+    /// After the last cell: an audit in which nothing could be put to the test has not passed.
+    pub(super) fn finish(&mut self) {
+        if self.rows.iter().all(|row| row.verdict == NOT_APPLICABLE) {
+            let reason = |part: &NotApplicable| format!("{}: {}", part.cell, part.reason);
+            self.skipped = self.not_applicable.iter().map(reason).collect();
+        }
     }
 
     /// Adds the result of a cell.
@@ -184,7 +202,11 @@ impl AuditReport {
             text += &paint(&format!("not applicable  {}: {}", skipped.cell, skipped.reason), Look::Dim);
             text.push('\n');
         }
-        let (word, look) = if self.passed() { ("PASS", Look::Good) } else { ("FAIL", Look::Bad) };
+        let (word, look) = match self.exit() {
+            Exit::Held => ("PASS", Look::Good),
+            Exit::Unable => ("SKIP", Look::Dim),
+            Exit::Broke | Exit::Usage => ("FAIL", Look::Bad),
+        };
         let mut facts = Vec::new();
         let hardened = self.contained + self.escaped;
         if hardened > 0 {
@@ -318,6 +340,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_audit_in_which_nothing_applies_is_skipped() {
+        let skip = || CellResult { not_applicable: words(&["it has no channel"]), ..CellResult::default() };
+        let (_, mut report) = judged("A110", RingUnderTest::Trusting, skip());
+        report.finish();
+        assert_eq!(
+            (report.exit(), report.skipped.as_slice()),
+            (Exit::Unable, &words(&["A110 split trusting: it has no channel"])[..])
+        );
+        assert!(report.to_text(1).contains("SKIP"));
+        report.add(find("A110").unwrap(), RingUnderTest::Hardened, cell(&["timed-out"], &[]));
+        report.skipped.clear();
+        report.finish();
+        assert_eq!(report.exit(), Exit::Held);
     }
 
     #[test]
