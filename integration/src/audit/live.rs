@@ -224,3 +224,40 @@ const FRAMES_MIN: u64 = 2_000;
 const AFTERMATH_FRAMES: u64 = 256;
 /// Honest frames after a reset.
 const REBIRTH_FRAMES: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attack() -> &'static Attack {
+        hostile::find("A01").unwrap()
+    }
+
+    /// A device on an honest backend.
+    fn up() -> (VirtioNet, hostile::HostileSession) {
+        let (front, back) = UnixStream::pair().unwrap();
+        let session = hostile::serve_in_thread(back, &Plan::honest()).unwrap();
+        let channel = VhostUser::from_stream(front, HONEST_DEADLINES).unwrap();
+        (VirtioNet::bring_up(channel, NetOptions::default()).unwrap(), session)
+    }
+
+    /// A device that is gone looks, from the ring, like a driver that does not look at its ring any more.
+    #[test]
+    fn frames_that_do_not_come_back_after_the_last_strike_are_a_driver_that_stands_still() {
+        let (mut net, session) = up();
+        let live = Live::new(attack(), 1);
+        let (mut flow, mut batch) = (Flow::new(1), RxBatch::new(BURST, net.tx().frame_max()));
+        assert_eq!(live.aftermath(&mut net, &mut flow, &mut batch), Ok(Ending::GoesOn));
+        session.end();
+        let ending = live.aftermath(&mut net, &mut flow, &mut batch).unwrap();
+        assert_eq!(ending, Ending::StandsStill);
+        assert_eq!(judge::live(attack(), &flow.counts, ending).verdict, "wedged");
+    }
+
+    #[test]
+    fn a_device_that_never_came_up_is_replaced_by_one_that_carries_frames() {
+        let mut live = Live::new(attack(), 1);
+        live.rebirth(None).unwrap();
+        assert_eq!(live.findings, [""; 0]);
+    }
+}

@@ -123,7 +123,7 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
         for (turn, ring) in rings.iter().enumerate() {
             progress(index * rings.len() + turn, total, attack.name);
             let cell = Cell { attack: attack.id.to_owned(), ring: *ring, seed: args.seed, seeds: args.seeds };
-            let result = cell.run_in_child(CELL_DEADLINE)?;
+            let result = cell.run_in_child(deadline(args.seeds))?;
             report.add(attack, *ring, result);
         }
     }
@@ -208,8 +208,15 @@ fn glob_matches(pattern: &str, text: &str) -> bool {
     true
 }
 
-/// How long a cell may take before it counts as wedged.
-const CELL_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a cell of so many seeds may take before it counts as wedged.
+fn deadline(seeds: u64) -> Duration {
+    CELL_DEADLINE + SEED_DEADLINE.saturating_mul(u32::try_from(seeds).unwrap_or(u32::MAX))
+}
+
+/// How long a cell may take to start and to end.
+const CELL_DEADLINE: Duration = Duration::from_secs(15);
+/// How long each of its seeds may take: the longest take about two seconds on a machine that is not busy.
+const SEED_DEADLINE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -235,6 +242,12 @@ mod tests {
             assert_eq!(error.to_failure().exit, Exit::Usage);
             assert!(error.to_string().contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn more_seeds_may_take_longer() {
+        assert_eq!(deadline(1), Duration::from_secs(20));
+        assert_eq!(deadline(1024), Duration::from_secs(15 + 5 * 1024));
     }
 
     #[test]
