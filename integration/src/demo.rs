@@ -75,8 +75,7 @@ fn round_and_round(capture: Capture, log: Option<&str>) -> Result<PairReport, Fa
 /// Every attack once, against both rings.
 fn short_audit() -> Result<AuditReport, Failure> {
     let bar = output::progress("audit");
-    audit::run(&AuditArgs::default(), |done, of, what| bar.update(done, of, what))
-        .map_err(|error| Failure::unable(error.to_string()))
+    audit::run(&AuditArgs::default(), |done, of, what| bar.update(done, of, what)).map_err(|error| error.to_failure())
 }
 
 impl DemoReport {

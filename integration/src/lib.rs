@@ -17,3 +17,4 @@ pub mod heart;
 pub mod output;
 pub mod pair;
 pub mod trusting;
+mod verdict;

@@ -37,6 +37,7 @@ fn arguments_that_cannot_be_are_usage_errors() {
         (&["pair", "--log", "loud"], &["error, warn, info, debug, trace"]),
         (&["attacks", "show"], &["ID|NAME"]),
         (&["audit", "--seeds", "0"], &["--seeds"]),
+        (&["audit", "--attack", "A01,A99"], &["`A99`", "did you mean A"]),
     ] {
         ironring(arguments).refused(2, parts);
     }

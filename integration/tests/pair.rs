@@ -115,6 +115,25 @@ fn a_backend_that_lies_is_named_and_contained() {
     assert_eq!((said.status, said.json()["verdict"].as_str()), (3, Some("not-applicable")), "{}", said.stdout);
 }
 
+/// What the backend logs is the user's choice; whether it struck is not a matter of the log.
+#[test]
+fn whether_an_attack_struck_does_not_depend_on_the_log() {
+    for level in ["error", "warn", "debug"] {
+        let pair = |mode| ironring(&["--log", level, "pair", "--mode", mode, "--frames", "50000", "--json"]);
+        // Network queues post chains of one descriptor: there is no NEXT to be cleared.
+        let said = pair("hostile:A08b");
+        let json = said.json();
+        assert_eq!((said.status, json["verdict"].as_str()), (3, Some("not-applicable")), "{level}: {json}");
+        assert_eq!(json["backend_strikes"], 0, "{level}");
+        let skipped = json["skipped"].as_array().unwrap();
+        assert!(skipped.len() == 1 && skipped[0].as_str().unwrap().contains("A08b"), "{level}: {json}");
+        let said = pair("hostile:A01");
+        let json = said.json();
+        assert_eq!((said.status, json["verdict"].as_str()), (0, Some("no-effect")), "{level}: {json}");
+        assert!(json["backend_strikes"].as_u64().unwrap() > 0 && json["skipped"].is_null(), "{level}: {json}");
+    }
+}
+
 #[test]
 fn a_parent_that_is_killed_takes_the_backend_with_it() {
     let (mut parent, backend) = endless();

@@ -323,8 +323,8 @@ pub const CATALOGUE: [Attack; 27] = [
     },
     Attack {
         timing: Timing::Racing,
-        // A payload is the device's own word, so frames that it scribbles on are accepted.
-        expected: &[NoEffect, Dropped, Broken, Accepted],
+        // It touches no payload: a frame that comes back changed is harm.
+        expected: &[NoEffect, Dropped, Broken],
         what: "a used element flips between the honest one and a bogus one while the driver reads it",
         naive: "checks one value and uses the other",
         check: "C07",
@@ -521,6 +521,7 @@ mod tests {
             (expected("A41"), expected("A110"), expected("A119")),
             (&[Accepted][..], &[TimedOut][..], &[Refused][..])
         );
+        assert_eq!(expected("A39"), [NoEffect, Dropped, Broken], "a used element holds no payload");
     }
 
     #[test]

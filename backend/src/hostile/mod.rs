@@ -36,8 +36,8 @@ pub use self::channel::Saboteur;
 pub use self::engine::Engine;
 pub use self::rng::Rng;
 pub use self::serve::{Adversary, HostileSession, serve_in_thread, serve_in_thread_with};
-pub use self::strikes::UNTOUCHED;
-pub use self::tally::Strikes;
+pub use self::strikes::{CHANGING, UNTOUCHED};
+pub use self::tally::{Strikes, strikes_of_this_process};
 
 /// Which attacks, and the seed of everything that they choose.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -72,6 +72,14 @@ impl Strikes {
     }
 }
 
+/// Strikes of all plans in this process so far: for a program that serves one plan and tells what it did.
+#[must_use]
+pub fn strikes_of_this_process() -> u64 {
+    IN_THIS_PROCESS.load(Ordering::Relaxed)
+}
+
+static IN_THIS_PROCESS: AtomicU64 = AtomicU64::new(0);
+
 /// The counters of one attack.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
@@ -94,6 +102,7 @@ impl Row {
             && let Some(counters) = self.counters()
         {
             counters.strikes.fetch_add(strikes, Ordering::Relaxed);
+            IN_THIS_PROCESS.fetch_add(strikes, Ordering::Relaxed);
         }
     }
 
@@ -105,5 +114,20 @@ impl Row {
 
     fn counters(&self) -> Option<&Counters> {
         self.strikes.0.rows.get(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_counted_for_the_process_too() {
+        let before = strikes_of_this_process();
+        let strikes = Strikes::of(&Plan::parse("A01", 1).unwrap());
+        strikes.row("A01").unwrap().count(3);
+        assert_eq!(strikes.count(), 3);
+        // Other tests of this process strike too.
+        assert!(strikes_of_this_process() >= before + 3);
     }
 }

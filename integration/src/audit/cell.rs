@@ -1,16 +1,17 @@
 //! One cell: an attack, a ring, a few seeds, in a child process of its own.
 //!
-//! The child is this program with the hidden subcommand `cell`; it prints one JSON object. A child that panics, dies by a
-//! signal or does not end in time is a finding of the cell, not a failure of the tool.
+//! The child is this program with the hidden subcommand `cell`; it prints one JSON object and ends with success. A child
+//! that panics, dies by a signal, fails or does not end in time is a dead cell. That is no failure of the tool, and no
+//! finding either: nothing is known of what the attack did, so a dead cell never holds, on either ring.
 
 use std::io::Read;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use ironring_backend::hostile::Verdict;
 use serde::{Deserialize, Serialize};
 
 use super::{RingUnderTest, live, model};
+use crate::verdict::{CRASHED, WEDGED};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -24,14 +25,28 @@ pub(super) struct Cell {
 /// What became of it: the verdict of the driver, and what watchers saw.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct CellResult {
-    /// What the hardened driver did, one a seed. Empty for the trusting ring.
-    pub(super) verdicts: Vec<String>,
+    /// What the network driver did against a hostile backend, one a seed. Empty for the trusting ring.
+    pub(super) live: Vec<String>,
+    /// What the hardened ring did in the model, one a seed and queue. Empty for the trusting ring.
+    pub(super) model: Vec<String>,
     /// What watchers saw that must not be (hardened), or what bit (trusting).
     pub(super) findings: Vec<String>,
     /// How often the attack struck, in all runs.
     pub(super) strikes: u64,
     /// Parts of the cell that do not apply, with the reason.
     pub(super) not_applicable: Vec<String>,
+    /// Why there is no word from the cell itself.
+    #[serde(skip)]
+    pub(super) death: Option<Death>,
+}
+
+/// The end of a child that did not end by itself, or not well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Death {
+    /// `wedged` or `crashed`.
+    pub(super) verdict: &'static str,
+    /// What is known of it.
+    pub(super) how: String,
 }
 
 /// Arguments of the hidden `cell` subcommand.
@@ -74,12 +89,9 @@ impl Cell {
         let timed_out = watchdog.stop();
         let errors = errors.join().unwrap_or_default();
         if timed_out {
-            return Ok(CellResult::of_death("wedged", format!("the cell did not end within {deadline:?}")));
+            return Ok(CellResult::of_death(WEDGED, format!("the cell did not end within {deadline:?}")));
         }
-        serde_json::from_str(&output).or_else(|_| {
-            let last = errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no words").to_owned();
-            Ok(CellResult::of_death("crashed", format!("{status}: {last}")))
-        })
+        Ok(CellResult::of_child(status, &output, &errors))
     }
 
     /// Runs the cell here.
@@ -89,9 +101,9 @@ impl Cell {
             match self.ring {
                 RingUnderTest::Hardened => {
                     let in_model = model::hardened(&self.attack, seed, &mut result)?;
+                    result.model.extend(in_model.into_iter().map(ToOwned::to_owned));
                     let live = live::hardened(&self.attack, seed, &mut result)?;
-                    // The network driver's word counts; where it cannot meet the attack, the ring's own.
-                    result.verdicts.extend(live.or(in_model.map(Verdict::name)).map(ToOwned::to_owned));
+                    result.live.extend(live.map(ToOwned::to_owned));
                 }
                 RingUnderTest::Trusting => {
                     model::trusting(&self.attack, seed, &mut result)?;
@@ -103,8 +115,20 @@ impl Cell {
 }
 
 impl CellResult {
-    fn of_death(verdict: &str, finding: String) -> Self {
-        Self { verdicts: vec![verdict.to_owned()], findings: vec![finding], ..Self::default() }
+    /// The word of a child that has ended. It counts only together with success: a child that printed its result and then
+    /// died, for example when it freed its memory, did not come through.
+    fn of_child(status: ExitStatus, output: &str, errors: &str) -> Self {
+        match serde_json::from_str(output) {
+            Ok(result) if status.success() => result,
+            _ => {
+                let last = errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no words");
+                Self::of_death(CRASHED, format!("{status}: {last}"))
+            }
+        }
+    }
+
+    pub(super) fn of_death(verdict: &'static str, how: String) -> Self {
+        Self { death: Some(Death { verdict, how }), ..Self::default() }
     }
 }
 
@@ -156,4 +180,34 @@ fn read_all(mut from: impl Read) -> String {
     let mut bytes = Vec::new();
     let _ = from.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    const WORD: &str = r#"{"live":["no-effect"],"model":[],"findings":[],"strikes":7,"not_applicable":[]}"#;
+
+    #[test]
+    fn the_word_of_a_child_counts_only_with_success() {
+        let result = CellResult::of_child(ExitStatus::from_raw(0), WORD, "");
+        assert_eq!((result.strikes, result.death), (7, None));
+        // Exit status 3, exit status 101, killed by SIGSEGV.
+        for status in [3 << 8, 101 << 8, 11] {
+            let result = CellResult::of_child(ExitStatus::from_raw(status), WORD, "one\nlast words\n\n");
+            let death = result.death.unwrap();
+            assert_eq!((death.verdict, result.strikes), (CRASHED, 0));
+            assert!(death.how.contains("last words"), "{death:?}");
+        }
+    }
+
+    #[test]
+    fn success_without_a_word_is_no_success() {
+        for output in ["", "{}", "panicked"] {
+            let result = CellResult::of_child(ExitStatus::from_raw(0), output, "");
+            assert!(result.death.is_some(), "{output}");
+        }
+    }
 }

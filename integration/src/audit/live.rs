@@ -2,16 +2,21 @@
 //!
 //! The backend runs in a thread of this child, on its own mapping of the memory. Honest traffic first, the attack, then
 //! the judgement from outside: were all frames equal and in order, did the driver name a violation, did it drop, did it
-//! end in time. Afterwards the driver is reset to an honest backend and has to carry 1,000 frames.
+//! end in time, did frames come back after the last strike. Afterwards the driver is reset to an honest backend and has to
+//! carry 1,000 frames; where the hostile device never came up, a new one has to.
 
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ironring_backend::hostile::{self, Attack, Plan, Surface, Verdict};
-use ironring_driver::net::{NetError, NetOptions, RxBatch, TxError, VirtioNet};
+use ironring_backend::hostile::{self, Attack, Plan, Strikes, Surface, Verdict};
+use ironring_driver::net::{NetError, NetOptions, RxBatch, VirtioNet};
+use ironring_driver::queue::violation::Violation;
 use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
 
 use super::cell::CellResult;
+use super::flow::{BURST, Counts, Flow};
+use super::judge::{self, Ending, Judgement};
+use crate::verdict::{ESCAPED, may_stop_the_device};
 
 /// Runs one attack with one seed; anything that a watcher outside finds wrong is a finding. The verdict, if the network
 /// driver can meet the attack at all.
@@ -50,15 +55,11 @@ struct Live<'a> {
     seed: u64,
     strikes: u64,
     findings: Vec<String>,
-    /// Frames that came back changed or out of order.
-    altered: u64,
-    /// Frames that the driver dropped, by its own count.
-    dropped: u64,
 }
 
 impl<'a> Live<'a> {
     const fn new(attack: &'a Attack, seed: u64) -> Self {
-        Self { attack, seed, strikes: 0, findings: Vec::new(), altered: 0, dropped: 0 }
+        Self { attack, seed, strikes: 0, findings: Vec::new() }
     }
 
     /// The whole run. Returns the verdict.
@@ -70,16 +71,12 @@ impl<'a> Live<'a> {
         let brought_up = VhostUser::from_stream(front, DEADLINES)
             .map_err(NetError::from)
             .and_then(|channel| VirtioNet::bring_up(channel, self.options()));
-        let verdict = match brought_up {
-            Err(error) => self.refused(&error, started),
-            Ok(mut net) => {
-                let verdict = self.traffic(&mut net, || strikes.count());
-                strikes.disarm();
-                self.strikes = strikes.count();
-                self.rebirth(&mut net)?;
-                verdict
-            }
+        let (verdict, net) = match brought_up {
+            Err(error) => (self.refused(&error, started), None),
+            Ok(mut net) => (self.traffic(&mut net, &strikes), Some(net)),
         };
+        strikes.disarm();
+        self.rebirth(net)?;
         self.strikes = strikes.count();
         session.end();
         Ok(verdict)
@@ -101,184 +98,166 @@ impl<'a> Live<'a> {
             NetError::Transport(_) | NetError::Incompatible(_) => Verdict::Refused.name(),
             other => {
                 self.findings.push(format!("unexpected error: {other}"));
-                "escaped"
+                ESCAPED
             }
         }
     }
 
-    /// Sends numbered frames and judges what comes back, until the attack has struck often enough.
-    fn traffic(&mut self, net: &mut VirtioNet, strikes: impl Fn() -> u64) -> &'static str {
-        let deadline = Instant::now() + TRAFFIC_LIMIT;
+    /// Sends numbered frames while the attack strikes and after it, and judges what comes back.
+    fn traffic(&mut self, net: &mut VirtioNet, strikes: &Strikes) -> &'static str {
         let mut flow = Flow::new(self.seed);
         let mut batch = RxBatch::new(BURST, net.tx().frame_max());
-        let mut moved = Instant::now();
-        let verdict = loop {
-            match flow.round(net, &mut batch) {
-                Ok(true) => moved = Instant::now(),
-                Ok(false) => {
-                    if self.attack.surface == Surface::Notify {
-                        let _ = net.rx().wait(Duration::from_millis(1));
-                    }
-                }
-                Err(violation) => {
-                    if net.violation() != Some(violation) {
-                        self.findings.push("the violation is not the one that is latched".into());
-                    }
-                    break Verdict::Broken.name();
-                }
+        let ended = self.under_attack(net, &mut flow, &mut batch, strikes).and_then(|()| {
+            strikes.disarm();
+            self.aftermath(net, &mut flow, &mut batch)
+        });
+        flow.look_again(batch.frames());
+        let ending = ended.unwrap_or_else(|violation| {
+            if net.violation() != Some(violation) {
+                self.findings.push("the violation is not the one that is latched".into());
             }
-            let struck = strikes();
-            let enough = struck >= STRIKES_ENOUGH && flow.received >= FRAMES_MIN;
-            if enough || Instant::now() > deadline {
-                break self.judge(net, &flow);
-            }
-            if moved.elapsed() > STALL && self.attack.surface == Surface::Memory {
-                // The device scribbled over what it reads itself and serves no more. The driver has lost nothing else.
-                break self.judge(net, &flow);
-            }
-            if moved.elapsed() > STALL {
-                self.findings.push(format!("no frame moved for {STALL:?} after {} frames", flow.received));
-                break "wedged";
-            }
-        };
+            Ending::Violation(violation.kind)
+        });
         if !net.is_conserved() {
             self.findings.push("a descriptor is neither free nor lent".into());
         }
+        let Judgement { verdict, findings } = judge::live(self.attack, &flow.counts, ending);
+        self.findings.extend(findings);
         verdict
     }
 
-    /// The traffic went on to the end: what does it show?
-    fn judge(&mut self, net: &mut VirtioNet, flow: &Flow) -> &'static str {
-        let stats = net.rx().stats();
-        self.dropped = stats.dropped_short + stats.dropped_header;
-        self.altered = flow.altered;
-        if self.altered > 0 {
-            // Only an attack on the payload itself may change what a device is trusted with: its own frames.
-            let payload = self.attack.expected.contains(&Verdict::Accepted) || self.attack.id == "A101";
-            if !payload {
-                self.findings.push(format!("{} frames came back changed or out of order", self.altered));
-                return "escaped";
-            }
-            return Verdict::Accepted.name();
+    /// Traffic until the attack has struck often enough, or the time is up.
+    fn under_attack(
+        &self,
+        net: &mut VirtioNet,
+        flow: &mut Flow,
+        batch: &mut RxBatch,
+        strikes: &Strikes,
+    ) -> Result<(), Violation> {
+        let deadline = Instant::now() + TRAFFIC_LIMIT;
+        let enough = |flow: &Flow| strikes.count() >= STRIKES_ENOUGH && flow.counts.received >= FRAMES_MIN;
+        while !enough(flow) && Instant::now() < deadline {
+            self.round(net, flow, batch)?;
         }
-        if self.attack.expected == [Verdict::Accepted] {
-            // The attack struck after the frames were copied out: accepted, and without effect here.
-            return Verdict::Accepted.name();
-        }
-        if self.dropped > 0 || flow.missing > 0 {
-            if flow.missing > 0 && self.dropped == 0 {
-                self.findings.push(format!("{} frames are missing and no drop was counted", flow.missing));
-            }
-            return Verdict::Dropped.name();
-        }
-        Verdict::NoEffect.name()
+        Ok(())
     }
 
-    /// A new epoch with an honest backend carries honest traffic.
-    fn rebirth(&mut self, net: &mut VirtioNet) -> Result<(), Box<dyn std::error::Error>> {
+    /// Traffic after the last strike, in the same epoch. The device is honest again, so frames have to come back: a queue
+    /// that has stopped for good looks like one that nothing has happened to, until it is asked for more. More frames than
+    /// were in flight are asked for.
+    fn aftermath(&self, net: &mut VirtioNet, flow: &mut Flow, batch: &mut RxBatch) -> Result<Ending, Violation> {
+        if may_stop_the_device(self.attack) {
+            return Ok(Ending::NotAsked);
+        }
+        flow.mark();
+        let deadline = Instant::now() + STALL;
+        while flow.beyond < AFTERMATH_FRAMES {
+            if Instant::now() > deadline {
+                return Ok(Ending::StandsStill);
+            }
+            self.round(net, flow, batch)?;
+        }
+        Ok(Ending::GoesOn)
+    }
+
+    /// A burst each way; a driver that sleeps when there is nothing sleeps.
+    fn round(&self, net: &mut VirtioNet, flow: &mut Flow, batch: &mut RxBatch) -> Result<(), Violation> {
+        if !flow.round(net, batch)? && self.attack.surface == Surface::Notify {
+            // That no call comes is what this attack is about; the watchdog of a millisecond is the answer to it.
+            let _ = net.rx().wait(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// An honest backend carries honest traffic: in a new epoch of the device, or, where the hostile one never came up,
+    /// with a new device.
+    fn rebirth(&mut self, net: Option<VirtioNet>) -> Result<(), Box<dyn std::error::Error>> {
         let (front, back) = UnixStream::pair()?;
         let session = hostile::serve_in_thread(back, &Plan::honest())?;
-        net.reset(|| VhostUser::from_stream(front, DEADLINES))?;
-        let mut flow = Flow::new(self.seed);
-        let mut batch = RxBatch::new(BURST, net.tx().frame_max());
-        let deadline = Instant::now() + STALL * 5;
-        while flow.received < REBIRTH_FRAMES && Instant::now() < deadline {
-            if let Err(violation) = flow.round(net, &mut batch) {
-                self.findings.push(format!("after the reset: {violation}"));
-                break;
-            }
-        }
-        if flow.received < REBIRTH_FRAMES || flow.altered > 0 || flow.missing > 0 {
-            let Flow { received, altered, missing, .. } = flow;
-            self.findings.push(format!("after the reset: {received} frames, {altered} changed, {missing} missing"));
+        match self.reborn(net, front) {
+            Ok(mut net) => self.honest_traffic(&mut net),
+            Err(error) => self.findings.push(format!("on an honest backend: {error}")),
         }
         session.end();
         Ok(())
     }
-}
 
-/// Numbered frames on their way out and back.
-struct Flow {
-    sent: u64,
-    /// The number that the next frame back should have.
-    next: u64,
-    received: u64,
-    missing: u64,
-    altered: u64,
-    salt: u64,
-}
-
-impl Flow {
-    const fn new(salt: u64) -> Self {
-        Self { sent: 0, next: 0, received: 0, missing: 0, altered: 0, salt }
+    /// The device on another connection.
+    fn reborn(&self, net: Option<VirtioNet>, stream: UnixStream) -> Result<VirtioNet, NetError> {
+        let connect = || VhostUser::from_stream(stream, HONEST_DEADLINES);
+        let Some(mut net) = net else { return VirtioNet::bring_up(connect()?, self.options()) };
+        net.reset(connect)?;
+        Ok(net)
     }
 
-    /// One burst each way. `true` if anything moved.
-    fn round(
-        &mut self,
-        net: &mut VirtioNet,
-        batch: &mut RxBatch,
-    ) -> Result<bool, ironring_driver::queue::violation::Violation> {
-        let (rx, tx) = net.queues();
-        let in_flight = self.sent.saturating_sub(self.next);
-        let mut moved = false;
-        if in_flight < WINDOW {
-            let frames: Vec<_> = (0..8).map(|step| self.frame(self.sent + step)).collect();
-            match tx.tx_burst(&frames) {
-                Ok(count) => {
-                    self.sent += count as u64;
-                    moved |= count > 0;
-                }
-                Err(TxError::Violation(violation)) => return Err(violation),
-                Err(TxError::FrameLength { .. }) => self.altered += 1,
+    /// Every one of the frames has to come back as it was sent.
+    fn honest_traffic(&mut self, net: &mut VirtioNet) {
+        let mut flow = Flow::new(self.seed);
+        let mut batch = RxBatch::new(BURST, net.tx().frame_max());
+        let deadline = Instant::now() + STALL * 5;
+        while flow.counts.received < REBIRTH_FRAMES && Instant::now() < deadline {
+            if let Err(violation) = flow.round(net, &mut batch) {
+                self.findings.push(format!("on an honest backend: {violation}"));
+                break;
             }
         }
-        let result = rx.rx_burst(batch);
-        moved |= !batch.is_empty();
-        for frame in batch.frames() {
-            self.check(frame);
+        let Counts { received, altered, missing, .. } = flow.counts;
+        if received < REBIRTH_FRAMES || altered > 0 || missing > 0 {
+            self.findings
+                .push(format!("on an honest backend: {received} frames, {altered} changed, {missing} missing"));
         }
-        result.map(|_| moved)
-    }
-
-    /// Compares a frame with what was sent under its number. Numbers go up; a gap is missing frames.
-    fn check(&mut self, frame: &[u8]) {
-        self.received += 1;
-        let number = frame.get(14..22).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-        match number {
-            Some(number) if number >= self.next && number < self.sent && self.frame(number) == frame => {
-                self.missing += number - self.next;
-                self.next = number + 1;
-            }
-            _ => {
-                self.altered += 1;
-                self.next += 1;
-            }
-        }
-    }
-
-    /// Frame `number`: its bytes follow from the number.
-    fn frame(&self, number: u64) -> Vec<u8> {
-        let len = 60 + usize::try_from((number * 131 + self.salt) % 1400).unwrap_or(0);
-        let mut frame = vec![0u8; len];
-        for (at, byte) in frame.iter_mut().enumerate() {
-            *byte = (number.wrapping_mul(31).wrapping_add(at as u64) & 0xff) as u8;
-        }
-        frame[14..22].copy_from_slice(&number.to_le_bytes());
-        frame
     }
 }
 
 /// Control-plane deadlines of an audit.
 const DEADLINES: Deadlines = Deadlines { connect: Duration::from_millis(50), request: Duration::from_millis(50) };
-/// The longest that traffic goes on, and how long nothing may move.
+/// Those for an honest backend, which may be kept waiting by a busy machine.
+const HONEST_DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(1), request: Duration::from_secs(1) };
+/// The longest that traffic goes on under attack.
 const TRAFFIC_LIMIT: Duration = Duration::from_millis(400);
+/// How long the frames after the last strike may take.
 const STALL: Duration = Duration::from_secs(1);
 /// Strikes and frames after which a run that nothing came of ends.
 const STRIKES_ENOUGH: u64 = 200;
 const FRAMES_MIN: u64 = 2_000;
+/// Frames that are sent after the last strike and have to come back.
+const AFTERMATH_FRAMES: u64 = 256;
 /// Honest frames after a reset.
 const REBIRTH_FRAMES: u64 = 1_000;
-/// Frames in flight at most.
-const WINDOW: u64 = 96;
-const BURST: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attack() -> &'static Attack {
+        hostile::find("A01").unwrap()
+    }
+
+    /// A device on an honest backend.
+    fn up() -> (VirtioNet, hostile::HostileSession) {
+        let (front, back) = UnixStream::pair().unwrap();
+        let session = hostile::serve_in_thread(back, &Plan::honest()).unwrap();
+        let channel = VhostUser::from_stream(front, HONEST_DEADLINES).unwrap();
+        (VirtioNet::bring_up(channel, NetOptions::default()).unwrap(), session)
+    }
+
+    /// A device that is gone looks, from the ring, like a driver that does not look at its ring any more.
+    #[test]
+    fn frames_that_do_not_come_back_after_the_last_strike_are_a_driver_that_stands_still() {
+        let (mut net, session) = up();
+        let live = Live::new(attack(), 1);
+        let (mut flow, mut batch) = (Flow::new(1), RxBatch::new(BURST, net.tx().frame_max()));
+        assert_eq!(live.aftermath(&mut net, &mut flow, &mut batch), Ok(Ending::GoesOn));
+        session.end();
+        let ending = live.aftermath(&mut net, &mut flow, &mut batch).unwrap();
+        assert_eq!(ending, Ending::StandsStill);
+        assert_eq!(judge::live(attack(), &flow.counts, ending).verdict, "wedged");
+    }
+
+    #[test]
+    fn a_device_that_never_came_up_is_replaced_by_one_that_carries_frames() {
+        let mut live = Live::new(attack(), 1);
+        live.rebirth(None).unwrap();
+        assert_eq!(live.findings, [""; 0]);
+    }
+}

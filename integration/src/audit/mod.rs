@@ -7,6 +7,8 @@
 //! memory safety or confidentiality that bites nobody there proves nothing, and fails the audit as a dud.
 
 mod cell;
+mod flow;
+mod judge;
 mod live;
 mod model;
 mod report;
@@ -19,6 +21,7 @@ use ironring_backend::hostile::{Attack, CATALOGUE};
 pub use cell::{CellArgs, cell_main};
 pub use report::{AuditReport, NotApplicable, Row};
 
+use crate::output::{Exit, Failure};
 use cell::Cell;
 
 /// Which rings are put to the test.
@@ -44,7 +47,7 @@ pub enum LayoutChoice {
 /// Arguments of `ironring audit`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AuditArgs {
-    /// Attacks to run: ids or names, `*` matches anything
+    /// Attacks to run: ids or names, several with commas between; `*` matches anything
     #[arg(long, value_name = "GLOB", default_value = "*")]
     pub attack: String,
     /// Ring layout
@@ -87,6 +90,18 @@ pub enum AuditError {
     Spawn(#[from] std::io::Error),
 }
 
+impl AuditError {
+    /// The error as the tool reports it.
+    #[must_use]
+    pub fn to_failure(&self) -> Failure {
+        let exit = match self {
+            Self::NoMatch { .. } | Self::NoPacked => Exit::Usage,
+            Self::Spawn(_) => Exit::Unable,
+        };
+        Failure { sentence: self.to_string(), exit }
+    }
+}
+
 /// Runs the cells that `args` selects. `progress` is told before each cell: done, of, what.
 ///
 /// # Errors
@@ -108,11 +123,12 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
         for (turn, ring) in rings.iter().enumerate() {
             progress(index * rings.len() + turn, total, attack.name);
             let cell = Cell { attack: attack.id.to_owned(), ring: *ring, seed: args.seed, seeds: args.seeds };
-            let result = cell.run_in_child(CELL_DEADLINE)?;
+            let result = cell.run_in_child(deadline(args.seeds))?;
             report.add(attack, *ring, result);
         }
     }
     report.seconds = started.elapsed().as_secs_f64();
+    report.finish();
     Ok(report)
 }
 
@@ -129,12 +145,9 @@ pub fn main(args: &AuditArgs, json: bool) -> ExitCode {
             } else {
                 crate::output::print_text(&report.to_text(args.seeds));
             }
-            ExitCode::from(u8::from(!report.passed()))
+            report.exit().into()
         }
-        Err(error) => {
-            crate::output::fail(json, &error.to_string());
-            ExitCode::from(if matches!(error, AuditError::Spawn(_)) { 3 } else { 2 })
-        }
+        Err(error) => crate::output::fail_with(json, &error.to_failure()),
     }
 }
 
@@ -158,18 +171,19 @@ impl RingUnderTest {
     }
 }
 
-/// The attacks whose id or name matches.
-fn select(glob: &str) -> Result<Vec<&'static Attack>, AuditError> {
-    let wanted: Vec<&str> = glob.split(',').map(str::trim).collect();
-    let found: Vec<_> = CATALOGUE
-        .iter()
-        .filter(|attack| wanted.iter().any(|one| glob_matches(one, attack.id) || glob_matches(one, attack.name)))
-        .collect();
-    if found.is_empty() {
-        let near = ironring_backend::hostile::near_matches(glob).join(", ");
-        return Err(AuditError::NoMatch { glob: glob.to_owned(), near });
+/// The attacks whose id or name matches a part of the list. Every part has to match: an attack that was asked for and not
+/// run would pass for one that was contained.
+fn select(list: &str) -> Result<Vec<&'static Attack>, AuditError> {
+    let mut parts: Vec<&str> = list.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        parts.push(list);
     }
-    Ok(found)
+    let matches = |part: &str, attack: &Attack| glob_matches(part, attack.id) || glob_matches(part, attack.name);
+    if let Some(part) = parts.iter().find(|part| !CATALOGUE.iter().any(|attack| matches(part, attack))) {
+        let near = ironring_backend::hostile::near_matches(part).join(", ");
+        return Err(AuditError::NoMatch { glob: (*part).to_owned(), near });
+    }
+    Ok(CATALOGUE.iter().filter(|attack| parts.iter().any(|part| matches(part, attack))).collect())
 }
 
 /// Whether `text` matches a pattern in which `*` stands for any run of characters. Case does not matter.
@@ -194,8 +208,15 @@ fn glob_matches(pattern: &str, text: &str) -> bool {
     true
 }
 
-/// How long a cell may take before it counts as wedged.
-const CELL_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a cell of so many seeds may take before it counts as wedged.
+fn deadline(seeds: u64) -> Duration {
+    CELL_DEADLINE + SEED_DEADLINE.saturating_mul(u32::try_from(seeds).unwrap_or(u32::MAX))
+}
+
+/// How long a cell may take to start and to end.
+const CELL_DEADLINE: Duration = Duration::from_secs(15);
+/// How long each of its seeds may take: the longest take about two seconds on a machine that is not busy.
+const SEED_DEADLINE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -209,6 +230,30 @@ mod tests {
         assert!(glob_matches("*len*", "split.used.len_zero"));
         assert!(!glob_matches("A01", "A010"));
         assert!(!glob_matches("*.len", "split.used.len_zero"));
+    }
+
+    #[test]
+    fn every_part_of_a_list_has_to_match() {
+        let ids = |list| select(list).map(|found| found.iter().map(|attack| attack.id).collect::<Vec<_>>());
+        assert_eq!(ids("A03, a01 ,").unwrap(), ["A01", "A03"]);
+        assert_eq!(ids("vu.*,A01").unwrap(), ["A01", "A110", "A119"]);
+        for (list, part) in [("A01,A99", "`A99`"), ("nothing.*,A01", "`nothing.*`"), (",", "`,`"), ("", "``")] {
+            let error = ids(list).unwrap_err();
+            assert_eq!(error.to_failure().exit, Exit::Usage);
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn more_seeds_may_take_longer() {
+        assert_eq!(deadline(1), Duration::from_secs(20));
+        assert_eq!(deadline(1024), Duration::from_secs(15 + 5 * 1024));
+    }
+
+    #[test]
+    fn what_could_not_run_is_told_from_what_cannot_be_asked_for() {
+        assert_eq!(AuditError::Spawn(std::io::Error::other("no more")).to_failure().exit, Exit::Unable);
+        assert_eq!(AuditError::NoPacked.to_failure().exit, Exit::Usage);
     }
 
     #[test]

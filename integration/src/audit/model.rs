@@ -2,38 +2,44 @@
 
 use std::time::Duration;
 
-use ironring_backend::hostile::{Attack, Plan, Surface, Verdict};
+use ironring_backend::hostile::{Attack, Plan, Surface};
 
 use super::cell::CellResult;
+use super::judge;
 use crate::heart::{self, RingKind};
 
-/// The attack on the hardened ring: nothing may be found. What the ring did, if the model has a place for the attack.
+/// The attack on the hardened ring: nothing may be found. What each queue did that the attack struck, if the model has a
+/// place for the attack.
 pub(super) fn hardened(
     attack: &str,
     seed: u64,
     result: &mut CellResult,
-) -> Result<Option<Verdict>, Box<dyn std::error::Error>> {
+) -> Result<Vec<&'static str>, Box<dyn std::error::Error>> {
     let plan = Plan::parse(attack, seed)?;
-    if plan.attacks().iter().any(|attack| no_place(attack).is_some()) {
-        return Ok(None);
-    }
+    let Some(attack) = plan.attacks().first().filter(|attack| no_place(attack).is_none()) else {
+        return Ok(Vec::new());
+    };
     let outcome = heart::run(&plan, RingKind::Hardened, LIMIT)?;
-    result.strikes += outcome.strikes;
-    result.findings.extend(outcome.findings.iter().map(|finding| format!("model, seed {seed}: {finding}")));
+    let mut found = |finding: String| result.findings.push(format!("model, seed {seed}: {finding}"));
+    outcome.findings.iter().for_each(|finding| found(finding.to_string()));
     if outcome.strikes == 0 {
-        result.findings.push(format!("model, seed {seed}: the attack never struck"));
+        found("the attack never struck".to_owned());
     }
-    Ok(Some(match (outcome.violation, outcome.dropped) {
-        (Some(_), _) => Verdict::Broken,
-        (None, 0) => Verdict::NoEffect,
-        (None, _) => Verdict::Dropped,
-    }))
+    let mut verdicts = Vec::new();
+    for (number, queue) in outcome.queues.iter().enumerate() {
+        if let Some(judgement) = judge::model(attack, queue) {
+            judgement.findings.iter().for_each(|finding| found(format!("queue {number}: {finding}")));
+            verdicts.push(judgement.verdict);
+        }
+    }
+    result.strikes += outcome.strikes;
+    Ok(verdicts)
 }
 
 /// The attack on the trusting ring: what is found is what bit.
 pub(super) fn trusting(attack: &str, seed: u64, result: &mut CellResult) -> Result<(), Box<dyn std::error::Error>> {
     let plan = Plan::parse(attack, seed)?;
-    if let Some(reason) = plan.attacks().iter().find_map(no_place) {
+    if let Some(reason) = plan.attacks().iter().find_map(|attack| no_place(attack)) {
         result.not_applicable.push(reason.into());
         return Ok(());
     }
@@ -44,7 +50,7 @@ pub(super) fn trusting(attack: &str, seed: u64, result: &mut CellResult) -> Resu
 }
 
 /// Why the model, which is rings and buffers, has no place for an attack.
-fn no_place(attack: &&Attack) -> Option<&'static str> {
+pub(super) fn no_place(attack: &Attack) -> Option<&'static str> {
     match attack.surface {
         Surface::Channel => Some("the trusting ring stands alone: it has no vhost-user channel"),
         Surface::Notify => Some("the trusting ring is polled: it waits for no call"),

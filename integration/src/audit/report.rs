@@ -3,9 +3,10 @@
 use ironring_backend::hostile::{Attack, Class};
 use serde::Serialize;
 
-use super::RingUnderTest;
-use super::cell::CellResult;
-use crate::output::{Cell, Look, Table, paint};
+use super::cell::{CellResult, Death};
+use super::{RingUnderTest, model};
+use crate::output::{Cell, Exit, Look, Table, paint};
+use crate::verdict::NOT_APPLICABLE;
 
 /// The result of an audit. `contained` and `escaped` count hardened cells.
 #[derive(Clone, Debug, Serialize)]
@@ -28,6 +29,9 @@ pub struct AuditReport {
     pub rows: Vec<Row>,
     /// How long it took.
     pub seconds: f64,
+    /// Why the audit says nothing at all, if no cell of it applies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
 }
 
 /// A part of the audit that cannot be run, and why.
@@ -54,9 +58,13 @@ pub struct Row {
     pub ring: RingUnderTest,
     /// The verdicts that are declared for it.
     pub expected: Vec<String>,
-    /// What was seen: a verdict of the driver; `bitten` or `unharmed` for the trusting ring.
+    /// What was seen: a verdict of the driver; `bitten`, `unharmed` or `not-applicable` for the trusting ring; `wedged` or
+    /// `crashed` for a cell that did not end well.
     pub verdict: String,
-    /// What the watchers saw.
+    /// What the ring did in the model, for the hardened ring; `verdict` is then what the network driver did live, if it can
+    /// meet the attack.
+    pub model: Vec<String>,
+    /// What the watchers saw, or how the cell ended if not well.
     pub oracle: Vec<String>,
     /// How often the attack struck.
     pub strikes: u64,
@@ -76,6 +84,7 @@ impl AuditReport {
             duds: Vec::new(),
             rows: Vec::new(),
             seconds: 0.0,
+            skipped: Vec::new(),
         }
     }
 
@@ -85,6 +94,20 @@ impl AuditReport {
         self.escaped == 0 && self.duds.is_empty() && self.rows.iter().all(|row| row.held)
     }
 
+    /// What is to be said of it as an exit status.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        if self.skipped.is_empty() { Exit::of(self.passed()) } else { Exit::Unable }
+    }
+
+    /// After the last cell: an audit in which nothing could be put to the test has not passed.
+    pub(super) fn finish(&mut self) {
+        if self.rows.iter().all(|row| row.verdict == NOT_APPLICABLE) {
+            let reason = |part: &NotApplicable| format!("{}: {}", part.cell, part.reason);
+            self.skipped = self.not_applicable.iter().map(reason).collect();
+        }
+    }
+
     /// Adds the result of a cell.
     pub(super) fn add(&mut self, attack: &Attack, ring: RingUnderTest, result: CellResult) {
         self.cells += 1;
@@ -92,47 +115,58 @@ impl AuditReport {
         for reason in unique(result.not_applicable.clone()) {
             self.not_applicable.push(NotApplicable { cell: format!("{} {config} {}", attack.id, ring.name()), reason });
         }
-        let expected: Vec<String> = attack.expected.iter().map(|verdict| verdict.name().to_owned()).collect();
-        let verdicts = unique(result.verdicts.clone());
-        let (verdict, held) = match ring {
-            RingUnderTest::Hardened => {
-                let held = result.findings.is_empty()
-                    && !verdicts.is_empty()
-                    && verdicts.iter().all(|verdict| expected.contains(verdict));
-                if held {
-                    self.contained += 1;
-                } else {
-                    self.escaped += 1;
-                }
-                (verdicts.join("/"), held)
-            }
-            RingUnderTest::Trusting => {
-                let bitten = !result.findings.is_empty();
-                let must_bite = matches!(attack.class, Class::MemorySafety | Class::Disclosure);
-                self.bites_trusting += usize::from(bitten);
-                if must_bite && !bitten {
-                    self.duds.push(attack.id.to_owned());
-                }
-                let verdict = match (bitten, result.not_applicable.is_empty()) {
-                    (true, _) => "bitten",
-                    (false, true) => "unharmed",
-                    (false, false) => "not-applicable",
-                };
-                (verdict.to_owned(), bitten || !must_bite)
-            }
+        let Judged { expected, verdict, held } = match ring {
+            RingUnderTest::Hardened => self.hardened(attack, &result),
+            RingUnderTest::Trusting => self.trusting(attack, &result),
         };
+        let how = result.death.map(|death| death.how);
         self.rows.push(Row {
             attack: attack.id.to_owned(),
             name: attack.name.to_owned(),
             class: attack.class.name().to_owned(),
             config,
             ring,
-            expected: if ring == RingUnderTest::Hardened { expected } else { vec!["bitten".into()] },
+            expected,
             verdict,
-            oracle: unique(result.findings),
+            model: unique(result.model),
+            oracle: unique(result.findings.into_iter().chain(how).collect()),
             strikes: result.strikes,
             held,
         });
+    }
+
+    /// The driver has to answer as declared, live and in the model, and nothing may speak against it.
+    fn hardened(&mut self, attack: &Attack, result: &CellResult) -> Judged {
+        let expected: Vec<String> = attack.expected.iter().map(|verdict| verdict.name().to_owned()).collect();
+        let declared = |verdict: &String| expected.contains(verdict);
+        let seen = || result.live.iter().chain(&result.model);
+        let held = result.death.is_none() && result.findings.is_empty() && seen().count() > 0 && seen().all(declared);
+        let shown = match &result.death {
+            Some(Death { verdict, .. }) => vec![(*verdict).to_owned()],
+            // What was not declared first of all; else the network driver's word, or the ring's own where it has none.
+            None if !seen().all(declared) => seen().filter(|verdict| !declared(verdict)).cloned().collect(),
+            None if result.live.is_empty() => result.model.clone(),
+            None => result.live.clone(),
+        };
+        *(if held { &mut self.contained } else { &mut self.escaped }) += 1;
+        Judged { verdict: unique(shown).join("/"), expected, held }
+    }
+
+    /// The ring that trusts has to be bitten by what is to be taken seriously.
+    fn trusting(&mut self, attack: &Attack, result: &CellResult) -> Judged {
+        let expected = expected_of_trusting(attack);
+        let verdict = match &result.death {
+            Some(Death { verdict, .. }) => verdict,
+            None if !result.findings.is_empty() => BITTEN,
+            None if !result.not_applicable.is_empty() => NOT_APPLICABLE,
+            None => UNHARMED,
+        };
+        self.bites_trusting += usize::from(verdict == BITTEN);
+        if expected == [BITTEN] && verdict == UNHARMED {
+            self.duds.push(attack.id.to_owned());
+        }
+        let held = expected.contains(&verdict);
+        Judged { expected: expected.iter().map(|word| (*word).to_owned()).collect(), verdict: verdict.to_owned(), held }
     }
 
     /// One line an attack, both rings side by side, and below it what did not hold.
@@ -168,7 +202,11 @@ impl AuditReport {
             text += &paint(&format!("not applicable  {}: {}", skipped.cell, skipped.reason), Look::Dim);
             text.push('\n');
         }
-        let (word, look) = if self.passed() { ("PASS", Look::Good) } else { ("FAIL", Look::Bad) };
+        let (word, look) = match self.exit() {
+            Exit::Held => ("PASS", Look::Good),
+            Exit::Unable => ("SKIP", Look::Dim),
+            Exit::Broke | Exit::Usage => ("FAIL", Look::Bad),
+        };
         let mut facts = Vec::new();
         let hardened = self.contained + self.escaped;
         if hardened > 0 {
@@ -194,6 +232,30 @@ impl AuditReport {
     }
 }
 
+/// What a cell comes to.
+struct Judged {
+    expected: Vec<String>,
+    verdict: String,
+    held: bool,
+}
+
+/// What an attack has to do to the ring that trusts. On memory safety and confidentiality it has to bite, or it proves
+/// nothing; of the others, some are about what that ring does not have.
+fn expected_of_trusting(attack: &Attack) -> &'static [&'static str] {
+    if model::no_place(attack).is_some() {
+        &[NOT_APPLICABLE]
+    } else if matches!(attack.class, Class::MemorySafety | Class::Disclosure) {
+        &[BITTEN]
+    } else {
+        &[BITTEN, UNHARMED]
+    }
+}
+
+/// A watcher saw harm.
+const BITTEN: &str = "bitten";
+/// No watcher saw any.
+const UNHARMED: &str = "unharmed";
+
 /// What became of the ring that trusts, and how.
 fn trusting_cell(row: &Row) -> Cell {
     let how = row.oracle.first().map(|first| first.split_once(": ").map_or(first.as_str(), |(_, words)| words));
@@ -218,4 +280,101 @@ fn unique(mut list: Vec<String>) -> Vec<String> {
     list.sort();
     list.dedup();
     list
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_backend::hostile::{CATALOGUE, find};
+
+    use super::*;
+    use crate::verdict::{CRASHED, WEDGED};
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    /// A hardened cell with these verdicts.
+    fn cell(live: &[&str], model: &[&str]) -> CellResult {
+        CellResult { live: words(live), model: words(model), strikes: 9, ..CellResult::default() }
+    }
+
+    /// The only row of an audit with this cell, and whether the audit passed.
+    fn judged(id: &str, ring: RingUnderTest, result: CellResult) -> (Row, AuditReport) {
+        let mut report = AuditReport::new(1);
+        report.add(find(id).unwrap(), ring, result);
+        (report.rows[0].clone(), report)
+    }
+
+    #[test]
+    fn the_driver_and_the_model_both_have_to_do_as_declared() {
+        for (live, model, verdict, held) in [
+            (&["broken"][..], &["broken", "broken"][..], "broken", true),
+            (&[], &["broken"], "broken", true),
+            (&["broken"], &["broken", "no-effect"], "no-effect", false),
+            (&["no-effect"], &["broken"], "no-effect", false),
+            (&["wedged", "broken"], &["broken"], "wedged", false),
+            (&[], &[], "", false),
+        ] {
+            let (row, report) = judged("A23", RingUnderTest::Hardened, cell(live, model));
+            assert_eq!((row.verdict.as_str(), row.held), (verdict, held), "{live:?} {model:?}");
+            assert_eq!((report.contained, report.escaped), (usize::from(held), usize::from(!held)));
+            assert_eq!(report.passed(), held);
+        }
+    }
+
+    #[test]
+    fn a_finding_fails_a_hardened_cell_whatever_its_verdict() {
+        let result = CellResult { findings: words(&["a byte changed"]), ..cell(&["broken"], &["broken"]) };
+        assert!(!judged("A23", RingUnderTest::Hardened, result).0.held);
+    }
+
+    #[test]
+    fn a_dead_cell_never_holds_and_bites_nobody() {
+        for attack in &CATALOGUE {
+            for verdict in [WEDGED, CRASHED] {
+                for ring in [RingUnderTest::Hardened, RingUnderTest::Trusting] {
+                    let (row, report) = judged(attack.id, ring, CellResult::of_death(verdict, "signal 11".to_owned()));
+                    assert_eq!((row.verdict.as_str(), row.held), (verdict, false), "{} {ring:?}", attack.id);
+                    assert_eq!(row.oracle, ["signal 11"]);
+                    assert_eq!((report.bites_trusting, report.passed()), (0, false));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_audit_in_which_nothing_applies_is_skipped() {
+        let skip = || CellResult { not_applicable: words(&["it has no channel"]), ..CellResult::default() };
+        let (_, mut report) = judged("A110", RingUnderTest::Trusting, skip());
+        report.finish();
+        assert_eq!(
+            (report.exit(), report.skipped.as_slice()),
+            (Exit::Unable, &words(&["A110 split trusting: it has no channel"])[..])
+        );
+        assert!(report.to_text(1).contains("SKIP"));
+        report.add(find("A110").unwrap(), RingUnderTest::Hardened, cell(&["timed-out"], &[]));
+        report.skipped.clear();
+        report.finish();
+        assert_eq!(report.exit(), Exit::Held);
+    }
+
+    #[test]
+    fn the_trusting_ring_is_judged_by_what_the_attack_is_for() {
+        let bite = || CellResult { findings: words(&["seed 1: a byte changed"]), ..CellResult::default() };
+        let skip = || CellResult { not_applicable: words(&["no such thing"]), ..CellResult::default() };
+        for (id, result, verdict, held, expected) in [
+            ("A01", bite(), "bitten", true, &["bitten"][..]),
+            ("A01", CellResult::default(), "unharmed", false, &["bitten"]),
+            ("A01", skip(), "not-applicable", false, &["bitten"]),
+            ("A15", CellResult::default(), "unharmed", true, &["bitten", "unharmed"]),
+            ("A104", skip(), "not-applicable", true, &["not-applicable"]),
+            ("A110", skip(), "not-applicable", true, &["not-applicable"]),
+            ("A119", bite(), "bitten", false, &["not-applicable"]),
+        ] {
+            let (row, report) = judged(id, RingUnderTest::Trusting, result);
+            assert_eq!((row.verdict.as_str(), row.held), (verdict, held), "{id}");
+            assert_eq!(row.expected, expected, "{id}");
+            assert_eq!(report.duds.len(), usize::from(verdict == "unharmed" && !held));
+        }
+    }
 }

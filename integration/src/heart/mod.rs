@@ -14,5 +14,5 @@ mod run;
 mod victim;
 
 pub use memory::Finding;
-pub use run::{Outcome, run};
+pub use run::{Outcome, QueueOutcome, run};
 pub use victim::RingKind;

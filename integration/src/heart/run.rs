@@ -24,12 +24,25 @@ pub struct Outcome {
     pub strikes: u64,
     /// What watchers saw. On the hardened ring: nothing.
     pub findings: Vec<Finding>,
-    /// What the hardened ring latched.
+    /// What the hardened ring latched first.
     pub violation: Option<Violation>,
     /// Completions that the reader dropped because they were too short for a header.
     pub dropped: u64,
     /// Requests that came back.
     pub completed: u64,
+    /// What each queue did: a ring that falls for nothing on one queue has proven nothing about the other.
+    pub queues: Vec<QueueOutcome>,
+}
+
+/// What one queue of a run did.
+#[derive(Clone, Debug, Default)]
+pub struct QueueOutcome {
+    /// How often it was struck.
+    pub strikes: u64,
+    /// What the hardened ring latched.
+    pub violation: Option<Violation>,
+    /// Completions that the reader dropped because they were too short for a header.
+    pub dropped: u64,
 }
 
 /// Runs an attack against a ring on queue 0 and on queue 1 of the model, and merges what was seen.
@@ -46,6 +59,8 @@ pub fn run(plan: &Plan, kind: RingKind, limit: Duration) -> Result<Outcome, Box<
         merged.violation = merged.violation.or(outcome.violation);
         merged.dropped += outcome.dropped;
         merged.completed += outcome.completed;
+        let Outcome { strikes, violation, dropped, .. } = outcome;
+        merged.queues.push(QueueOutcome { strikes, violation, dropped });
     }
     Ok(merged)
 }

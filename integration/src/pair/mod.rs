@@ -122,7 +122,9 @@ pub fn run(options: &PairOptions, progress: impl FnMut(u64, u64)) -> Result<Pair
         Ok(net) => net,
         Err(error) if options.mode.is_hostile() => {
             let mut report = PairReport::refused(options, &error);
-            report.struck(peer.as_mut().and_then(Peer::strikes));
+            if let Some(peer) = &mut peer {
+                report.struck(peer.strikes());
+            }
             return Ok(report);
         }
         Err(source) => {
@@ -202,5 +204,5 @@ const FRAME_MAX: usize = 65523;
 /// A backend that was started a moment ago may need a while on a busy machine.
 const STARTING: Deadlines = Deadlines { connect: Duration::from_secs(5), request: Duration::from_secs(5) };
 const RUNNING: Deadlines = Deadlines { connect: Duration::from_secs(1), request: Duration::from_secs(2) };
-/// How long a backend that was left may take to end by itself.
-const LEAVE: Duration = Duration::from_secs(1);
+/// How long a backend that was left may take to end by itself. One that is killed cannot tell what it did.
+const LEAVE: Duration = Duration::from_secs(2);

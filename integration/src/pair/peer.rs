@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -16,10 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ironring_backend::hostile;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::{PairOptions, machine};
+use super::{LEAVE, PairOptions, machine};
 use crate::output;
 
 /// The process of the backend. It does not outlive this.
@@ -56,9 +57,18 @@ pub struct BackendArgs {
     /// CPU to stay on
     #[arg(long)]
     cpu: Option<usize>,
+    /// Tell on stdout, at the end, how often the attacks struck
+    #[arg(long)]
+    tell_strikes: bool,
     /// Arguments of the daemon
     #[arg(last = true)]
     daemon: Vec<OsString>,
+}
+
+/// What a hostile backend says on stdout when it ends. The log would not do: what it shows is the user's choice.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Told {
+    strikes: u64,
 }
 
 impl Peer {
@@ -70,14 +80,16 @@ impl Peer {
         if let Some(cpu) = cpu {
             command.args(["--cpu", &cpu.to_string()]);
         }
+        let hostile = options.mode.is_hostile();
+        if hostile {
+            command.arg("--tell-strikes");
+        }
         command.args(["--", "--fd", "0", "--once", "--port", "loopback", "--wait", options.wait.name()]);
         command.args(["--mode", &options.mode.to_string(), "--seed", &options.seed.to_string()]);
-        // The adversary tells in its log how often it struck.
-        let quiet = if options.mode.is_hostile() { "info" } else { "warn" };
-        command.args(["--log", options.log.as_deref().unwrap_or(quiet)]);
+        command.args(["--log", options.log.as_deref().unwrap_or("warn")]);
         let mut child = command
             .stdin(OwnedFd::from(listener))
-            .stdout(Stdio::null())
+            .stdout(if hostile { Stdio::piped() } else { Stdio::null() })
             .stderr(Stdio::piped())
             .spawn()
             .map_err(PeerError::Spawn)?;
@@ -103,10 +115,12 @@ impl Peer {
         complaint.map(|words| format!("; the backend said: {words}")).unwrap_or_default()
     }
 
-    /// How often its attacks struck, if it told. Ends the process.
+    /// How often its attacks struck, if it told: a backend that was killed tells nothing. Ends the process.
     pub(super) fn strikes(&mut self) -> Option<u64> {
-        let lines = self.lines();
-        lines.iter().rev().find_map(|line| line.split_once(STRIKES)?.1.split_whitespace().next()?.parse().ok())
+        self.wait(LEAVE);
+        let mut told = String::new();
+        self.child.stdout.take()?.take(TOLD_MAX).read_to_string(&mut told).ok()?;
+        serde_json::from_str(&told).ok().map(|Told { strikes }| strikes)
     }
 
     /// The last lines of its log, oldest first.
@@ -170,7 +184,11 @@ pub fn backend_main(args: BackendArgs) -> ExitCode {
         // Without its own CPU it is slower, not wrong.
         let _ = machine::stay_on(cpu);
     }
-    ironring_backend::main_with(std::iter::once(OsString::from("ironring-backend")).chain(args.daemon))
+    let status = ironring_backend::main_with(std::iter::once(OsString::from("ironring-backend")).chain(args.daemon));
+    if args.tell_strikes {
+        output::print_json(&Told { strikes: hostile::strikes_of_this_process() });
+    }
+    status
 }
 
 /// A listening socket that this process is connected to already.
@@ -193,8 +211,8 @@ fn ended_within(child: &Child, limit: Duration) -> bool {
 }
 
 const LINES_KEPT: usize = 32;
-/// What stands before the number in the adversary's last line.
-const STRIKES: &str = " strikes=";
+/// More than a backend has to tell.
+const TOLD_MAX: u64 = 4096;
 /// How long a backend that failed may take to say why.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 

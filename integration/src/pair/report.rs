@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use ironring_backend::hostile::{Surface, Verdict};
+use ironring_backend::hostile::{Attack, Verdict};
 use ironring_common::features::Feature;
 use ironring_driver::net::{NetError, VirtioNet};
+use ironring_driver::queue::violation::Violation;
 use ironring_driver::transport::TransportError;
 use serde::Serialize;
 
 use super::traffic::{Outcome, Seen, Stop};
 use super::{Layout, PairOptions, WaitMode};
 use crate::output::{Cell, Exit, Look, Table, grouped, paint};
+use crate::verdict::{
+    CRASHED, ESCAPED, NOT_APPLICABLE, WEDGED, is_harm, may_change_frames, may_raise, may_stop_the_device,
+};
 
 /// The result of a pair.
 #[derive(Clone, Debug, Serialize)]
@@ -58,6 +62,9 @@ pub struct PairReport {
     /// Why the run ended early, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What could not be put to the test, with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
     #[serde(skip)]
     wanted: u64,
 }
@@ -110,7 +117,7 @@ impl PairReport {
         report.seconds = outcome.took.as_secs_f64();
         report.mfps = if report.seconds > 0.0 { verified as f64 / report.seconds / 1e6 } else { 0.0 };
         report.rss_bytes = rss;
-        report.verdict = report.judge(options, outcome);
+        report.verdict = judge(options.mode.attacks(), &outcome.seen, outcome.stopped.as_ref());
         if let Some(stop) = &outcome.stopped {
             report.state = State::Broken;
             report.error = Some(stop.to_string());
@@ -133,15 +140,27 @@ impl PairReport {
         report
     }
 
-    /// Takes the word of the backend on how often it struck.
+    /// Takes the word of a backend that was started here on how often it struck. Without a strike nothing was put to the
+    /// test, whatever came of it; harm is harm all the same.
     pub(super) fn struck(&mut self, strikes: Option<u64>) {
         self.backend_strikes = strikes;
-        if self.hostile() && strikes == Some(0) && self.error.is_none() {
-            let mode = &self.mode;
-            self.verdict = NOT_APPLICABLE;
-            self.error =
-                Some(format!("{mode} found nothing to strike on these queues; choose another attack or more frames"));
+        if !self.hostile() || strikes.is_some_and(|strikes| strikes > 0) || is_harm(self.verdict) {
+            return;
         }
+        let mode = &self.mode;
+        let why = if strikes.is_some() {
+            format!("{mode} found nothing to strike on these queues; choose another attack or more frames")
+        } else {
+            format!("the backend did not tell whether {mode} struck, so this run proves nothing; look at its log")
+        };
+        if strikes.is_some() && self.verdict == Verdict::Broken.name() {
+            // The driver named a lie that nobody told.
+            self.verdict = ESCAPED;
+            return;
+        }
+        self.verdict = NOT_APPLICABLE;
+        self.error = Some(self.error.take().map_or_else(|| why.clone(), |error| format!("{why}; {error}")));
+        self.skipped.push(why);
     }
 
     /// Whether every declared verdict held.
@@ -237,33 +256,8 @@ impl PairReport {
             rss_bytes: Rss::default(),
             backend_strikes: None,
             error: None,
+            skipped: Vec::new(),
             wanted: options.frames,
-        }
-    }
-
-    /// What the driver made of the traffic.
-    fn judge(&self, options: &PairOptions, outcome: &Outcome) -> &'static str {
-        match &outcome.stopped {
-            Some(Stop::Violation(_)) => return Verdict::Broken.name(),
-            Some(Stop::Net(error)) => return verdict_of(error),
-            Some(Stop::Stalled { .. }) => return "wedged",
-            Some(Stop::Differs { .. }) => return "escaped",
-            Some(Stop::Capture(_)) => return "crashed",
-            None => {}
-        }
-        let attacks = options.mode.attacks();
-        let accepted = attacks.iter().any(|attack| attack.expected.contains(&Verdict::Accepted));
-        // The bytes of a frame are the device's until they are copied out: that it changes them is lawful.
-        let lawful = accepted || attacks.iter().any(|a| matches!(a.surface, Surface::Buffer | Surface::Memory));
-        let Seen { altered, missing, dropped, .. } = outcome.seen;
-        if altered > 0 && accepted {
-            Verdict::Accepted.name()
-        } else if (altered > 0 && !lawful) || missing > altered + dropped {
-            "escaped"
-        } else if dropped > 0 {
-            Verdict::Dropped.name()
-        } else {
-            Verdict::NoEffect.name()
         }
     }
 
@@ -300,9 +294,135 @@ fn verdict_of(error: &NetError) -> &'static str {
         NetError::Violation(_) => Verdict::Broken.name(),
         NetError::Transport(TransportError::TimedOut { .. }) => Verdict::TimedOut.name(),
         NetError::Transport(_) | NetError::Incompatible(_) => Verdict::Refused.name(),
-        NetError::Misuse(_) | NetError::FrameMax { .. } | NetError::Os(_) => "crashed",
+        NetError::Misuse(_) | NetError::FrameMax { .. } | NetError::Os(_) => CRASHED,
     }
 }
 
-/// There was nothing to strike.
-const NOT_APPLICABLE: &str = "not-applicable";
+/// What the driver made of traffic under these attacks; none of them if the backend is honest.
+fn judge(attacks: &[&Attack], seen: &Seen, stopped: Option<&Stop>) -> &'static str {
+    // What came back before the end counts whatever the end is.
+    if harmed(attacks, seen) {
+        return ESCAPED;
+    }
+    match stopped {
+        Some(Stop::Violation(violation) | Stop::Net(NetError::Violation(violation))) => broken(attacks, violation),
+        Some(Stop::Net(error)) => verdict_of(error),
+        // What the device did to what it reads itself may have ended it; the driver cannot help that.
+        Some(Stop::Stalled { .. }) if attacks.iter().any(|attack| may_stop_the_device(attack)) => quiet(attacks, seen),
+        Some(Stop::Stalled { .. }) => WEDGED,
+        Some(Stop::Differs { .. }) => ESCAPED,
+        Some(Stop::Capture(_)) => CRASHED,
+        None => quiet(attacks, seen),
+    }
+}
+
+/// Whether frames came back as no attack of these makes them.
+fn harmed(attacks: &[&Attack], seen: &Seen) -> bool {
+    let Seen { altered, missing, dropped, .. } = *seen;
+    let changed = altered > 0 && !attacks.iter().any(|attack| may_change_frames(attack));
+    let lost = missing > altered + dropped && !attacks.iter().any(|attack| may_stop_the_device(attack));
+    changed || lost
+}
+
+/// A violation is an answer to an attack that breaks that rule.
+fn broken(attacks: &[&Attack], violation: &Violation) -> &'static str {
+    let asked_for = attacks.iter().any(|attack| may_raise(attack).contains(&violation.kind));
+    if attacks.is_empty() || asked_for { Verdict::Broken.name() } else { ESCAPED }
+}
+
+/// The verdict on traffic that nothing speaks against.
+fn quiet(attacks: &[&Attack], seen: &Seen) -> &'static str {
+    let only_accepted = !attacks.is_empty() && attacks.iter().all(|attack| attack.expected == [Verdict::Accepted]);
+    if seen.altered > 0 || only_accepted {
+        // Whether payload bytes changed before they were copied or after it is luck, and the same to the driver.
+        Verdict::Accepted.name()
+    } else if seen.dropped > 0 {
+        Verdict::Dropped.name()
+    } else {
+        Verdict::NoEffect.name()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_backend::hostile::find;
+    use ironring_driver::queue::violation::ViolationKind;
+
+    use super::*;
+    use crate::pair::{Mode, Source};
+
+    fn verdict(id: &str, seen: Seen, stopped: Option<&Stop>) -> &'static str {
+        judge(&[find(id).unwrap()], &seen, stopped)
+    }
+
+    fn violation(kind: ViolationKind) -> Stop {
+        Stop::Violation(Violation { queue: 0, kind, slot: 0, observed: 1, expected: 0 })
+    }
+
+    #[test]
+    fn changed_frames_are_lawful_only_where_the_attack_changes_bytes() {
+        let changed = Seen { altered: 5, missing: 5, ..Seen::default() };
+        for (id, expected) in [("A41", "accepted"), ("A101", "accepted"), ("A39", ESCAPED), ("A01", ESCAPED)] {
+            assert_eq!(verdict(id, changed, None), expected, "{id}");
+        }
+        let stop = violation(ViolationKind::IdOutOfRange);
+        assert_eq!(verdict("A23", changed, Some(&stop)), ESCAPED, "a violation does not make up for it");
+        assert_eq!(verdict("A41", Seen::default(), None), "accepted");
+    }
+
+    #[test]
+    fn frames_that_nobody_dropped_may_not_be_missing() {
+        let seen = Seen { missing: 3, dropped: 2, ..Seen::default() };
+        for (id, expected) in [("A35", ESCAPED), ("A101", "dropped")] {
+            assert_eq!(verdict(id, seen, None), expected, "{id}");
+        }
+        assert_eq!(verdict("A35", Seen { missing: 2, dropped: 2, ..Seen::default() }, None), "dropped");
+    }
+
+    #[test]
+    fn a_violation_has_to_be_of_the_rule_that_was_broken() {
+        let seen = Seen::default();
+        for kind in ViolationKind::ALL {
+            let expected = if kind == ViolationKind::LengthOverPosted { "broken" } else { ESCAPED };
+            assert_eq!(verdict("A31", seen, Some(&violation(kind))), expected, "{kind:?}");
+        }
+        assert_eq!(judge(&[], &seen, Some(&violation(ViolationKind::IdNotHead))), "broken", "of an honest backend");
+    }
+
+    #[test]
+    fn only_a_device_that_scribbles_over_itself_may_stand_still() {
+        let stop = Stop::Stalled { sent: 9, received: 2 };
+        for (id, expected) in [("A01", WEDGED), ("A41", WEDGED), ("A101", "no-effect")] {
+            assert_eq!(verdict(id, Seen::default(), Some(&stop)), expected, "{id}");
+        }
+    }
+
+    /// A report of `mode` with this verdict, after the backend's word.
+    fn after(mode: &str, verdict: &'static str, strikes: Option<u64>) -> PairReport {
+        let mut options = PairOptions::new(Source::Generated { size: 64 }, 10);
+        options.mode = mode.parse::<Mode>().unwrap();
+        let mut report = PairReport::empty(&options);
+        report.verdict = verdict;
+        report.frames_verified = 10;
+        report.struck(strikes);
+        report
+    }
+
+    #[test]
+    fn a_verdict_without_a_strike_proves_nothing() {
+        for (verdict, strikes, exit) in [
+            ("no-effect", Some(1), Exit::Held),
+            ("no-effect", Some(0), Exit::Unable),
+            ("no-effect", None, Exit::Unable),
+            ("escaped", Some(0), Exit::Broke),
+            ("wedged", None, Exit::Broke),
+            ("broken", Some(0), Exit::Broke),
+            ("broken", None, Exit::Unable),
+        ] {
+            let report = after("hostile:A01", verdict, strikes);
+            assert_eq!(report.exit(), exit, "{verdict} {strikes:?}");
+            assert_eq!(report.skipped.len(), usize::from(exit == Exit::Unable), "{verdict} {strikes:?}");
+        }
+        assert_eq!(after("honest", "no-effect", None).exit(), Exit::Held);
+    }
+}

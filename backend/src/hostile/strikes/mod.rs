@@ -15,7 +15,7 @@ use super::catalogue::Attack;
 use super::rng::Rng;
 use crate::vring::hook::{Moment, RingMemory};
 
-pub use self::scribble::UNTOUCHED;
+pub use self::scribble::{CHANGING, UNTOUCHED};
 
 /// The rings that run, by the number of their queue.
 pub(super) type Books = BTreeMap<usize, Book>;

@@ -128,7 +128,7 @@ fn scribble(region: &Area, word: u64, rng: &mut Rng) {
 
 /// Bytes at the front of a receive buffer that A41 leaves alone: net header and Ethernet header.
 pub const UNTOUCHED: usize = HDR_BYTES.wrapping_add(ETH_HEADER_BYTES);
-/// Bytes of a frame that change, at most.
-const CHANGING: usize = 64;
+/// Bytes behind these that A41 flips, at most.
+pub const CHANGING: usize = 64;
 /// Words of a racing run.
 const SCRIBBLES: u64 = 64;

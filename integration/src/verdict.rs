@@ -1,0 +1,75 @@
+//! What an attack may do to a run without any harm: the rules that the audit and the pair judge by.
+
+use ironring_backend::hostile::{Attack, Surface};
+use ironring_driver::queue::violation::ViolationKind;
+
+/// Harm: frames changed or lost, private bytes read or written, or an error for the wrong reason.
+pub(crate) const ESCAPED: &str = "escaped";
+/// The driver, or the process, stood still.
+pub(crate) const WEDGED: &str = "wedged";
+/// The process died.
+pub(crate) const CRASHED: &str = "crashed";
+/// There was nothing to strike.
+pub(crate) const NOT_APPLICABLE: &str = "not-applicable";
+
+/// Whether a verdict is harm, and not one of the ways to come through.
+pub(crate) fn is_harm(verdict: &str) -> bool {
+    [ESCAPED, WEDGED, CRASHED].contains(&verdict)
+}
+
+/// Whether frames may come back changed. A payload is the device's own word until it is copied out, so an attack that
+/// writes into buffers may change it. No other attack touches a byte of a frame: there, a changed frame says that the
+/// driver read the wrong bytes.
+pub(crate) const fn may_change_frames(attack: &Attack) -> bool {
+    matches!(attack.surface, Surface::Buffer | Surface::Memory)
+}
+
+/// Whether the device may be left unable to serve, by what it did to what it reads itself. The driver cannot help that;
+/// it must still be reset.
+pub(crate) const fn may_stop_the_device(attack: &Attack) -> bool {
+    matches!(attack.surface, Surface::Memory)
+}
+
+/// The rules of the ring that an attack breaks. A violation of another rule is a defect of the driver, which named a lie
+/// that nobody told, or of the attack, which tested something else.
+pub(crate) fn may_raise(attack: &Attack) -> &'static [ViolationKind] {
+    use ViolationKind::{IdNotHead, IdNotOutstanding, IdOutOfRange, LengthOverPosted, UsedIndexJump};
+    match attack.id {
+        "A18" => &[UsedIndexJump],
+        "A23" | "A24" => &[IdOutOfRange],
+        "A25" => &[IdNotHead],
+        "A26" => &[IdNotOutstanding],
+        // A burst of one gets a second element, which may be one more than there are chains outstanding.
+        "A27" => &[IdNotOutstanding, UsedIndexJump],
+        "A31" => &[LengthOverPosted],
+        // What the element flips to: a wrong id or a wrong length.
+        "A39" => &[IdOutOfRange, LengthOverPosted],
+        "A101" => &ViolationKind::ALL,
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ironring_backend::hostile::{CATALOGUE, Verdict, find};
+
+    use super::*;
+
+    #[test]
+    fn an_attack_raises_something_exactly_if_it_may_break_the_device() {
+        for attack in &CATALOGUE {
+            let breaks = attack.expected.contains(&Verdict::Broken);
+            assert_eq!(!may_raise(attack).is_empty(), breaks, "{}", attack.id);
+        }
+    }
+
+    #[test]
+    fn only_attacks_on_bytes_change_frames() {
+        let changing: Vec<_> = CATALOGUE.iter().filter(|attack| may_change_frames(attack)).map(|a| a.id).collect();
+        assert_eq!(changing, ["A41", "A101"]);
+        for attack in &CATALOGUE {
+            assert!(may_change_frames(attack) || !attack.expected.contains(&Verdict::Accepted), "{}", attack.id);
+        }
+        assert!(may_stop_the_device(find("A101").unwrap()) && !may_stop_the_device(find("A41").unwrap()));
+    }
+}
