@@ -50,11 +50,18 @@ fn what_is_offered_and_what_the_configuration_says() {
     let backend = Backend::start(settings());
     let mut front_end = backend.connect();
     let features = front_end.vhost.get_features().unwrap();
-    let offered =
-        [Feature::Version1, Feature::ProtocolFeatures, Feature::Mac, Feature::MrgRxbuf, Feature::Status, Feature::Mtu];
+    let offered = [
+        Feature::Version1,
+        Feature::ProtocolFeatures,
+        Feature::Mac,
+        Feature::MrgRxbuf,
+        Feature::AccessPlatform,
+        Feature::Status,
+        Feature::Mtu,
+    ];
     assert_eq!(features, offered.into_iter().map(Feature::mask).sum::<u64>());
     let protocol = front_end.vhost.get_protocol_features().unwrap();
-    assert_eq!(protocol, PROTOCOL);
+    assert_eq!(protocol, PROTOCOL | VhostUserProtocolFeatures::BACKEND_REQ);
     front_end.walk(3);
     assert_eq!(front_end.vhost.get_queue_num().unwrap(), 2);
     let whole = [0x52, 0x54, 0, 0x12, 0x34, 0x56, 1, 0, 1, 0, 0xdc, 5];

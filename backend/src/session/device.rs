@@ -152,6 +152,9 @@ impl VhostUserBackend for Device {
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            // QEMU does not take ACCESS_PLATFORM from a backend that could not ask it for translations. This one never
+            // asks: without an IOMMU of the guest, the addresses are the guest's physical ones.
+            | VhostUserProtocolFeatures::BACKEND_REQ
     }
 
     // EVENT_IDX is not offered.
@@ -202,6 +205,7 @@ fn offered(settings: &Settings) -> Supported {
         .with(Feature::ProtocolFeatures)
         .with(Feature::Mac)
         .with(Feature::MrgRxbuf)
+        .with(Feature::AccessPlatform)
         .with(Feature::Status);
     if settings.mtu.is_some() { base.with(Feature::Mtu) } else { base }
 }
