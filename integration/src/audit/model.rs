@@ -62,4 +62,4 @@ pub(super) fn no_place(attack: &Attack) -> Option<&'static str> {
 /// A run takes at most this long.
 const LIMIT: Duration = Duration::from_millis(400);
 /// On the ring that trusts a race is won sooner or later, later on a busy machine, and the run ends when it is.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
