@@ -12,7 +12,8 @@ usage: ./ci.sh SUBCOMMAND
   test        every test that needs no special machine
   exhaustive  the sweeps over whole value ranges that `test` only samples (minutes)
   unsafe      where unsafe code, loads of a peer's memory and hostile code may stand; counts of unsafe blocks
-  interop     our driver and backend against other people's (none is wired yet, and the output says so)
+  interop     our driver and backend against other people's: Linux guests under QEMU (`interop NAME` runs one)
+  guest-kernel  downloads the kernel of the guests (Debian's for clouds), into ~/.cache/ironring
   deps        installs what CI needs: a linker, cargo-deny (apt-get, cargo install)
   help        this text
 
@@ -79,6 +80,35 @@ cmd_interop() {
     if [ "$failed" -gt 0 ] || { in_ci && [ "$skipped" -gt 0 ]; }; then
         fail "not every peer passed"
     fi
+}
+
+# Linux guests under QEMU, with a TAP interface, on the daemon as users build it.
+peer_qemu() {
+    step cargo build --release --locked -p ironring-backend
+    if [ -z "${KERNEL:-}" ] && in_ci; then
+        cmd_guest_kernel
+    fi
+    integration/peers/qemu/run.sh "$(target_dir)/release/ironring-backend"
+}
+
+# Debian's kernel for clouds, unpacked and not installed.
+cmd_guest_kernel() {
+    local into=${IRONRING_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ironring}/guest package scratch
+    if compgen -G "$into/boot/vmlinuz-*" >/dev/null; then
+        echo "a guest kernel is there: $(compgen -G "$into/boot/vmlinuz-*" | tail -n 1)"
+        return
+    fi
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null \
+        || fail "this needs Debian's tools; elsewhere set KERNEL to a vmlinuz and MODULES to its lib/modules/VERSION"
+    apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || as_root apt-get update
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+    [ -n "$package" ] || fail "apt knows no linux-image-cloud-amd64; apt-get update, or set KERNEL and MODULES"
+    scratch=$(mktemp -d)
+    (cd "$scratch" && apt-get download "$package")
+    mkdir -p "$into"
+    dpkg-deb -x "$scratch"/*.deb "$into"
+    rm -rf "$scratch"
+    echo "the guest kernel is $package"
 }
 
 cmd_deps() {
@@ -336,6 +366,10 @@ in_ci() {
     [ "${CI:-}" = true ]
 }
 
+target_dir() {
+    echo "${CARGO_TARGET_DIR:-target}"
+}
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
@@ -352,6 +386,8 @@ fail() {
 
 # A linker and the C library that Rust links with; cargo-deny compiles some C of its own.
 APT_PACKAGES=(gcc libc6-dev)
+# What `interop` runs against: QEMU, and what its guests and their network are made of.
+APT_PACKAGES+=(qemu-system-x86 busybox-static cpio xz-utils python3 iproute2 util-linux)
 # deny.toml is written for this version's keys.
 CARGO_DENY=0.20
 # Where unsafe code may stand.
@@ -360,6 +396,7 @@ ROOMS='^(common/src/shm/|backend/src/port/[^/:]*_sys\.rs:)'
 subcommand=${1:-help}
 case $subcommand in
     check | test | exhaustive | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
+    guest-kernel) cmd_guest_kernel ;;
     help | -h | --help) usage ;;
     *) usage >&2 && exit 2 ;;
 esac

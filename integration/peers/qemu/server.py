@@ -39,6 +39,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             left -= len(part)
         self.answer(digest.hexdigest().encode())
 
+    def handle(self):
+        try:
+            super().handle()
+        except ConnectionError:
+            pass  # A guest that was killed.
+
     def log_message(self, *_):
         pass
 
