@@ -179,16 +179,46 @@ impl RxQueue {
     /// # Errors
     /// [`NetError`].
     pub fn wait(&mut self, timeout: Duration) -> Result<bool, NetError> {
-        self.ring.check()?;
-        self.ring.arm_calls();
-        if self.ring.has_completions()? {
+        if self.arm()? {
             return Ok(true);
         }
         let called = self.call.wait(timeout).map_err(os)?;
-        if self.call.drain().map_err(os)? {
+        self.take_call().map_err(os)?;
+        Ok(called)
+    }
+
+    /// Asks the device to call, and looks once more: `true` if there is something to take already. Otherwise the caller
+    /// may sleep until [`call_fd`](Self::call_fd) is readable, together with other descriptors, and then
+    /// [`disarm`](Self::disarm). A device may fail to call, so the sleep needs a limit.
+    ///
+    /// # Errors
+    /// The [`Violation`], new or latched.
+    pub fn arm(&mut self) -> Result<bool, Violation> {
+        self.ring.check()?;
+        self.ring.arm_calls();
+        self.ring.has_completions()
+    }
+
+    /// Takes the calls that came, and asks the device not to call while this side looks by itself.
+    ///
+    /// # Errors
+    /// [`NetError::Os`].
+    pub fn disarm(&mut self) -> Result<(), NetError> {
+        self.ring.suppress_calls();
+        self.take_call().map_err(os)
+    }
+
+    /// Readable when the device has called. The device holds it too and may do with it what it likes.
+    #[must_use]
+    pub fn call_fd(&self) -> BorrowedFd<'_> {
+        self.call.as_fd()
+    }
+
+    fn take_call(&mut self) -> Result<(), OsError> {
+        if self.call.drain()? {
             self.stats.calls = self.stats.calls.wrapping_add(1);
         }
-        Ok(called)
+        Ok(())
     }
 
     /// What was counted.
@@ -205,10 +235,6 @@ impl RxQueue {
 
     pub(super) fn kick_fd(&self) -> BorrowedFd<'_> {
         self.kick.as_fd()
-    }
-
-    pub(super) fn call_fd(&self) -> BorrowedFd<'_> {
-        self.call.as_fd()
     }
 
     pub(super) fn published(&self) -> SplitIndex {
