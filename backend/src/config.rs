@@ -267,7 +267,7 @@ struct Args {
     /// Serve memory that its owner can truncate, at the price that it can kill this process
     ///
     /// Needed for memory that is no sealed memfd, such as QEMU's memory-backend-file or hugetlbfs files. A
-    /// memory-backend-memfd needs it only with seal=off.
+    /// memory-backend-memfd needs it only with seal=off or hugetlb=on.
     #[arg(long)]
     allow_unsealed_memory: bool,
 

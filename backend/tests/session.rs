@@ -14,7 +14,7 @@ use ironring_backend::session::{RingError, SessionError, StopToken, serve_connec
 use ironring_backend::worker::ControlError;
 use ironring_common::error::Incompatible;
 use ironring_common::features::Feature;
-use ironring_common::shm::guest::SealPolicy;
+use ironring_common::shm::guest::{GuestMemoryError, SealPolicy};
 use ironring_common::shm::mapping::Memfd;
 use ironring_common::shm::table::TableError;
 use rustix::fs::MemfdFlags;
@@ -291,7 +291,7 @@ fn a_ring_that_cannot_be_served_ends_its_session() {
 fn memory_is_checked_before_it_is_touched() {
     let error = refused_at_set_up(settings(), |f| drop(f.share(GUEST_BASE, 2 * MEMORY_BYTES as u64)));
     let have_need = match error {
-        SessionError::Memory(TableError::FileTooSmall { have, need, .. }) => (have, need),
+        SessionError::Memory(GuestMemoryError::Table(TableError::FileTooSmall { have, need, .. })) => (have, need),
         other => panic!("{other}"),
     };
     assert_eq!(have_need, (MEMORY_BYTES as u64, 2 * MEMORY_BYTES as u64));
@@ -304,7 +304,34 @@ fn memory_is_checked_before_it_is_touched() {
         f.vhost.set_mem_table(&[region])
     };
     let error = refused_at_set_up(settings(), |f| drop(share(f)));
-    assert!(matches!(error, SessionError::Memory(TableError::NotSealed { .. })), "{error}");
+    let unsealed = matches!(error, SessionError::Memory(GuestMemoryError::Table(TableError::NotSealed { .. })));
+    assert!(unsealed, "{error}");
+    let (mut front_end, session) = OneSession::start(Settings { seals: SealPolicy::Tolerate, ..settings() });
+    front_end.walk(4);
+    share(&mut front_end).unwrap();
+    drop(front_end);
+    session.end().unwrap();
+}
+
+/// Huge pages take the seal, but a touch of one that is not there kills the process when the pool is empty, as it is on
+/// most machines; so they are refused before anything is touched.
+#[test]
+fn huge_pages_are_refused_unless_the_risk_is_accepted() {
+    const HUGE: u64 = 2 << 20;
+    // Neither making nor sizing it takes a page out of the pool.
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+    let Ok(huge) = rustix::fs::memfd_create("huge", flags) else {
+        writeln!(std::io::stderr(), "SKIP: this kernel has no hugetlb memfds of 2 MiB pages").unwrap();
+        return;
+    };
+    rustix::fs::ftruncate(&huge, HUGE).unwrap();
+    let share = |f: &mut FrontEnd| {
+        let region = VhostUserMemoryRegionInfo { mmap_handle: huge.as_raw_fd(), ..f.region(HUGE) };
+        f.vhost.set_mem_table(&[region])
+    };
+    let error = refused_at_set_up(settings(), |f| drop(share(f)));
+    assert!(matches!(error, SessionError::Memory(GuestMemoryError::HugePages { .. })), "{error}");
+    assert!(error.to_string().contains("--allow-unsealed-memory"), "{error}");
     let (mut front_end, session) = OneSession::start(Settings { seals: SealPolicy::Tolerate, ..settings() });
     front_end.walk(4);
     share(&mut front_end).unwrap();

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use ironring_common::error::{Incompatible, OsError};
 use ironring_common::features::Negotiated;
-use ironring_common::shm::table::TableError;
+use ironring_common::shm::guest::GuestMemoryError;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use vhost::vhost_user::Error as VhostError;
@@ -107,7 +107,7 @@ pub enum SessionError {
     FeaturesWhileRunning,
     /// The front-end's memory cannot be used.
     #[error(transparent)]
-    Memory(#[from] TableError),
+    Memory(#[from] GuestMemoryError),
     /// The memory comes in too many pieces.
     #[error("the front-end shares {regions} memory regions, at most {max} are served; merge them")]
     TooManyRegions {
