@@ -315,6 +315,11 @@ pub(super) struct Envelope {
 }
 
 /// How a worker learns that there are commands: a flag that is cheap to look at, and an eventfd for when it sleeps.
+///
+/// The flag alone says that there are commands; the bell only ends a sleep, and whoever it woke drains it. A worker that
+/// is awake may see the flag, carry out the command and lower the flag before the bell is rung; that bell then ends one
+/// later sleep for nothing. No command is lost by a drain either: the flag is raised before the bell is rung, so whoever
+/// drained the bell finds the flag, and the worker looks at the flag after each sleep.
 #[derive(Debug)]
 pub(super) struct Signal {
     raised: AtomicBool,
@@ -355,9 +360,14 @@ impl Mailbox {
         self.signal.raised.load(Ordering::Relaxed)
     }
 
+    /// Drains the bell after it ended a sleep, or it would end every other one too. The flag is to be looked at next.
+    pub(super) fn answer(&self) {
+        // Our own eventfd, which nobody else can make unreadable.
+        let _ = self.signal.bell.drain();
+    }
+
     /// Lowers the flag; to be called before the commands are taken.
     pub(super) fn lower(&self) {
-        let _ = self.signal.bell.drain();
         // The swap reads the last value stored, so it orders every command whose flag it lowers before our receive.
         self.signal.raised.swap(false, Ordering::AcqRel);
     }

@@ -127,9 +127,11 @@ impl<P: Port, H: Hook> Worker<P, H> {
         self.core.arm_kicks();
         if self.core.step().is_idle() {
             let timeout = if self.core.any_kickless() { KICKLESS } else { self.watchdog };
-            let Self { core, waiter, .. } = self;
-            let waited = waiter.wait(timeout, |wake| {
-                if let Wake::Kick { ring, dead } = wake {
+            let Self { core, waiter, mailbox, .. } = self;
+            let waited = waiter.wait(timeout, |wake| match wake {
+                Wake::Command => mailbox.answer(),
+                Wake::Port => {}
+                Wake::Kick { ring, dead } => {
                     // The last kick of a doorbell that hung up counts.
                     if !core.take_kick(ring) || dead {
                         drop_kick(core, waiter, ring);

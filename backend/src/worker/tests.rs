@@ -14,7 +14,7 @@ use rustix::event::epoll;
 
 use super::command::{Command, Link, Mailbox};
 use super::wait::{Waiter, Wake};
-use super::{ControlError, RingSetup, WaitPolicy, WorkerCore, WorkerHandle};
+use super::{ControlError, RingSetup, WaitPolicy, Worker, WorkerCore, WorkerHandle};
 use crate::port::generate::Generate;
 use crate::port::loopback::Loopback;
 use crate::port::{Port, PortStats};
@@ -464,6 +464,24 @@ fn a_polling_worker_obeys_while_it_works() {
     worker.shutdown().unwrap();
 }
 
+/// A worker that is awake can see the flag of a command, carry it out and lower the flag before the bell is rung. That
+/// bell ends one sleep and no more.
+#[test]
+fn a_bell_that_comes_after_its_command_does_not_spin() {
+    let watchdog = Duration::from_millis(100);
+    let (_sender, _signal, mailbox) = Mailbox::new().unwrap();
+    let waiter = Waiter::new(mailbox.bell().as_fd(), None).unwrap();
+    let core = WorkerCore::new(1, Loopback::new(), NoHook, Arc::new(Stats::new(0, 2)));
+    let mut worker = Worker { core, mailbox, waiter, wait: WaitPolicy::Interrupt, watchdog };
+    worker.mailbox.lower();
+    worker.mailbox.bell().ring().unwrap();
+    worker.sleep();
+    assert!(!worker.mailbox.is_raised());
+    let started = Instant::now();
+    worker.sleep();
+    assert!(started.elapsed() >= watchdog / 2, "the worker woke up after {:?} for nothing", started.elapsed());
+}
+
 /// A kick that hung up wakes the worker once. One that stays readable for ever without hanging up does not either.
 #[test]
 fn a_dead_kick_does_not_spin() {
@@ -485,7 +503,7 @@ fn a_dead_kick_does_not_spin() {
     assert_eq!(wakes(0), []);
     waiter.forget(pipe.as_fd());
     commands.ring().unwrap();
-    assert_eq!(wakes(1000), [Wake::Work]);
+    assert_eq!(wakes(1000), [Wake::Command]);
     let file = tempfile::tempfile().unwrap();
     waiter.watch(6, file.as_fd()).unwrap_err();
 }
