@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::net::MAX_FRAME;
 use crate::session::listen::Endpoint;
-use crate::session::{Honest, ServeError, StopToken, serve_endpoint};
+use crate::session::{Honest, Ports, ServeError, StopToken, serve_ports};
 use crate::worker::WaitPolicy;
 
 /// What every session is served with. The default is what the command line defaults to, with a loopback port.
@@ -173,15 +173,18 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Serves in this way; see [`serve_endpoint`].
-    ///
-    /// # Errors
-    /// [`ServeError`].
-    pub fn serve(&self, endpoint: &Endpoint, settings: &Settings, stop: &StopToken) -> Result<u64, ServeError> {
+    /// Serves in this way, with ports that are open; see [`serve_endpoint`](crate::session::serve_endpoint).
+    pub(crate) fn serve(
+        &self,
+        endpoint: &Endpoint,
+        ports: Ports,
+        settings: &Settings,
+        stop: &StopToken,
+    ) -> Result<u64, ServeError> {
         match self {
-            Self::Honest => serve_endpoint(endpoint, settings, &Honest, stop),
+            Self::Honest => serve_ports(endpoint, ports, settings, &Honest, stop),
             #[cfg(feature = "hostile")]
-            Self::Hostile(plan) => serve_endpoint(endpoint, settings, &crate::hostile::Adversary::new(plan), stop),
+            Self::Hostile(plan) => serve_ports(endpoint, ports, settings, &crate::hostile::Adversary::new(plan), stop),
         }
     }
 }

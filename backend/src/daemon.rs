@@ -10,8 +10,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::config::{self, Invocation, Mode, Settings, Transport};
 use crate::log;
+use crate::port::PortError;
 use crate::session::listen::{Endpoint, ListenError};
-use crate::session::{ServeError, StopToken};
+use crate::session::{Ports, ServeError, StopToken};
 
 /// Runs the daemon with these arguments, the program's name first, until it is told to end.
 ///
@@ -44,6 +45,8 @@ enum DaemonError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
+    Port(#[from] PortError),
+    #[error(transparent)]
     Os(#[from] OsError),
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -52,7 +55,7 @@ enum DaemonError {
 impl DaemonError {
     const fn status(&self) -> u8 {
         match self {
-            Self::Listen(_) | Self::Os(_) | Self::Serve(ServeError::Port(_)) => STATUS_COULD_NOT_RUN,
+            Self::Listen(_) | Self::Port(_) | Self::Os(_) => STATUS_COULD_NOT_RUN,
             Self::Serve(_) => STATUS_FAILED,
         }
     }
@@ -62,12 +65,14 @@ fn run(transport: &Transport, settings: &Settings, mode: &Mode) -> Result<(), Da
     let stop = StopToken::new()?;
     // Before the socket: whoever sees it there may send the signal.
     stop_on_signals(&stop)?;
+    // Also before the socket: a front-end that finds it there is served.
+    let ports = Ports::open(&settings.port)?;
     let endpoint = match transport {
         Transport::Path(path) => Endpoint::bind(path)?,
         Transport::Fd(fd) => Endpoint::inherit(*fd)?,
     };
     tracing::info!(mac = %settings.mac, "ready");
-    mode.serve(&endpoint, settings, &stop)?;
+    mode.serve(&endpoint, ports, settings, &stop)?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! A port for each connection.
 //!
-//! The first one is opened before there is any connection, so that a file that cannot be read ends the daemon at once
-//! and not the first guest's session. Later connections get a port of their own, as fresh as the first.
+//! The first one is opened before there is any connection, by the daemon even before there is a socket, so that a file
+//! that cannot be read ends it at once and not the first guest's session. Later connections get a port of their own, as fresh as the first.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::worker::WorkerHandle;
 
 /// Where the ports of connections come from.
 #[derive(Debug)]
-pub(super) struct Ports {
+pub(crate) struct Ports {
     spec: PortSpec,
     first: Option<AnyPort>,
     /// Ports handed out.
@@ -38,7 +38,7 @@ pub(super) enum AnyPort {
 
 impl Ports {
     /// Opens the port of the first connection.
-    pub(super) fn open(spec: &PortSpec) -> Result<Self, PortError> {
+    pub(crate) fn open(spec: &PortSpec) -> Result<Self, PortError> {
         Ok(Self { spec: spec.clone(), first: Some(AnyPort::open(spec, 1)?), opened: 0 })
     }
 
