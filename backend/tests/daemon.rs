@@ -4,14 +4,17 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use support::FrontEnd;
 
 /// A daemon with a socket of its own.
@@ -123,5 +126,73 @@ fn a_daemon_that_is_short_of_descriptors_waits_for_more() {
     assert!(short >= 3, "{short} times short of descriptors");
 }
 
+/// A daemon whose session thread is held in the kernel, by an input that has become a pipe; for as long as the file that
+/// is returned with it is open.
+fn held(dir: &Path) -> (Daemon, File) {
+    let input = dir.join("in");
+    std::fs::write(&input, EMPTY_CAPTURE).unwrap();
+    let daemon = Daemon::start(dir, &format!("pcap:{}", input.display()));
+    daemon.says("ready");
+    std::fs::remove_file(&input).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &input, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for _ in 0..2 {
+        drop(daemon.connect());
+    }
+    let deadline = Instant::now() + LIMIT;
+    let holder = loop {
+        // Without a reader there is no writer either.
+        match File::options().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&input) {
+            Ok(holder) => break holder,
+            Err(error) => assert!(Instant::now() < deadline, "the capture is not read again: {error}"),
+        }
+        std::thread::yield_now();
+    };
+    (daemon, holder)
+}
+
+#[test]
+fn a_signal_ends_the_daemon_in_order() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut daemon = Daemon::start(dir.path(), "loopback");
+        daemon.says("ready");
+        let mut front_end = daemon.connect();
+        front_end.bring_up();
+        kill_process(daemon.pid(), signal).unwrap();
+        daemon.says("told to end");
+        assert_eq!(daemon.ends(), Some(0));
+        assert!(!daemon.socket.exists());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_daemon_that_is_held_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut daemon, _holder) = held(dir.path());
+    kill_process(daemon.pid(), Signal::TERM).unwrap();
+    daemon.says("told to end");
+    assert!(daemon.socket.exists(), "it is held up");
+    kill_process(daemon.pid(), Signal::TERM).unwrap();
+    daemon.says("a second signal came");
+    assert_eq!(daemon.ends(), Some(1));
+    assert!(!daemon.socket.exists());
+}
+
+#[test]
+fn a_daemon_that_is_held_up_ends_a_while_after_the_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut daemon, _holder) = held(dir.path());
+    // Somebody else's socket at the same path is not the daemon's to remove.
+    std::fs::remove_file(&daemon.socket).unwrap();
+    let _others = UnixListener::bind(&daemon.socket).unwrap();
+    kill_process(daemon.pid(), Signal::INT).unwrap();
+    daemon.says("5 s after the signal");
+    assert_eq!(daemon.ends(), Some(1));
+    assert!(daemon.socket.exists());
+}
+
+/// A capture without frames: its header only.
+const EMPTY_CAPTURE: [u8; 24] =
+    [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(30);
