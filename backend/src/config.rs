@@ -236,6 +236,7 @@ struct Args {
     /// Where frames go and come from: loopback, null, generate:BYTES, pcap:IN[:OUT]
     ///
     /// A front-end that comes back gets a new port: the capture is played again, and what it sends goes to OUT.2, OUT.3.
+    /// Each is made at the first frame; OUT is replaced if it is there, OUT.2 and so on are not.
     #[arg(long, value_name = "PORT", verbatim_doc_comment)]
     port: PortSpec,
 

@@ -95,6 +95,17 @@ fn a_port_that_cannot_be_opened_is_found_before_the_daemon_is_ready() {
     assert!(!daemon.socket.exists());
 }
 
+#[test]
+fn a_capture_is_not_played_into_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in");
+    std::fs::write(&input, EMPTY_CAPTURE).unwrap();
+    let mut daemon = Daemon::start(dir.path(), &format!("pcap:{0}:{0}", input.display()));
+    daemon.says("is the capture that is played");
+    assert_eq!(daemon.ends(), Some(3));
+    assert_eq!(std::fs::read(&input).unwrap(), EMPTY_CAPTURE);
+}
+
 /// One descriptor short at each step of a session's beginning: the daemon waits until there are more, and goes on.
 #[test]
 fn a_daemon_that_is_short_of_descriptors_waits_for_more() {

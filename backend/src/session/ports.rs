@@ -13,7 +13,7 @@ use crate::port::PortError;
 use crate::port::generate::Generate;
 use crate::port::loopback::Loopback;
 use crate::port::null::Null;
-use crate::port::pcap::Pcap;
+use crate::port::pcap::{Pcap, Plan};
 use crate::stats::Stats;
 use crate::vring::hook::Hook;
 use crate::worker::WorkerHandle;
@@ -61,7 +61,7 @@ impl AnyPort {
             PortSpec::Generate { bytes } => Self::Generate(Generate::new(*bytes)?),
             PortSpec::Pcap { input, output } => {
                 let output = output.clone().map(|path| numbered(path, number));
-                Self::Pcap(Pcap::open(input, output.as_deref())?)
+                Self::Pcap(Pcap::open(input, output)?)
             }
         })
     }
@@ -84,14 +84,14 @@ impl AnyPort {
 }
 
 /// The capture of connection `number`: the path itself, then `path.2`, `path.3`, so that a front-end that comes back does
-/// not erase what it sent before.
-fn numbered(path: PathBuf, number: u64) -> PathBuf {
+/// not erase what it sent before. Only the path itself was named by somebody, so only what is there is replaced.
+fn numbered(path: PathBuf, number: u64) -> Plan {
     if number <= 1 {
-        return path;
+        return Plan { path, replace: true };
     }
     let mut name = path.into_os_string();
     name.push(format!(".{number}"));
-    name.into()
+    Plan { path: name.into(), replace: false }
 }
 
 /// Name of the data-plane thread.
@@ -100,6 +100,7 @@ const WORKER: &str = "data-plane";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::Port;
 
     #[test]
     fn a_later_connection_does_not_erase_an_earlier_capture() {
@@ -109,12 +110,26 @@ mod tests {
         let header = [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
         std::fs::write(&input, header).unwrap();
         let mut ports = Ports::open(&PortSpec::Pcap { input, output: Some(output.clone()) }).unwrap();
-        for _ in 0..3 {
-            drop(ports.next().unwrap());
+        let made = || {
+            let mut made: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            made.sort();
+            made
+        };
+        // The second one connects and leaves.
+        for sends in [true, false, true] {
+            let AnyPort::Pcap(mut port) = ports.next().unwrap() else { panic!("another port") };
+            if sends {
+                port.tx_slot(60).unwrap();
+                port.tx_commit();
+            }
         }
-        let mut made: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        made.sort();
-        assert_eq!(made, ["in", "out", "out.2", "out.3"]);
+        assert_eq!(made(), ["in", "out", "out.3"]);
+        // The fourth one finds what somebody else put there, and leaves it alone.
+        std::fs::write(dir.path().join("out.4"), "mine").unwrap();
+        let error = ports.next().unwrap_err().to_string();
+        assert!(error.contains("out.4") && error.contains("there already"), "{error}");
+        drop(ports.next().unwrap());
+        assert_eq!(std::fs::read(dir.path().join("out.4")).unwrap(), b"mine");
     }
 
     #[test]
