@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::net::MAX_FRAME;
 use crate::session::listen::Endpoint;
-use crate::session::{Honest, ServeError, StopToken, serve_endpoint};
+use crate::session::{Honest, Ports, ServeError, StopToken, serve_ports};
 use crate::worker::WaitPolicy;
 
 /// What every session is served with. The default is what the command line defaults to, with a loopback port.
@@ -190,15 +190,18 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Serves in this way; see [`serve_endpoint`].
-    ///
-    /// # Errors
-    /// [`ServeError`].
-    pub fn serve(&self, endpoint: &Endpoint, settings: &Settings, stop: &StopToken) -> Result<u64, ServeError> {
+    /// Serves in this way, with ports that are open; see [`serve_endpoint`](crate::session::serve_endpoint).
+    pub(crate) fn serve(
+        &self,
+        endpoint: &Endpoint,
+        ports: Ports,
+        settings: &Settings,
+        stop: &StopToken,
+    ) -> Result<u64, ServeError> {
         match self {
-            Self::Honest => serve_endpoint(endpoint, settings, &Honest, stop),
+            Self::Honest => serve_ports(endpoint, ports, settings, &Honest, stop),
             #[cfg(feature = "hostile")]
-            Self::Hostile(plan) => serve_endpoint(endpoint, settings, &crate::hostile::Adversary::new(plan), stop),
+            Self::Hostile(plan) => serve_ports(endpoint, ports, settings, &crate::hostile::Adversary::new(plan), stop),
         }
     }
 }
@@ -250,6 +253,7 @@ struct Args {
     /// Where frames go and come from: loopback, null, generate:BYTES, pcap:IN[:OUT]
     ///
     /// A front-end that comes back gets a new port: the capture is played again, and what it sends goes to OUT.2, OUT.3.
+    /// Each is made at the first frame; OUT is replaced if it is there, OUT.2 and so on are not.
     #[arg(long, value_name = "PORT", verbatim_doc_comment)]
     port: PortSpec,
 
@@ -284,7 +288,7 @@ struct Args {
     /// Serve memory that its owner can truncate, at the price that it can kill this process
     ///
     /// Needed for memory that is no sealed memfd, such as QEMU's memory-backend-file or hugetlbfs files. A
-    /// memory-backend-memfd needs it only with seal=off.
+    /// memory-backend-memfd needs it only with seal=off or hugetlb=on.
     #[arg(long)]
     allow_unsealed_memory: bool,
 

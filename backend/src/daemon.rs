@@ -1,17 +1,17 @@
 //! The program: arguments, log, signals, socket, sessions, exit status.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::process::ExitCode;
 
 use ironring_common::error::OsError;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::config::{self, Invocation, Mode, Settings, Transport};
 use crate::log;
+use crate::port::PortError;
 use crate::session::listen::{Endpoint, ListenError};
-use crate::session::{ServeError, StopToken};
+use crate::session::{Ports, ServeError, StopToken};
+use crate::signals::SignalWatch;
 
 /// Runs the daemon with these arguments, the program's name first, until it is told to end.
 ///
@@ -44,6 +44,8 @@ enum DaemonError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
+    Port(#[from] PortError),
+    #[error(transparent)]
     Os(#[from] OsError),
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -52,7 +54,7 @@ enum DaemonError {
 impl DaemonError {
     const fn status(&self) -> u8 {
         match self {
-            Self::Listen(_) | Self::Os(_) | Self::Serve(ServeError::Port(_)) => STATUS_COULD_NOT_RUN,
+            Self::Listen(_) | Self::Port(_) | Self::Os(_) => STATUS_COULD_NOT_RUN,
             Self::Serve(_) => STATUS_FAILED,
         }
     }
@@ -61,31 +63,16 @@ impl DaemonError {
 fn run(transport: &Transport, settings: &Settings, mode: &Mode) -> Result<(), DaemonError> {
     let stop = StopToken::new()?;
     // Before the socket: whoever sees it there may send the signal.
-    stop_on_signals(&stop)?;
+    let signals = SignalWatch::start(stop.clone())?;
+    // Also before the socket: a front-end that finds it there is served.
+    let ports = Ports::open(settings)?;
     let endpoint = match transport {
         Transport::Path(path) => Endpoint::bind(path)?,
         Transport::Fd(fd) => Endpoint::inherit(*fd)?,
     };
+    signals.remove_at_the_end(endpoint.socket_file());
     tracing::info!(mac = %settings.mac, "ready");
-    mode.serve(&endpoint, settings, &stop)?;
-    Ok(())
-}
-
-/// Lets SIGTERM and SIGINT stop the daemon.
-fn stop_on_signals(stop: &StopToken) -> Result<(), OsError> {
-    let failed = |e| OsError::new("watch for signals", e);
-    let (mut reader, writer) = UnixStream::pair().map_err(failed)?;
-    for signal in [SIGTERM, SIGINT] {
-        let writer = writer.try_clone().map_err(failed)?;
-        signal_hook::low_level::pipe::register(signal, writer).map_err(failed)?;
-    }
-    let stop = stop.clone();
-    let watch = move || {
-        // The byte stands for the signal. The other end is never closed, and there is no error to be had.
-        let _ = reader.read(&mut [0]);
-        stop.stop();
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(watch).map_err(failed)?;
+    mode.serve(&endpoint, ports, settings, &stop)?;
     Ok(())
 }
 

@@ -74,6 +74,7 @@ mod log;
 pub mod net;
 pub mod port;
 pub mod session;
+mod signals;
 pub mod stats;
 pub mod vring;
 pub mod worker;

@@ -7,14 +7,15 @@ mod support;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use ironring_backend::config::{Mac, Settings};
 use ironring_backend::session::relay::Message;
 use ironring_backend::session::{RingError, SessionError, StopToken, serve_connection};
-use ironring_backend::worker::ControlError;
+use ironring_backend::worker::{ControlError, WaitPolicy};
 use ironring_common::error::Incompatible;
 use ironring_common::features::Feature;
-use ironring_common::shm::guest::SealPolicy;
+use ironring_common::shm::guest::{GuestMemoryError, SealPolicy};
 use ironring_common::shm::mapping::Memfd;
 use ironring_common::shm::table::TableError;
 use rustix::fs::MemfdFlags;
@@ -22,6 +23,8 @@ use support::{Backend, FEATURES, FrontEnd, GUEST_BASE, MEMORY_BYTES, OneSession,
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
 
 fn settings() -> Settings {
     let mac: Mac = "52:54:00:12:34:56".parse().unwrap();
@@ -248,13 +251,48 @@ fn a_running_ring_stays_as_it_was_described() {
         SessionError::Ring(RingError::Running { ring: RX, what }) => what,
         other => panic!("{other}"),
     };
-    assert_eq!(what(refused_when_running(|f| drop(f.vhost.set_vring_kick(RX, &f.guest.bells[RX].kick)))), "kick");
     assert_eq!(what(refused_when_running(|f| drop(f.vhost.set_vring_num(RX, 8)))), "size");
     assert_eq!(what(refused_when_running(|f| drop(f.vhost.set_vring_base(RX, 3)))), "base");
     let elsewhere = |f: &FrontEnd| VringConfigData { desc_table_addr: USER_BASE + 0x8000, ..f.place(RX) };
     assert_eq!(what(refused_when_running(|f| drop(f.vhost.set_vring_addr(RX, &elsewhere(f))))), "place");
     let error = refused_when_running(|f| drop(f.vhost.set_features(FEATURES & !Feature::Mac.mask())));
     assert!(matches!(error, SessionError::FeaturesWhileRunning), "{error}");
+}
+
+/// The doorbells are not part of what a ring is: a front-end may exchange them while it runs.
+#[test]
+fn a_running_ring_takes_a_new_kick() {
+    let (mut front_end, session) = OneSession::start(Settings { wait: WaitPolicy::Interrupt, ..settings() });
+    front_end.bring_up();
+    front_end.echo();
+    for ring in [RX, TX] {
+        let kick = EventFd::new(0).unwrap();
+        front_end.vhost.set_vring_kick(ring, &kick).unwrap();
+        let old = std::mem::replace(&mut front_end.guest.bells[ring].kick, kick);
+        old.write(1).unwrap();
+        front_end.echo();
+        // Whoever waits for kicks takes them.
+        let started = Instant::now();
+        while is_readable(&front_end.guest.bells[ring].kick) {
+            assert!(started.elapsed() < Duration::from_secs(30), "nobody waits for the new kick of ring {ring}");
+            std::thread::yield_now();
+        }
+        assert!(is_readable(&old), "the old kick of ring {ring} is nobody's");
+    }
+    // And back to none: the worker looks by itself.
+    for ring in [RX, TX] {
+        let no_descriptor = (ring as u64 | 0x100).to_ne_bytes();
+        front_end.socket.write_all(&Message::new(SET_VRING_KICK, VERSION, &no_descriptor).bytes).unwrap();
+    }
+    front_end.echo();
+    drop(front_end);
+    session.end().unwrap();
+}
+
+fn is_readable(bell: &EventFd) -> bool {
+    let epoll = Epoll::new().unwrap();
+    epoll.ctl(ControlOperation::Add, bell.as_raw_fd(), EpollEvent::new(EventSet::IN, 0)).unwrap();
+    epoll.wait(0, &mut [EpollEvent::default()]).unwrap() > 0
 }
 
 /// QEMU repeats itself when it turns the log of dirty pages on and off.
@@ -299,7 +337,7 @@ fn a_ring_that_cannot_be_served_ends_its_session() {
 fn memory_is_checked_before_it_is_touched() {
     let error = refused_at_set_up(settings(), |f| drop(f.share(GUEST_BASE, 2 * MEMORY_BYTES as u64)));
     let have_need = match error {
-        SessionError::Memory(TableError::FileTooSmall { have, need, .. }) => (have, need),
+        SessionError::Memory(GuestMemoryError::Table(TableError::FileTooSmall { have, need, .. })) => (have, need),
         other => panic!("{other}"),
     };
     assert_eq!(have_need, (MEMORY_BYTES as u64, 2 * MEMORY_BYTES as u64));
@@ -312,7 +350,34 @@ fn memory_is_checked_before_it_is_touched() {
         f.vhost.set_mem_table(&[region])
     };
     let error = refused_at_set_up(settings(), |f| drop(share(f)));
-    assert!(matches!(error, SessionError::Memory(TableError::NotSealed { .. })), "{error}");
+    let unsealed = matches!(error, SessionError::Memory(GuestMemoryError::Table(TableError::NotSealed { .. })));
+    assert!(unsealed, "{error}");
+    let (mut front_end, session) = OneSession::start(Settings { seals: SealPolicy::Tolerate, ..settings() });
+    front_end.walk(4);
+    share(&mut front_end).unwrap();
+    drop(front_end);
+    session.end().unwrap();
+}
+
+/// Huge pages take the seal, but a touch of one that is not there kills the process when the pool is empty, as it is on
+/// most machines; so they are refused before anything is touched.
+#[test]
+fn huge_pages_are_refused_unless_the_risk_is_accepted() {
+    const HUGE: u64 = 2 << 20;
+    // Neither making nor sizing it takes a page out of the pool.
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+    let Ok(huge) = rustix::fs::memfd_create("huge", flags) else {
+        writeln!(std::io::stderr(), "SKIP: this kernel has no hugetlb memfds of 2 MiB pages").unwrap();
+        return;
+    };
+    rustix::fs::ftruncate(&huge, HUGE).unwrap();
+    let share = |f: &mut FrontEnd| {
+        let region = VhostUserMemoryRegionInfo { mmap_handle: huge.as_raw_fd(), ..f.region(HUGE) };
+        f.vhost.set_mem_table(&[region])
+    };
+    let error = refused_at_set_up(settings(), |f| drop(share(f)));
+    assert!(matches!(error, SessionError::Memory(GuestMemoryError::HugePages { .. })), "{error}");
+    assert!(error.to_string().contains("--allow-unsealed-memory"), "{error}");
     let (mut front_end, session) = OneSession::start(Settings { seals: SealPolicy::Tolerate, ..settings() });
     front_end.walk(4);
     share(&mut front_end).unwrap();
@@ -422,7 +487,7 @@ fn a_kick_or_call_that_is_no_eventfd_ends_the_session() {
 fn a_front_end_that_misbehaves_is_followed_by_one_that_does_not() {
     let backend = Backend::start(settings());
     let misdeeds: [fn(&mut FrontEnd); 5] = [
-        |f| drop(f.vhost.set_vring_kick(RX, &f.guest.bells[RX].kick)),
+        |f| drop(f.vhost.set_vring_base(RX, 3)),
         |f| drop(f.vhost.set_vring_num(RX, 200)),
         |f| drop(f.share(GUEST_BASE, 2 * MEMORY_BYTES as u64)),
         |f| drop(f.vhost.set_features(0)),

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::fs::FileType;
+use rustix::fs::{AtFlags, FileType, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::error::OsError;
@@ -62,8 +62,12 @@ impl Doorbell {
     /// # Errors
     /// [`DoorbellError`].
     pub fn from_peer(fd: OwnedFd) -> Result<Self, DoorbellError> {
-        let stat = rustix::fs::fstat(&fd).map_err(|e| OsError::new("look at a peer's descriptor", e))?;
-        match FileType::from_raw_mode(stat.st_mode) {
+        // What the kernel knows by itself. A plain fstat asks a file system that is a process of the peer's (FUSE), which
+        // may never answer.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let stat = rustix::fs::statx(&fd, c"", flags, StatxFlags::TYPE)
+            .map_err(|e| OsError::new("look at a peer's descriptor", e))?;
+        match FileType::from_raw_mode(stat.stx_mode.into()) {
             FileType::Unknown => Ok(Self { fd }),
             kind => Err(DoorbellError::NotAnEventfd { kind }),
         }

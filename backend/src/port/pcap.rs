@@ -2,14 +2,19 @@
 //!
 //! Classic pcap files of Ethernet frames, as `tcpdump -w` makes them; pcapng is refused with advice. The input is read
 //! and checked whole when the port is opened, so that no file is read on the data path.
+//!
+//! The output is looked at when the port is opened and made at the first frame, so that a front-end that connects and
+//! leaves makes no file. It is never the input, under no name.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter, RawPcapPacket};
 use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
+use rustix::fs::Access;
 
 use super::{Port, PortError, PortStats};
 use crate::net::{MAX_FRAME, MIN_FRAME};
@@ -22,11 +27,32 @@ pub struct Pcap {
     ends: Vec<usize>,
     /// The next frame to give.
     next: usize,
-    out: Option<Output>,
+    /// The input, by device and inode.
+    input: (u64, u64),
+    out: Sink,
     slot: Box<[u8]>,
     /// Bytes of the slot that was given.
     len: usize,
     stats: PortStats,
+}
+
+/// Where the frames of the guest go.
+enum Sink {
+    /// Nowhere: no capture was asked for, or it could not go on.
+    None,
+    /// The capture is made at the first frame.
+    Planned(Plan),
+    /// The capture is being written.
+    Open(Output),
+}
+
+/// A capture that is to be made.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its path.
+    pub path: PathBuf,
+    /// Whether a file that is there already is replaced, or refused.
+    pub replace: bool,
 }
 
 /// The capture of what the guest sends. It is written in batches: the crate's writer fills one in memory, where it begins
@@ -51,17 +77,20 @@ impl std::fmt::Debug for Pcap {
 }
 
 impl Pcap {
-    /// Reads the capture `input` whole and makes the capture `output`, if there is to be one.
+    /// Reads the capture `input` whole, and looks whether the capture `output` can be made, if there is to be one.
     ///
     /// # Errors
     /// [`PortError::File`] if a file cannot be opened or made; [`PortError::Capture`] if the input is no classic pcap
     /// file, is cut short, holds something else than Ethernet, or holds a frame that is shorter than an Ethernet header
-    /// or longer than [`MAX_FRAME`].
-    pub fn open(input: &Path, output: Option<&Path>) -> Result<Self, PortError> {
-        let (bytes, ends) = read_frames(input)?;
-        let out = output.map(Output::create).transpose()?;
+    /// or longer than [`MAX_FRAME`], and if the output is the input, or is there and may not be replaced.
+    pub fn open(input: &Path, output: Option<Plan>) -> Result<Self, PortError> {
+        let file = open_classic(input)?;
+        let failed = |source| PortError::File { what: "read the capture", path: input.to_owned(), source };
+        let identity = identity(&file.metadata().map_err(failed)?);
+        let (bytes, ends) = read_frames(file, input)?;
+        let out = output.map_or(Ok(Sink::None), |plan| plan.check(identity))?;
         let slot = vec![0; MAX_FRAME].into_boxed_slice();
-        Ok(Self { bytes, ends, next: 0, out, slot, len: 0, stats: PortStats::default() })
+        Ok(Self { bytes, ends, next: 0, input: identity, out, slot, len: 0, stats: PortStats::default() })
     }
 
     /// Frames in the input.
@@ -79,14 +108,23 @@ impl Port for Pcap {
 
     fn tx_commit(&mut self) {
         self.stats.took(self.len);
+        if let Sink::Planned(plan) = &self.out {
+            self.out = match plan.make(self.input) {
+                Ok(out) => Sink::Open(out),
+                Err(error) => {
+                    tracing::error!("no capture is made: {error}");
+                    Sink::None
+                }
+            };
+        }
         let frame = self.slot.get(..self.len).unwrap_or_default();
-        if let Some(out) = &mut self.out
+        if let Sink::Open(out) = &mut self.out
             && let Err(error) = out.write(frame)
         {
             tracing::error!(path = %out.path.display(), "the capture ends here: {error}");
-            self.out = None;
+            self.out = Sink::None;
         }
-        if self.out.is_none() {
+        if matches!(self.out, Sink::None) {
             self.stats.lost = self.stats.lost.saturating_add(1);
         }
     }
@@ -104,11 +142,11 @@ impl Port for Pcap {
     }
 
     fn flush(&mut self) {
-        if let Some(out) = &mut self.out
+        if let Sink::Open(out) = &mut self.out
             && let Err(error) = out.flush()
         {
             tracing::error!(path = %out.path.display(), "the capture ends here: {error}");
-            self.out = None;
+            self.out = Sink::None;
         }
     }
 
@@ -117,15 +155,74 @@ impl Port for Pcap {
     }
 }
 
+impl Plan {
+    /// Whether the capture can be made, without making it: whoever starts the daemon is to learn of it, and not the log
+    /// at the first frame. What is no file, a pipe for instance, is opened now, because that may wait for its reader.
+    fn check(self, input: (u64, u64)) -> Result<Sink, PortError> {
+        match std::fs::metadata(&self.path) {
+            Ok(there) if there.is_file() => {
+                self.look(&there, input)?;
+                File::options().append(true).open(&self.path).map_err(|e| self.failed(e))?;
+            }
+            Ok(_) => return Ok(Sink::Open(self.make(input)?)),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                rustix::fs::access(parent.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)
+                    .map_err(|e| self.failed(e.into()))?;
+            }
+            Err(e) => return Err(self.failed(e)),
+        }
+        Ok(Sink::Planned(self))
+    }
+
+    /// Makes it. What is there is looked at through the open file, before any of it is erased.
+    fn make(&self, input: (u64, u64)) -> Result<Output, PortError> {
+        let mut options = File::options();
+        options.write(true);
+        let file = if self.replace { options.create(true).truncate(false) } else { options.create_new(true) };
+        let file = file.open(&self.path).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => self.is_there(),
+            _ => self.failed(e),
+        })?;
+        let there = file.metadata().map_err(|e| self.failed(e))?;
+        if there.is_file() && there.len() > 0 {
+            self.look(&there, input)?;
+            file.set_len(0).map_err(|e| self.failed(e))?;
+        }
+        Output::start(file, &self.path).map_err(|e| self.failed(e))
+    }
+
+    /// Whether a file that is there may be replaced.
+    fn look(&self, there: &Metadata, input: (u64, u64)) -> Result<(), PortError> {
+        if identity(there) == input {
+            let why = "it is the capture that is played, and would be erased; name another file as OUT";
+            return Err(PortError::Capture { path: self.path.clone(), why: why.to_owned() });
+        }
+        if self.replace { Ok(()) } else { Err(self.is_there()) }
+    }
+
+    fn is_there(&self) -> PortError {
+        let why = "it is there already, from an earlier run perhaps; move it away, or name another OUT";
+        PortError::Capture { path: self.path.clone(), why: why.to_owned() }
+    }
+
+    fn failed(&self, source: std::io::Error) -> PortError {
+        PortError::File { what: "make the capture", path: self.path.clone(), source }
+    }
+}
+
+/// Device and inode.
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
 impl Output {
-    fn create(path: &Path) -> Result<Self, PortError> {
-        let failed = |source| PortError::File { what: "make the capture", path: path.to_owned(), source };
-        let mut file = File::create(path).map_err(failed)?;
+    /// Begins an empty file.
+    fn start(mut file: File, path: &Path) -> std::io::Result<Self> {
         let mut header = Vec::new();
-        let batch =
-            PcapWriter::with_header(Vec::with_capacity(BATCH_BYTES), HEADER).map_err(|e| failed(io_error(e)))?;
-        HEADER.write_to(&mut header).map_err(|e| failed(io_error(e)))?;
-        file.write_all(&header).map_err(failed)?;
+        let batch = PcapWriter::with_header(Vec::with_capacity(BATCH_BYTES), HEADER).map_err(io_error)?;
+        HEADER.write_to(&mut header).map_err(io_error)?;
+        file.write_all(&header)?;
         Ok(Self { file, path: path.to_owned(), batch, held: 0, held_bytes: 0, spare: Vec::new() })
     }
 
@@ -153,9 +250,9 @@ impl Output {
 }
 
 /// The frames of a capture, one after the other, and where each ends.
-fn read_frames(path: &Path) -> Result<(Vec<u8>, Vec<usize>), PortError> {
+fn read_frames(file: File, path: &Path) -> Result<(Vec<u8>, Vec<usize>), PortError> {
     let bad = |why: String| PortError::Capture { path: path.to_owned(), why };
-    let mut reader = PcapReader::new(open_classic(path)?).map_err(|e| bad(explain(&e, "the file header")))?;
+    let mut reader = PcapReader::new(file).map_err(|e| bad(explain(&e, "the file header")))?;
     let link = reader.header().datalink;
     if link != DataLink::ETHERNET {
         return Err(bad(format!("its link type is {link:?}; capture on an Ethernet interface")));
@@ -254,7 +351,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let input = capture(dir.path(), DataLink::ETHERNET, &frames());
         let output = dir.path().join("out.pcap");
-        let mut port = Pcap::open(&input, Some(&output)).unwrap();
+        let mut port = Pcap::open(&input, plan(&output)).unwrap();
         assert_eq!(port.frames(), 5);
         let mut sent = Vec::new();
         while let Some(frame) = port.rx_peek().map(<[u8]>::to_vec) {
@@ -275,6 +372,74 @@ mod tests {
             again.rx_consume();
         }
         assert_eq!(again.rx_peek(), None);
+    }
+
+    fn plan(path: &Path) -> Option<Plan> {
+        Some(Plan { path: path.to_owned(), replace: true })
+    }
+
+    fn send(port: &mut Pcap) {
+        port.tx_slot(60).unwrap();
+        port.tx_commit();
+        port.flush();
+    }
+
+    #[test]
+    fn a_capture_does_not_erase_the_one_that_is_played() {
+        let dir = tempfile::tempdir().unwrap();
+        let input = capture(dir.path(), DataLink::ETHERNET, &frames());
+        let before = std::fs::read(&input).unwrap();
+        let (hard, soft) = (dir.path().join("hard"), dir.path().join("soft"));
+        std::fs::hard_link(&input, &hard).unwrap();
+        std::os::unix::fs::symlink(&input, &soft).unwrap();
+        for name in [&input, &hard, &soft] {
+            let error = Pcap::open(&input, plan(name)).unwrap_err().to_string();
+            assert!(error.contains("is the capture that is played"), "{error}");
+        }
+        // A name that comes to mean the input after the look.
+        let late = dir.path().join("late");
+        let mut port = Pcap::open(&input, plan(&late)).unwrap();
+        std::fs::hard_link(&input, &late).unwrap();
+        send(&mut port);
+        assert_eq!(port.stats().lost, 1);
+        assert_eq!(std::fs::read(&input).unwrap(), before);
+    }
+
+    #[test]
+    fn a_capture_is_made_at_the_first_frame() {
+        let dir = tempfile::tempdir().unwrap();
+        let input = capture(dir.path(), DataLink::ETHERNET, &frames());
+        let output = dir.path().join("out");
+        for old in [false, true] {
+            let mut port = Pcap::open(&input, plan(&output)).unwrap();
+            port.flush();
+            assert_eq!(std::fs::read(&output).is_ok_and(|bytes| bytes.len() == 1000), old, "as it was");
+            send(&mut port);
+            assert_eq!(Pcap::open(&output, None).unwrap().frames(), 1);
+            std::fs::write(&output, [0; 1000]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_capture_that_cannot_be_made_is_found_when_the_port_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let input = capture(dir.path(), DataLink::ETHERNET, &frames());
+        let there = dir.path().join("there");
+        std::fs::write(&there, "mine").unwrap();
+        let kept = Some(Plan { path: there.clone(), replace: false });
+        let error = Pcap::open(&input, kept).unwrap_err().to_string();
+        assert!(error.contains("there already"), "{error}");
+        assert_eq!(std::fs::read(&there).unwrap(), b"mine");
+        for path in [dir.path().join("no/out"), dir.path().to_owned(), there.join("out")] {
+            let error = Pcap::open(&input, plan(&path)).unwrap_err().to_string();
+            assert!(error.contains("cannot make the capture"), "{error}");
+        }
+        // One that comes after the look.
+        let late = dir.path().join("late");
+        let mut port = Pcap::open(&input, Some(Plan { path: late.clone(), replace: false })).unwrap();
+        std::fs::write(&late, "mine").unwrap();
+        send(&mut port);
+        assert_eq!((std::fs::read(&late).unwrap(), port.stats().lost), (b"mine".to_vec(), 1));
     }
 
     #[test]

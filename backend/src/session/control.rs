@@ -23,7 +23,8 @@ pub(super) trait RingControl {
     fn set_base(&self, base: u16) -> Result<(), RingError>;
     /// The free-running index to go on from, as of the last stop or [`set_base`](Self::set_base).
     fn base(&self) -> u16;
-    /// Starts the ring, now or as soon as it is described. `None`: the driver does not kick.
+    /// Starts the ring, now or as soon as it is described, or exchanges the kick of one that runs. `None`: the driver
+    /// does not kick.
     fn start(&self, kick: Option<OwnedFd>) -> Result<(), RingError>;
     /// Sets where the driver is called. `None`: the driver looks by itself.
     fn set_call(&self, call: Option<OwnedFd>) -> Result<(), RingError>;
@@ -60,7 +61,7 @@ pub enum RingError {
         /// The largest size that is served.
         max: u16,
     },
-    /// The description of a running ring may not change.
+    /// The description of a running ring may not change; its doorbells may.
     #[error("ring {ring}: its {what} cannot change while it runs; send GET_VRING_BASE first")]
     Running {
         /// The ring.
@@ -164,9 +165,12 @@ impl RingControl for WorkerRing {
     }
 
     fn start(&self, kick: Option<OwnedFd>) -> Result<(), RingError> {
+        let kick = self.doorbell("kick", kick)?;
         let mut described = self.described();
-        self.check_change(&described, "kick", false)?;
-        described.waiting = Some(self.doorbell("kick", kick)?);
+        if described.running {
+            return Ok(self.worker.set_kick(self.ring, kick)?);
+        }
+        described.waiting = Some(kick);
         self.start_if_complete(&mut described)
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use ironring_common::error::OsError;
 use rustix::io::Errno;
@@ -26,7 +27,7 @@ pub enum Endpoint {
 #[derive(Debug)]
 pub struct Listening {
     pub(super) listener: UnixListener,
-    _file: Option<SocketFile>,
+    file: Option<Arc<SocketFile>>,
 }
 
 /// Why there is no socket.
@@ -99,7 +100,15 @@ impl Endpoint {
         })?;
         let made = std::fs::symlink_metadata(path).map_err(failed)?;
         let file = SocketFile { path: path.to_owned(), identity: identity(&made) };
-        Ok(Self::Listening(Listening { listener, _file: Some(file) }))
+        Ok(Self::Listening(Listening { listener, file: Some(Arc::new(file)) }))
+    }
+
+    /// The file that goes with this endpoint, for whoever may have to remove it when the endpoint cannot be dropped.
+    pub(crate) fn socket_file(&self) -> Weak<SocketFile> {
+        match self {
+            Self::Listening(Listening { file: Some(file), .. }) => Arc::downgrade(file),
+            Self::Listening(_) | Self::Connected(_) => Weak::new(),
+        }
     }
 
     /// Takes over a descriptor of this process by its number: a Unix stream socket that listens or is connected.
@@ -128,7 +137,7 @@ impl Endpoint {
 
 impl From<UnixListener> for Endpoint {
     fn from(listener: UnixListener) -> Self {
-        Self::Listening(Listening { listener, _file: None })
+        Self::Listening(Listening { listener, file: None })
     }
 }
 
@@ -206,17 +215,23 @@ fn identity(file: &Metadata) -> (u64, u64) {
 
 /// The file of our socket.
 #[derive(Debug)]
-struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Somebody may have put another socket there meanwhile; that one stays.
+impl SocketFile {
+    /// Removes it, unless somebody has put another socket there meanwhile; that one stays.
+    pub(crate) fn remove(&self) {
         if std::fs::symlink_metadata(&self.path).is_ok_and(|there| identity(&there) == self.identity) {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

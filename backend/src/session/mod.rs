@@ -27,6 +27,7 @@ pub mod relay;
 mod stop;
 mod vring;
 
+use std::cell::Cell;
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,20 +37,21 @@ use std::time::{Duration, Instant};
 
 use ironring_common::error::{Incompatible, OsError};
 use ironring_common::features::Negotiated;
-use ironring_common::shm::table::TableError;
-use rustix::event::{PollFd, PollFlags};
+use ironring_common::shm::guest::GuestMemoryError;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use vhost::vhost_user::Error as VhostError;
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 pub use self::control::RingError;
+pub(crate) use self::ports::Ports;
 pub use self::stop::StopToken;
 
 use self::adapter::Adapter;
 use self::device::Device;
 use self::listen::{Endpoint, handoff};
-use self::ports::{AnyPort, Ports};
+use self::ports::AnyPort;
 use self::relay::{Filter, NoFilter, Relay};
 use self::stop::Breaker;
 use crate::config::Settings;
@@ -109,7 +111,7 @@ pub enum SessionError {
     FeaturesWhileRunning,
     /// The front-end's memory cannot be used.
     #[error(transparent)]
-    Memory(#[from] TableError),
+    Memory(#[from] GuestMemoryError),
     /// The memory comes in too many pieces.
     #[error("the front-end shares {regions} memory regions, at most {max} are served; merge them")]
     TooManyRegions {
@@ -175,7 +177,7 @@ pub fn serve(listener: UnixListener, settings: &Settings, stop: &StopToken) -> R
 /// [`SessionError`].
 pub fn serve_connection(stream: UnixStream, settings: &Settings, stop: &StopToken) -> Result<Report, SessionError> {
     let port = Ports::open(settings)?.next()?;
-    Opening { settings, conduct: &Honest, stop }.over_relay(stream, NoFilter, port)
+    Opening { settings, conduct: &Honest, stop, accepted: Cell::new(true) }.over_relay(stream, NoFilter, port)
 }
 
 /// As [`serve`], from any endpoint and with any conduct. A connected endpoint is served once.
@@ -188,8 +190,18 @@ pub fn serve_endpoint<C: Conduct>(
     conduct: &C,
     stop: &StopToken,
 ) -> Result<u64, ServeError> {
-    let opening = Opening { settings, conduct, stop };
-    let mut ports = Ports::open(settings)?;
+    serve_ports(endpoint, Ports::open(settings)?, settings, conduct, stop)
+}
+
+/// As [`serve_endpoint`], with ports that were opened before there was an endpoint.
+pub(crate) fn serve_ports<C: Conduct>(
+    endpoint: &Endpoint,
+    mut ports: Ports,
+    settings: &Settings,
+    conduct: &C,
+    stop: &StopToken,
+) -> Result<u64, ServeError> {
+    let opening = Opening { settings, conduct, stop, accepted: Cell::new(false) };
     let listener = match endpoint {
         Endpoint::Listening(listening) => &listening.listener,
         Endpoint::Connected(stream) => {
@@ -205,12 +217,18 @@ pub fn serve_endpoint<C: Conduct>(
     let mut served = 0u64;
     while await_front_end(listener, stop)? {
         let ended = contained(|| opening.accept(listener, ports.next()));
-        served = served.saturating_add(1);
         let ended = match ended {
+            // The front-end waits still. Shortages pass, and so does what it may have done itself.
+            Err(SessionError::Os(error)) if !opening.accepted.get() && passes(&error) => {
+                tracing::warn!("no front-end can be served now: {error}; trying again every {} ms", PAUSE.as_millis());
+                pause(stop)?;
+                continue;
+            }
             // What cannot be accepted cannot be got rid of either.
-            Err(SessionError::Os(error)) if error.what == ACCEPT => return Err(error.into()),
+            Err(SessionError::Os(error)) if !opening.accepted.get() => return Err(error.into()),
             ended => conclude(ended, stop),
         };
+        served = served.saturating_add(1);
         if settings.once {
             return Ok(ended.map(|()| served)?);
         }
@@ -223,12 +241,19 @@ struct Opening<'a, C> {
     settings: &'a Settings,
     conduct: &'a C,
     stop: &'a StopToken,
+    /// Whether the front-end was taken out of the queue of the listener. One that was not is found there again.
+    accepted: Cell<bool>,
 }
 
 impl<C: Conduct> Opening<'_, C> {
     /// Serves the front-end that waits at `listener`.
     fn accept(&self, listener: &UnixListener, port: Result<AnyPort, PortError>) -> Result<Report, SessionError> {
-        let accept = || listener.accept().map_err(|e| OsError::new(ACCEPT, e));
+        self.accepted.set(false);
+        let accept = || {
+            let accepted = listener.accept().map_err(|e| OsError::new("accept a front-end", e))?;
+            self.accepted.set(true);
+            Ok::<_, OsError>(accepted)
+        };
         let port = match port {
             Ok(port) => port,
             Err(error) => {
@@ -271,6 +296,7 @@ impl<C: Conduct> Opening<'_, C> {
             vring::with_device(&device, || VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory))
                 .map_err(set_up)?;
         daemon.start(&mut listener.into()).map_err(set_up)?;
+        self.accepted.set(true);
         breaker.connect(daemon.shutdown_handle());
         self.stop.watch(&breaker);
         tracing::info!("a front-end is connected");
@@ -334,6 +360,22 @@ fn await_front_end(listener: &UnixListener, stop: &StopToken) -> Result<bool, Os
     }
 }
 
+/// Whether what stood in the way of a front-end may be gone in a moment: a shortage of descriptors, memory or threads, or
+/// a connection that was given up before it was accepted.
+fn passes(error: &OsError) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN, Errno::CONNABORTED];
+    Errno::from_io_error(&error.source).is_some_and(|errno| shortages.contains(&errno))
+}
+
+/// Waits for a shortage to pass, or for `stop`.
+fn pause(stop: &StopToken) -> Result<(), OsError> {
+    let timeout = Timespec::try_from(PAUSE).ok();
+    match rustix::event::poll(&mut [PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)], timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(e) => Err(OsError::new("wait for a front-end", e)),
+    }
+}
+
 /// How the framework's word on the end of a connection is to be taken. A front-end may leave at any time, also in the
 /// middle of a message, when it is killed.
 fn protocol_error(ended: Result<(), DaemonError>) -> Result<(), SessionError> {
@@ -349,7 +391,9 @@ fn protocol_error(ended: Result<(), DaemonError>) -> Result<(), SessionError> {
 fn set_up(error: DaemonError) -> SessionError {
     match error {
         DaemonError::StartDaemon(source) => OsError::new("start the session thread", source).into(),
-        DaemonError::CreateBackendListener(VhostError::SocketError(source)) => OsError::new(ACCEPT, source).into(),
+        DaemonError::CreateBackendListener(VhostError::SocketError(source)) => {
+            OsError::new("accept a front-end", source).into()
+        }
         other => OsError::new("set up a session", std::io::Error::other(other.to_string())).into(),
     }
 }
@@ -391,5 +435,5 @@ struct StatsLine {
     counters: Snapshot,
 }
 
-/// The step that must work for serving to go on.
-const ACCEPT: &str = "accept a front-end";
+/// How long to wait for a shortage to pass.
+const PAUSE: Duration = Duration::from_millis(100);

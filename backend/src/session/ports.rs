@@ -1,7 +1,8 @@
 //! A port for each connection.
 //!
-//! The first one is opened before there is any connection, so that a file that cannot be read ends the daemon at once
-//! and not the first guest's session. Later connections get a port of their own, as fresh as the first.
+//! The first one is opened before there is any connection, by the daemon even before there is a socket, so that a file
+//! that cannot be read ends it at once and not the first guest's session. Later connections get a port of their own, as
+//! fresh as the first; only a TAP interface stays the same one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::port::PortError;
 use crate::port::generate::Generate;
 use crate::port::loopback::Loopback;
 use crate::port::null::Null;
-use crate::port::pcap::Pcap;
+use crate::port::pcap::{Pcap, Plan};
 use crate::port::tap::{Tap, TapError};
 use crate::stats::Stats;
 use crate::vring::hook::Hook;
@@ -22,8 +23,8 @@ use crate::worker::WorkerHandle;
 
 /// Where the ports of connections come from.
 #[derive(Debug)]
-pub(super) struct Ports {
-    spec: PortSpec,
+pub(crate) struct Ports {
+    settings: Settings,
     first: Option<AnyPort>,
     /// The TAP interface, held open so that it outlives connections.
     tap: Option<Tap>,
@@ -43,43 +44,38 @@ pub(super) enum AnyPort {
 
 impl Ports {
     /// Opens the port of the first connection.
-    pub(super) fn open(settings: &Settings) -> Result<Self, PortError> {
-        let spec = settings.port.clone();
-        let tap = match &spec {
-            PortSpec::Tap { name } => Some(Tap::open(name, settings.mtu)?),
-            PortSpec::TapFd { fd } => {
-                let inherited = copy_of(*fd).map_err(|_| TapError::NoTapFd { fd: *fd })?;
-                Some(Tap::adopt(inherited, *fd, settings.mtu)?)
-            }
-            _ => None,
-        };
-        let first = if tap.is_some() { None } else { Some(AnyPort::open(&spec, 1)?) };
-        Ok(Self { spec, first, tap, opened: 0 })
+    pub(crate) fn open(settings: &Settings) -> Result<Self, PortError> {
+        let first = AnyPort::open(settings, 1)?;
+        let tap = if let AnyPort::Tap(tap) = &first { Some(tap.again()?) } else { None };
+        Ok(Self { settings: settings.clone(), first: Some(first), tap, opened: 0 })
     }
 
     /// The port of the next connection.
     pub(super) fn next(&mut self) -> Result<AnyPort, PortError> {
         self.opened = self.opened.saturating_add(1);
-        match (&self.tap, self.first.take()) {
-            (Some(tap), _) => Ok(AnyPort::Tap(tap.again()?)),
-            (None, Some(first)) => Ok(first),
-            (None, None) => AnyPort::open(&self.spec, self.opened),
+        match (self.first.take(), &self.tap) {
+            (Some(first), _) => Ok(first),
+            (None, Some(tap)) => Ok(AnyPort::Tap(tap.again()?)),
+            (None, None) => AnyPort::open(&self.settings, self.opened),
         }
     }
 }
 
 impl AnyPort {
     /// The port of connection `number`, counted from 1.
-    fn open(spec: &PortSpec, number: u64) -> Result<Self, PortError> {
-        Ok(match spec {
+    fn open(settings: &Settings, number: u64) -> Result<Self, PortError> {
+        Ok(match &settings.port {
+            PortSpec::Tap { name } => Self::Tap(Tap::open(name, settings.mtu)?),
+            PortSpec::TapFd { fd } => {
+                let inherited = copy_of(*fd).map_err(|_| TapError::NoTapFd { fd: *fd })?;
+                Self::Tap(Tap::adopt(inherited, *fd, settings.mtu)?)
+            }
             PortSpec::Loopback => Self::Loopback(Loopback::new()),
             PortSpec::Null => Self::Null(Null::new()),
-            PortSpec::Tap { name } => Self::Tap(Tap::open(name, None)?),
-            PortSpec::TapFd { fd } => return Err(TapError::NoTapFd { fd: *fd }.into()),
             PortSpec::Generate { bytes } => Self::Generate(Generate::new(*bytes)?),
             PortSpec::Pcap { input, output } => {
                 let output = output.clone().map(|path| numbered(path, number));
-                Self::Pcap(Pcap::open(input, output.as_deref())?)
+                Self::Pcap(Pcap::open(input, output)?)
             }
         })
     }
@@ -103,14 +99,14 @@ impl AnyPort {
 }
 
 /// The capture of connection `number`: the path itself, then `path.2`, `path.3`, so that a front-end that comes back does
-/// not erase what it sent before.
-fn numbered(path: PathBuf, number: u64) -> PathBuf {
+/// not erase what it sent before. Only the path itself was named by somebody, so only what is there is replaced.
+fn numbered(path: PathBuf, number: u64) -> Plan {
     if number <= 1 {
-        return path;
+        return Plan { path, replace: true };
     }
     let mut name = path.into_os_string();
     name.push(format!(".{number}"));
-    name.into()
+    Plan { path: name.into(), replace: false }
 }
 
 /// Name of the data-plane thread.
@@ -119,6 +115,7 @@ const WORKER: &str = "data-plane";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::Port;
 
     fn settings(port: PortSpec) -> Settings {
         Settings { port, ..Settings::default() }
@@ -132,12 +129,26 @@ mod tests {
         let header = [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
         std::fs::write(&input, header).unwrap();
         let mut ports = Ports::open(&settings(PortSpec::Pcap { input, output: Some(output.clone()) })).unwrap();
-        for _ in 0..3 {
-            drop(ports.next().unwrap());
+        let made = || {
+            let mut made: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            made.sort();
+            made
+        };
+        // The second one connects and leaves.
+        for sends in [true, false, true] {
+            let AnyPort::Pcap(mut port) = ports.next().unwrap() else { panic!("another port") };
+            if sends {
+                port.tx_slot(60).unwrap();
+                port.tx_commit();
+            }
         }
-        let mut made: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        made.sort();
-        assert_eq!(made, ["in", "out", "out.2", "out.3"]);
+        assert_eq!(made(), ["in", "out", "out.3"]);
+        // The fourth one finds what somebody else put there, and leaves it alone.
+        std::fs::write(dir.path().join("out.4"), "mine").unwrap();
+        let error = ports.next().unwrap_err().to_string();
+        assert!(error.contains("out.4") && error.contains("there already"), "{error}");
+        drop(ports.next().unwrap());
+        assert_eq!(std::fs::read(dir.path().join("out.4")).unwrap(), b"mine");
     }
 
     #[test]

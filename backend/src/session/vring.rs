@@ -7,8 +7,8 @@
 //! registers, reads and serves nothing. What it tells the vring goes to the [`RingControl`] of the device instead. From
 //! its source (handler.rs of 0.24), what that takes:
 //!
-//! - `set_queue_ready(true)` never comes, because the inner kick is `None`; so `set_kick` starts the ring. It also comes
-//!   with `None` in two meanings: the driver does not kick, or, right after `set_queue_ready(false)`, the end of
+//! - `set_queue_ready(true)` never comes, because the inner kick is `None`; so `set_kick` starts the ring, or exchanges the
+//!   kick of one that runs. It also comes with `None` in two meanings: the driver does not kick, or, right after `set_queue_ready(false)`, the end of
 //!   GET_VRING_BASE. The latter is swallowed.
 //! - SET_VRING_ADDR calls `queue_used_idx` and hands the answer to `set_queue_next_used`. The stock vring answers with a
 //!   load of `used.idx`, a word of ours that the peer can write. We answer with the private base and ignore the echo:

@@ -4,7 +4,11 @@
 //! eventfd in case it sleeps, and waits for the acknowledgement: at most [`DEADLINE`], then the worker is reported as
 //! stuck. One thing can hold up a worker from outside: the driver shares the call eventfds, so it can clear their
 //! `O_NONBLOCK` and fill their counters at the very moment when the worker writes. The waiting side is the supervisor
-//! for that: it drains them, and the write goes through.
+//! for that: it drains them, and the write goes through. A driver that fills them again and again can outlast the
+//! deadline, and ends its session by that; a reaper then goes on draining until the thread has ended, so that thread,
+//! memory and descriptors are given back when the driver is gone.
+//!
+//! A worker that was merely slow loses a call to this. So once it has answered, it is asked to make the call again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
@@ -201,13 +205,7 @@ impl WorkerHandle {
     /// # Errors
     /// [`ControlError`].
     pub fn shutdown(&self) -> Result<(), ControlError> {
-        let Some(Thread { ended, handle }) = lock(&self.0.thread).take() else { return Ok(()) };
-        self.0.ask(Command::Shutdown)?;
-        // The thread acknowledges, then drops its port and its memory, then its end of this channel.
-        if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(DEADLINE) {
-            return Err(STUCK);
-        }
-        handle.join().map_err(|_| ControlError::WorkerGone)
+        self.0.shutdown()
     }
 }
 
@@ -217,8 +215,10 @@ pub(super) struct Link {
     sender: Sender<Envelope>,
     signal: Arc<Signal>,
     /// The doorbells that the worker may be writing to, by ring.
-    bells: Mutex<Vec<Bells>>,
+    bells: Arc<Mutex<Vec<Bells>>>,
     thread: Mutex<Option<Thread>>,
+    /// How long a command may take: [`DEADLINE`].
+    pub(super) deadline: Duration,
 }
 
 /// A worker's thread, and a channel that is cut when the thread has dropped everything.
@@ -228,30 +228,69 @@ pub(super) struct Thread {
     pub(super) ended: Receiver<()>,
 }
 
+/// The doorbells of one ring that the worker may be writing to.
 #[derive(Debug, Default)]
 pub(super) struct Bells {
     pub(super) call: Option<Arc<Doorbell>>,
     pub(super) err: Option<Arc<Doorbell>>,
+    /// What was taken out of them, and is to be signalled again.
+    taken: Signals,
+}
+
+/// Signals to the driver of one ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Signals {
+    /// At its call eventfd.
+    pub(super) call: bool,
+    /// At its error eventfd.
+    pub(super) err: bool,
 }
 
 impl Link {
     pub(super) fn new(sender: Sender<Envelope>, signal: Arc<Signal>, thread: Thread) -> Self {
-        Self { sender, signal, bells: Mutex::default(), thread: Mutex::new(Some(thread)) }
+        Self { sender, signal, bells: Arc::default(), thread: Mutex::new(Some(thread)), deadline: DEADLINE }
     }
 
     /// Sends a command and waits for its answer.
     pub(super) fn ask(&self, command: Command) -> Result<u16, ControlError> {
+        let outcome = self.await_answer(command)?;
+        self.signal_again();
+        outcome
+    }
+
+    /// Sends a command and waits for its answer, and helps the worker to it.
+    fn await_answer(&self, command: Command) -> Result<Outcome, ControlError> {
         let (reply, answer) = sync_channel(1);
         self.send(command, reply)?;
         let started = Instant::now();
+        let mut patience = PATIENCE.min(self.deadline);
         loop {
-            match answer.recv_timeout(PATIENCE) {
-                Ok(outcome) => return outcome,
+            match answer.recv_timeout(patience) {
+                Ok(outcome) => return Ok(outcome),
                 Err(RecvTimeoutError::Disconnected) => return Err(ControlError::WorkerGone),
-                Err(RecvTimeoutError::Timeout) if started.elapsed() >= DEADLINE => return Err(STUCK),
-                Err(RecvTimeoutError::Timeout) => self.release(),
+                Err(RecvTimeoutError::Timeout) if started.elapsed() >= self.deadline => return Err(STUCK),
+                Err(RecvTimeoutError::Timeout) => release(&self.bells),
             }
+            // A worker that hung at one call may hang at the next one too, and there are many in a burst.
+            patience = RELEASE_EACH;
         }
+    }
+
+    /// Stops all rings, ends the worker and waits for its thread; see [`WorkerHandle::shutdown`].
+    pub(super) fn shutdown(&self) -> Result<(), ControlError> {
+        let Some(thread) = lock(&self.thread).take() else { return Ok(()) };
+        let answered = self.await_answer(Command::Shutdown).and_then(|outcome| outcome.map(drop));
+        // The thread acknowledges, then drops its port and its memory, then its end of this channel.
+        let stuck = match answered {
+            Ok(()) => thread.ended.recv_timeout(self.deadline) == Err(RecvTimeoutError::Timeout),
+            Err(ControlError::WorkerStuck { .. }) => true,
+            Err(error) => return Err(error),
+        };
+        if stuck {
+            reap(thread, Arc::clone(&self.bells));
+            return Err(STUCK);
+        }
+        thread.handle.join().map_err(|_| ControlError::WorkerGone)
     }
 
     fn send(&self, command: Command, reply: SyncSender<Outcome>) -> Result<(), ControlError> {
@@ -260,12 +299,15 @@ impl Link {
         Ok(())
     }
 
-    /// Drains the doorbells that the worker may be stuck at, so that its write goes through and signals anew.
-    fn release(&self) {
-        for bells in lock(&self.bells).iter() {
-            for bell in [&bells.call, &bells.err].into_iter().flatten() {
-                // One that cannot be read cannot be helped.
-                let _ = bell.drain();
+    /// Has the signals that were taken made again. By the worker: a write by anybody else could be blocked as the
+    /// worker's can, and nobody would drain for that one.
+    fn signal_again(&self) {
+        for (ring, bells) in lock(&self.bells).iter_mut().enumerate() {
+            let taken = std::mem::take(&mut bells.taken);
+            if taken != Signals::default() {
+                // Nobody waits for this, and a worker that has ended signals nothing.
+                let (reply, _) = sync_channel(1);
+                let _ = self.send(Command::Signal(ring, taken), reply);
             }
         }
     }
@@ -287,6 +329,37 @@ impl Drop for Link {
         // The worker may be gone already.
         let (reply, _) = sync_channel(1);
         let _ = self.send(Command::Shutdown, reply);
+        if let Some(thread) = lock(&self.thread).take() {
+            reap(thread, Arc::clone(&self.bells));
+        }
+    }
+}
+
+/// Drains the doorbells that the worker may be stuck at, so that its write goes through and signals anew.
+fn release(bells: &Mutex<Vec<Bells>>) {
+    let drain = |bell: &Option<Arc<Doorbell>>| {
+        // One that cannot be read cannot be helped.
+        bell.as_ref().is_some_and(|bell| bell.drain().unwrap_or(false))
+    };
+    for Bells { call, err, taken } in lock(bells).iter_mut() {
+        taken.call |= drain(call);
+        taken.err |= drain(err);
+    }
+}
+
+/// Drains for a worker that was told to end until its thread has ended, in a thread of its own.
+fn reap(worker: Thread, bells: Arc<Mutex<Vec<Bells>>>) {
+    let reap = move || {
+        while worker.ended.recv_timeout(REAP_EACH) == Err(RecvTimeoutError::Timeout) {
+            release(&bells);
+        }
+        // How it ended was reported, or nobody wanted to know.
+        let _ = worker.handle.join();
+    };
+    if let Err(error) = std::thread::Builder::new().name("reaper".to_owned()).spawn(reap) {
+        tracing::error!(
+            "cannot start a thread that ends a data-plane worker: {error}; it may keep its memory for ever"
+        );
     }
 }
 
@@ -299,6 +372,7 @@ pub(super) enum Command {
     Kick(usize, Option<Doorbell>),
     Call(usize, Option<Arc<Doorbell>>),
     Err(usize, Option<Arc<Doorbell>>),
+    Signal(usize, Signals),
     Features(Negotiated),
     Memory(RegionTable),
     Shutdown,
@@ -315,6 +389,11 @@ pub(super) struct Envelope {
 }
 
 /// How a worker learns that there are commands: a flag that is cheap to look at, and an eventfd for when it sleeps.
+///
+/// The flag alone says that there are commands; the bell only ends a sleep, and whoever it woke drains it. A worker that
+/// is awake may see the flag, carry out the command and lower the flag before the bell is rung; that bell then ends one
+/// later sleep for nothing. No command is lost by a drain either: the flag is raised before the bell is rung, so whoever
+/// drained the bell finds the flag, and the worker looks at the flag after each sleep.
 #[derive(Debug)]
 pub(super) struct Signal {
     raised: AtomicBool,
@@ -355,9 +434,14 @@ impl Mailbox {
         self.signal.raised.load(Ordering::Relaxed)
     }
 
+    /// Drains the bell after it ended a sleep, or it would end every other one too. The flag is to be looked at next.
+    pub(super) fn answer(&self) {
+        // Our own eventfd, which nobody else can make unreadable.
+        let _ = self.signal.bell.drain();
+    }
+
     /// Lowers the flag; to be called before the commands are taken.
     pub(super) fn lower(&self) {
-        let _ = self.signal.bell.drain();
         // The swap reads the last value stored, so it orders every command whose flag it lowers before our receive.
         self.signal.raised.swap(false, Ordering::AcqRel);
     }
@@ -377,4 +461,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// How long the worker is left alone before its doorbells are drained.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How often they are drained from then on.
+const RELEASE_EACH: Duration = Duration::from_millis(1);
+/// How often they are drained for a worker that nobody waits for.
+const REAP_EACH: Duration = Duration::from_millis(10);
 const STUCK: ControlError = ControlError::WorkerStuck { seconds: DEADLINE.as_secs() };

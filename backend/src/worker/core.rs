@@ -10,7 +10,7 @@ use ironring_common::doorbell::Doorbell;
 use ironring_common::features::{Feature, Negotiated};
 use ironring_common::shm::table::RegionTable;
 
-use super::command::{ControlError, RingSetup};
+use super::command::{ControlError, RingSetup, Signals};
 use super::ring::{Layout, Ring, Shared};
 use crate::port::Port;
 use crate::stats::Stats;
@@ -127,6 +127,12 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// [`ControlError::NoSuchRing`].
     pub fn set_err(&mut self, ring: usize, err: Option<Arc<Doorbell>>) -> Result<(), ControlError> {
         self.ring(ring)?.set_err(err);
+        Ok(())
+    }
+
+    /// Makes signals again that somebody took from the driver of a ring.
+    pub(super) fn signal(&mut self, ring: usize, signals: Signals) -> Result<(), ControlError> {
+        self.ring(ring)?.signal(signals);
         Ok(())
     }
 

@@ -13,8 +13,8 @@
 //!
 //! A driver can make its own rings useless and nothing else: a fault latches one ring, a dead kick is no longer watched,
 //! a full call counter is not written to. The one place where a driver can hold up the thread is a call whose eventfd it
-//! fills within the instant between our look and our write; whoever waits for an acknowledgement then drains it
-//! ([`command`]).
+//! fills within the instant between our look and our write; whoever waits for an acknowledgement then drains it, and
+//! has a call that was due made again ([`command`]).
 
 pub mod command;
 pub mod core;
@@ -127,9 +127,11 @@ impl<P: Port, H: Hook> Worker<P, H> {
         self.core.arm_kicks();
         if self.core.step().is_idle() {
             let timeout = if self.core.any_kickless() { KICKLESS } else { self.watchdog };
-            let Self { core, waiter, .. } = self;
-            let waited = waiter.wait(timeout, |wake| {
-                if let Wake::Kick { ring, dead } = wake {
+            let Self { core, waiter, mailbox, .. } = self;
+            let waited = waiter.wait(timeout, |wake| match wake {
+                Wake::Command => mailbox.answer(),
+                Wake::Port => {}
+                Wake::Kick { ring, dead } => {
                     // The last kick of a doorbell that hung up counts.
                     if !core.take_kick(ring) || dead {
                         drop_kick(core, waiter, ring);
@@ -179,6 +181,7 @@ impl<P: Port, H: Hook> Worker<P, H> {
             Command::Enable(ring, enabled) => self.core.set_enabled(ring, enabled)?,
             Command::Call(ring, call) => self.core.set_call(ring, call)?,
             Command::Err(ring, err) => self.core.set_err(ring, err)?,
+            Command::Signal(ring, signals) => self.core.signal(ring, signals)?,
             Command::Features(features) => self.core.set_features(features)?,
             Command::Memory(memory) => self.core.set_memory(memory),
             Command::Shutdown => self.core.stop_all(),

@@ -10,7 +10,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::spec::split::{avail_bytes, desc_bytes, used_bytes};
 
-use super::command::{ControlError, RingSetup};
+use super::command::{ControlError, RingSetup, Signals};
 use crate::net::{rx, tx};
 use crate::port::Port;
 use crate::stats::{Stats, Tally};
@@ -174,6 +174,16 @@ impl Ring {
 
     pub(super) fn set_err(&mut self, err: Option<Arc<Doorbell>>) {
         self.err = err;
+    }
+
+    /// Makes signals again, also where the ring does not run any more: they were due when it did.
+    pub(super) fn signal(&self, signals: Signals) {
+        for (due, bell) in [(signals.call, &self.call), (signals.err, &self.err)] {
+            if let Some(bell) = bell.as_ref().filter(|_| due) {
+                // A dead one is found and reported when the ring itself signals.
+                let _ = bell.ring();
+            }
+        }
     }
 
     pub(super) fn set_kick(&mut self, kick: Option<Doorbell>) -> Result<(), ControlError> {

@@ -14,7 +14,7 @@ use rustix::event::epoll;
 
 use super::command::{Command, Link, Mailbox};
 use super::wait::{Waiter, Wake};
-use super::{ControlError, RingSetup, WaitPolicy, WorkerCore, WorkerHandle};
+use super::{ControlError, RingSetup, WaitPolicy, Worker, WorkerCore, WorkerHandle};
 use crate::port::generate::Generate;
 use crate::port::loopback::Loopback;
 use crate::port::{Port, PortStats};
@@ -464,6 +464,24 @@ fn a_polling_worker_obeys_while_it_works() {
     worker.shutdown().unwrap();
 }
 
+/// A worker that is awake can see the flag of a command, carry it out and lower the flag before the bell is rung. That
+/// bell ends one sleep and no more.
+#[test]
+fn a_bell_that_comes_after_its_command_does_not_spin() {
+    let watchdog = Duration::from_millis(100);
+    let (_sender, _signal, mailbox) = Mailbox::new().unwrap();
+    let waiter = Waiter::new(mailbox.bell().as_fd(), None).unwrap();
+    let core = WorkerCore::new(1, Loopback::new(), NoHook, Arc::new(Stats::new(0, 2)));
+    let mut worker = Worker { core, mailbox, waiter, wait: WaitPolicy::Interrupt, watchdog };
+    worker.mailbox.lower();
+    worker.mailbox.bell().ring().unwrap();
+    worker.sleep();
+    assert!(!worker.mailbox.is_raised());
+    let started = Instant::now();
+    worker.sleep();
+    assert!(started.elapsed() >= watchdog / 2, "the worker woke up after {:?} for nothing", started.elapsed());
+}
+
 /// A kick that hung up wakes the worker once. One that stays readable for ever without hanging up does not either.
 #[test]
 fn a_dead_kick_does_not_spin() {
@@ -485,7 +503,7 @@ fn a_dead_kick_does_not_spin() {
     assert_eq!(wakes(0), []);
     waiter.forget(pipe.as_fd());
     commands.ring().unwrap();
-    assert_eq!(wakes(1000), [Wake::Work]);
+    assert_eq!(wakes(1000), [Wake::Command]);
     let file = tempfile::tempfile().unwrap();
     waiter.watch(6, file.as_fd()).unwrap_err();
 }
@@ -582,6 +600,105 @@ fn a_worker_that_is_stuck_in_a_call_is_released() {
     let link = Link::new(sender, signal, super::Thread { handle, ended });
     link.supervise(0, |bells| bells.call = Some(Arc::new(ours)));
     assert_eq!(link.ask(Command::Stop(0)).unwrap(), 7);
+}
+
+/// A driver that fills the counter again after each release: every one of the worker's writes blocks.
+#[test]
+fn a_worker_that_is_stuck_again_and_again_is_released_in_time() {
+    const CALLS: u16 = 50;
+    let (sender, signal, mailbox) = Mailbox::new().unwrap();
+    let (ours, theirs) = bell();
+    rustix::fs::fcntl_setfl(&theirs, rustix::fs::OFlags::empty()).unwrap();
+    rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    let (running, ended) = channel();
+    let handle = std::thread::spawn(move || {
+        let _running = running;
+        assert!(mailbox.bell().wait(Duration::from_secs(30)).unwrap());
+        let envelope = mailbox.take().unwrap();
+        for _ in 0..CALLS {
+            rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        }
+        envelope.reply.send(Ok(CALLS)).unwrap();
+    });
+    let link = Link::new(sender, signal, super::Thread { handle, ended });
+    link.supervise(0, |bells| bells.call = Some(Arc::new(ours)));
+    assert_eq!(link.ask(Command::Stop(0)).unwrap(), CALLS);
+}
+
+/// A driver that outlasts the deadline ends its session. When it is gone, the thread ends too.
+#[test]
+fn a_worker_that_outlasts_the_deadline_ends_when_its_driver_is_gone() {
+    let (sender, signal, mailbox) = Mailbox::new().unwrap();
+    let (ours, theirs) = bell();
+    rustix::fs::fcntl_setfl(&theirs, rustix::fs::OFlags::empty()).unwrap();
+    let (running, ended) = channel();
+    let (owned, dropped) = channel::<()>();
+    let (attack, attacked) = channel::<()>();
+    let handle = std::thread::spawn(move || {
+        let _owned = (running, owned, mailbox);
+        // As long as the driver attacks, nothing helps. The last thing it does is to fill the counter.
+        let _ = attacked.recv();
+        rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        rustix::io::write(&theirs, &1u64.to_ne_bytes()).unwrap();
+    });
+    let mut link = Link::new(sender, signal, super::Thread { handle, ended });
+    link.deadline = Duration::from_millis(20);
+    link.supervise(0, |bells| bells.call = Some(Arc::new(ours)));
+    assert!(matches!(link.ask(Command::Stop(0)), Err(ControlError::WorkerStuck { .. })));
+    assert!(matches!(link.shutdown(), Err(ControlError::WorkerStuck { .. })));
+    drop(attack);
+    let end = dropped.recv_timeout(Duration::from_secs(30));
+    assert_eq!(end, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
+
+/// A port whose flush takes as long as the test wants.
+struct Slow(Receiver<()>);
+
+impl Port for Slow {
+    fn tx_slot(&mut self, _len: usize) -> Option<&mut [u8]> {
+        None
+    }
+    fn tx_commit(&mut self) {}
+    fn rx_peek(&mut self) -> Option<&[u8]> {
+        None
+    }
+    fn rx_consume(&mut self) {}
+    fn flush(&mut self) {
+        let _ = self.0.recv();
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+/// Not every worker that takes its time is stuck: the calls that its driver has not seen yet are not lost.
+#[test]
+fn a_slow_worker_loses_no_calls() {
+    let machine = Machine::new(1);
+    let (go_on, gate) = channel::<()>();
+    let mut core = machine.core(Slow(gate), NoHook);
+    go_on.send(()).unwrap();
+    assert!(core.step().is_idle(), "the next flush is that of the stop");
+    let worker = spawn(core, WaitPolicy::Interrupt);
+    let (call, fd) = bell();
+    worker.set_call(1, theirs(fd)).unwrap();
+    call.ring().unwrap();
+    let released = std::thread::spawn({
+        let call = call.as_fd().try_clone_to_owned().unwrap();
+        move || {
+            let call = Doorbell::from_peer(call).unwrap();
+            let started = Instant::now();
+            while call.wait(Duration::ZERO).unwrap() {
+                assert!(started.elapsed() < Duration::from_secs(4), "nobody drains");
+                std::thread::yield_now();
+            }
+            drop(go_on);
+        }
+    });
+    worker.stop(1).unwrap();
+    released.join().unwrap();
+    assert!(call.wait(Duration::from_secs(30)).unwrap(), "the call was swallowed");
+    worker.shutdown().unwrap();
 }
 
 #[test]

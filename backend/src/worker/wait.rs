@@ -28,8 +28,10 @@ pub enum WaitPolicy {
 /// Why a worker woke up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// A command came, or the port has something.
-    Work,
+    /// The command doorbell was rung. It wakes until it is drained.
+    Command,
+    /// The port has something.
+    Port,
     /// A ring was kicked.
     Kick {
         /// Number among the rings of the worker.
@@ -49,16 +51,16 @@ impl Waiter {
     /// Watches the command doorbell and the port.
     pub(super) fn new(commands: BorrowedFd<'_>, port: Option<BorrowedFd<'_>>) -> Result<Self, OsError> {
         let epoll = Epoll::new()?;
-        epoll.add(commands, Events::EPOLLIN, TOKEN_WORK)?;
+        epoll.add(commands, Events::EPOLLIN, TOKEN_COMMAND)?;
         if let Some(port) = port {
-            epoll.add(port, Events::EPOLLIN | Events::EPOLLET, TOKEN_WORK)?;
+            epoll.add(port, Events::EPOLLIN | Events::EPOLLET, TOKEN_PORT)?;
         }
         Ok(Self { epoll })
     }
 
     /// Watches the kick of a ring. It fails for descriptors that cannot be waited on, as a plain file cannot.
     pub(super) fn watch(&self, ring: usize, kick: BorrowedFd<'_>) -> Result<(), OsError> {
-        let token = u64::try_from(ring).unwrap_or(TOKEN_WORK);
+        let token = u64::try_from(ring).unwrap_or(TOKEN_PORT);
         self.epoll.add(kick, Events::EPOLLIN | Events::EPOLLRDHUP | Events::EPOLLET, token)
     }
 
@@ -71,15 +73,16 @@ impl Waiter {
 
     /// Waits for anything, at most `timeout`, and hands each reason to `wake`.
     pub(super) fn wait(&self, timeout: Duration, mut wake: impl FnMut(Wake)) -> Result<(), OsError> {
-        let mut events = [Event::new(Events::empty(), TOKEN_WORK); 16];
+        let mut events = [Event::new(Events::empty(), TOKEN_PORT); 16];
         let count = self.epoll.wait(timeout, &mut events)?;
         for event in events.iter().take(count) {
             let Event { events, data } = *event;
             let hung_up = Events::EPOLLHUP | Events::EPOLLERR | Events::EPOLLRDHUP;
             let dead = Events::from_bits_truncate(events).intersects(hung_up);
-            wake(match usize::try_from(data) {
-                Ok(ring) if data != TOKEN_WORK => Wake::Kick { ring, dead },
-                _ => Wake::Work,
+            wake(match (data, usize::try_from(data)) {
+                (TOKEN_COMMAND, _) => Wake::Command,
+                (TOKEN_PORT, _) | (_, Err(_)) => Wake::Port,
+                (_, Ok(ring)) => Wake::Kick { ring, dead },
             });
         }
         Ok(())
@@ -128,4 +131,5 @@ impl Drop for Epoll {
 pub(super) const WATCHDOG: Duration = Duration::from_millis(100);
 /// The longest sleep while a ring without a kick runs.
 pub(super) const KICKLESS: Duration = Duration::from_millis(1);
-const TOKEN_WORK: u64 = u64::MAX;
+const TOKEN_COMMAND: u64 = u64::MAX;
+const TOKEN_PORT: u64 = u64::MAX - 1;

@@ -1,0 +1,209 @@
+//! The program as its user meets it: what it says, how it ends, what it leaves behind.
+
+#![allow(clippy::cast_possible_truncation, reason = "sizes of this test's own memory")]
+
+mod support;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use support::FrontEnd;
+
+/// A daemon with a socket of its own.
+struct Daemon {
+    child: Child,
+    lines: Receiver<String>,
+    socket: PathBuf,
+}
+
+impl Daemon {
+    fn start(dir: &Path, port: &str) -> Self {
+        let socket = dir.join("socket");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ironring-backend"))
+            .arg("--socket-path")
+            .arg(&socket)
+            .args(["--port", port])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines() {
+                let _ = sender.send(line.unwrap());
+            }
+        });
+        Self { child, lines, socket }
+    }
+
+    /// The next line that contains `what`.
+    fn says(&self, what: &str) -> String {
+        let deadline = Instant::now() + LIMIT;
+        let mut before = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left);
+            let line = line.unwrap_or_else(|_| panic!("the daemon does not say {what:?} but {before:#?}"));
+            if line.contains(what) {
+                return line;
+            }
+            before.push(line);
+        }
+    }
+
+    fn connect(&self) -> FrontEnd {
+        FrontEnd::new(UnixStream::connect(&self.socket).unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Its exit status, when it has ended by itself.
+    fn ends(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + LIMIT;
+        // Stderr is closed when the process ends.
+        while self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
+        assert!(Instant::now() < deadline, "the daemon does not end");
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_port_that_cannot_be_opened_is_found_before_the_daemon_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path(), "pcap:/nonexistent/in");
+    let first = daemon.says("");
+    assert!(first.contains("ERROR") && first.contains("/nonexistent/in"), "{first}");
+    assert_eq!(daemon.ends(), Some(3));
+    assert!(!daemon.socket.exists());
+}
+
+#[test]
+fn a_capture_is_not_played_into_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in");
+    std::fs::write(&input, EMPTY_CAPTURE).unwrap();
+    let mut daemon = Daemon::start(dir.path(), &format!("pcap:{0}:{0}", input.display()));
+    daemon.says("is the capture that is played");
+    assert_eq!(daemon.ends(), Some(3));
+    assert_eq!(std::fs::read(&input).unwrap(), EMPTY_CAPTURE);
+}
+
+/// One descriptor short at each step of a session's beginning: the daemon waits until there are more, and goes on.
+#[test]
+fn a_daemon_that_is_short_of_descriptors_waits_for_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), "loopback");
+    daemon.says("ready");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id())).unwrap().count() as u64;
+    let plenty = prlimit(Some(daemon.pid()), Resource::Nofile, rustix::process::getrlimit(Resource::Nofile)).unwrap();
+    let mut short = 0;
+    for more in 0..5 {
+        let limit = Rlimit { current: Some(open + more), ..plenty };
+        prlimit(Some(daemon.pid()), Resource::Nofile, limit).unwrap();
+        let waiting = daemon.connect();
+        let said = loop {
+            let line = daemon.says("");
+            if line.contains("Too many open files") || line.contains("a front-end is connected") {
+                break line;
+            }
+        };
+        short += u32::from(said.contains("trying again"));
+        prlimit(Some(daemon.pid()), Resource::Nofile, plenty).unwrap();
+        drop(waiting);
+        let mut front_end = daemon.connect();
+        front_end.bring_up();
+        front_end.echo();
+        drop(front_end);
+        daemon.says("\"taken_frames\":3");
+    }
+    assert!(short >= 3, "{short} times short of descriptors");
+}
+
+/// A daemon whose session thread is held in the kernel, by an input that has become a pipe; for as long as the file that
+/// is returned with it is open.
+fn held(dir: &Path) -> (Daemon, File) {
+    let input = dir.join("in");
+    std::fs::write(&input, EMPTY_CAPTURE).unwrap();
+    let daemon = Daemon::start(dir, &format!("pcap:{}", input.display()));
+    daemon.says("ready");
+    std::fs::remove_file(&input).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &input, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for _ in 0..2 {
+        drop(daemon.connect());
+    }
+    let deadline = Instant::now() + LIMIT;
+    let holder = loop {
+        // Without a reader there is no writer either.
+        match File::options().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&input) {
+            Ok(holder) => break holder,
+            Err(error) => assert!(Instant::now() < deadline, "the capture is not read again: {error}"),
+        }
+        std::thread::yield_now();
+    };
+    (daemon, holder)
+}
+
+#[test]
+fn a_signal_ends_the_daemon_in_order() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut daemon = Daemon::start(dir.path(), "loopback");
+        daemon.says("ready");
+        let mut front_end = daemon.connect();
+        front_end.bring_up();
+        kill_process(daemon.pid(), signal).unwrap();
+        daemon.says("told to end");
+        assert_eq!(daemon.ends(), Some(0));
+        assert!(!daemon.socket.exists());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_daemon_that_is_held_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut daemon, _holder) = held(dir.path());
+    kill_process(daemon.pid(), Signal::TERM).unwrap();
+    daemon.says("told to end");
+    assert!(daemon.socket.exists(), "it is held up");
+    kill_process(daemon.pid(), Signal::TERM).unwrap();
+    daemon.says("a second signal came");
+    assert_eq!(daemon.ends(), Some(1));
+    assert!(!daemon.socket.exists());
+}
+
+#[test]
+fn a_daemon_that_is_held_up_ends_a_while_after_the_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut daemon, _holder) = held(dir.path());
+    // Somebody else's socket at the same path is not the daemon's to remove.
+    std::fs::remove_file(&daemon.socket).unwrap();
+    let _others = UnixListener::bind(&daemon.socket).unwrap();
+    kill_process(daemon.pid(), Signal::INT).unwrap();
+    daemon.says("5 s after the signal");
+    assert_eq!(daemon.ends(), Some(1));
+    assert!(daemon.socket.exists());
+}
+
+/// A capture without frames: its header only.
+const EMPTY_CAPTURE: [u8; 24] =
+    [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_secs(30);
