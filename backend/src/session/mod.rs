@@ -177,7 +177,7 @@ pub fn serve(listener: UnixListener, settings: &Settings, stop: &StopToken) -> R
 /// [`SessionError`].
 pub fn serve_connection(stream: UnixStream, settings: &Settings, stop: &StopToken) -> Result<Report, SessionError> {
     let port = Ports::open(settings)?.next()?;
-    Opening { settings, conduct: &Honest, stop, accepted: Cell::new(true) }.over_relay(stream, NoFilter, port)
+    Opening { settings, conduct: &Honest, stop, accepted: Cell::new(true) }.over_relay(|| Ok(stream), NoFilter, port)
 }
 
 /// As [`serve`], from any endpoint and with any conduct. A connected endpoint is served once.
@@ -208,8 +208,8 @@ pub(crate) fn serve_ports<C: Conduct>(
             let stream = stream.try_clone().map_err(|e| OsError::new("copy a socket", e))?;
             let filter = conduct.filter();
             let ended = contained(|| match filter {
-                Some(filter) => opening.over_relay(stream, filter, ports.next()?),
-                None => opening.over_relay(stream, NoFilter, ports.next()?),
+                Some(filter) => opening.over_relay(|| Ok(stream), filter, ports.next()?),
+                None => opening.over_relay(|| Ok(stream), NoFilter, ports.next()?),
             });
             return Ok(conclude(ended, stop).map(|()| 1)?);
         }
@@ -262,31 +262,32 @@ impl<C: Conduct> Opening<'_, C> {
                 return Err(error.into());
             }
         };
+        let connect = || Ok(accept()?.0);
         match self.conduct.filter() {
-            Some(filter) => self.over_relay(accept()?.0, filter, port),
-            None => self.over_relay(accept()?.0, NoFilter, port),
+            Some(filter) => self.over_relay(connect, filter, port),
+            None => self.over_relay(connect, NoFilter, port),
         }
     }
 
-    /// Serves the front-end at the other end of `stream`, through a relay.
+    /// Serves the front-end that `connect` gives, through a relay. It is asked for last: everything else that can be
+    /// short is had by then.
     fn over_relay<F: Filter + 'static>(
         &self,
-        stream: UnixStream,
+        connect: impl FnOnce() -> Result<UnixStream, OsError>,
         filter: F,
         port: AnyPort,
     ) -> Result<Report, SessionError> {
         let (listener, ours) = handoff()?;
-        let relay = Relay::start(stream, ours, Adapter::behind(filter))?;
-        let report = self.run(listener, port);
-        // The session's end of the socket is closed, so the relay ends.
-        let relayed = relay.join();
-        let report = report?;
-        relayed?;
-        Ok(report)
+        self.run(listener, port, || Relay::start(connect()?, ours, Adapter::behind(filter)))
     }
 
-    /// Serves the front-end that waits at `listener`, from its first message to the end of the session.
-    fn run(&self, listener: UnixListener, port: AnyPort) -> Result<Report, SessionError> {
+    /// Serves what comes through a relay, whose other end waits at `listener`, from the first message to the end.
+    fn run(
+        &self,
+        listener: UnixListener,
+        port: AnyPort,
+        relay: impl FnOnce() -> Result<Relay, OsError>,
+    ) -> Result<Report, SessionError> {
         let stats = Arc::new(Stats::new(0, self.settings.queues()));
         let worker = WorkerGuard(port.serve(self.settings, self.conduct.hook(), Arc::clone(&stats))?);
         let breaker = Arc::new(Breaker::default());
@@ -296,7 +297,7 @@ impl<C: Conduct> Opening<'_, C> {
             vring::with_device(&device, || VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory))
                 .map_err(set_up)?;
         daemon.start(&mut listener.into()).map_err(set_up)?;
-        self.accepted.set(true);
+        let relay = relay()?;
         breaker.connect(daemon.shutdown_handle());
         self.stop.watch(&breaker);
         tracing::info!("a front-end is connected");
@@ -305,8 +306,11 @@ impl<C: Conduct> Opening<'_, C> {
         // The worker before the mappings, and both before the next front-end.
         let stopped = worker.0.shutdown();
         drop(daemon);
+        // The session's end of the socket is closed, so the relay ends.
+        let relayed = relay.join();
         device.take_error().map_or_else(|| protocol_error(ended), Err)?;
         stopped?;
+        relayed?;
         Ok(Report { negotiated, stats: stats.snapshot() })
     }
 }
