@@ -93,7 +93,7 @@ peer_qemu() {
 
 # Debian's kernel for clouds, unpacked and not installed.
 cmd_guest_kernel() {
-    local into=${IRONRING_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ironring}/guest package scratch
+    local into=${IRONRING_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/ironring}/guest package scratch
     if compgen -G "$into/boot/vmlinuz-*" >/dev/null; then
         echo "a guest kernel is there: $(compgen -G "$into/boot/vmlinuz-*" | tail -n 1)"
         return

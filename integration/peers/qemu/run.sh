@@ -48,7 +48,7 @@ die() {
 
 find_kernel() {
     [ -z "${KERNEL:-}" ] || return 0
-    local cache=${IRONRING_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ironring}/guest
+    local cache=${IRONRING_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/ironring}/guest
     if ! compgen -G "$cache/boot/vmlinuz-*" >/dev/null; then
         missing "a guest kernel: run ./ci.sh guest-kernel, or set KERNEL and MODULES"
     fi
