@@ -11,7 +11,7 @@ use ironring_common::spec::net::MTU_MIN;
 use tracing::level_filters::LevelFilter;
 
 use crate::net::MAX_FRAME;
-use crate::session::listen::Endpoint;
+use crate::session::listen::{Access, Endpoint};
 use crate::session::{Honest, Ports, ServeError, StopToken, serve_ports};
 use crate::worker::WaitPolicy;
 
@@ -36,6 +36,8 @@ pub struct Settings {
     pub stats: Option<Duration>,
     /// End when the first front-end has left.
     pub once: bool,
+    /// Who may connect to the socket, if it is made.
+    pub access: Access,
 }
 
 impl Settings {
@@ -58,6 +60,7 @@ impl Default for Settings {
             seals: SealPolicy::Require,
             stats: None,
             once: false,
+            access: Access::default(),
         }
     }
 }
@@ -177,6 +180,10 @@ pub enum Transport {
     Path(PathBuf),
     /// A descriptor that was inherited.
     Fd(i32),
+    /// A socket at a path where the front-end listens.
+    Connect(PathBuf),
+    /// The socket that systemd passes.
+    Activated,
 }
 
 /// How the backend behaves towards the driver.
@@ -240,11 +247,27 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, cla
 /// A vhost-user net backend: serves the virtio-net device of a VM or of a userspace driver.
 #[derive(Debug, Parser)]
 #[command(name = "ironring-backend", version, max_term_width = 100)]
-#[command(group = ArgGroup::new("transport").required(true).args(["socket_path", "fd"]))]
+#[command(group = ArgGroup::new("transport").args(["socket_path", "fd", "connect"]))]
 struct Args {
     /// Listen at this path; front-ends are served one after another
     #[arg(long, value_name = "PATH")]
     socket_path: Option<PathBuf>,
+
+    /// Call the front-end that listens at this path, again and again: QEMU's chardev with server=on
+    #[arg(long, value_name = "PATH")]
+    connect: Option<PathBuf>,
+
+    /// Permissions of the socket, in octal, for example 660
+    #[arg(long, value_name = "MODE", requires = "socket_path", value_parser = parse_socket_mode)]
+    socket_mode: Option<u32>,
+
+    /// Owner of the socket, by name or number
+    #[arg(long, value_name = "USER", requires = "socket_path", value_parser = |text: &str| parse_id(text, "/etc/passwd"))]
+    socket_owner: Option<u32>,
+
+    /// Group of the socket, by name or number
+    #[arg(long, value_name = "GROUP", requires = "socket_path", value_parser = |text: &str| parse_id(text, "/etc/group"))]
+    socket_group: Option<u32>,
 
     /// Use this inherited Unix stream socket, which listens or is connected
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
@@ -315,9 +338,15 @@ impl Args {
             let message = format!("invalid value '{}' for '--mode <MODE>': {why}\n", self.mode);
             clap::Error::raw(clap::error::ErrorKind::ValueValidation, message)
         })?;
-        let transport = match (self.socket_path, self.fd) {
-            (Some(path), _) => Transport::Path(path),
-            (None, fd) => Transport::Fd(fd.unwrap_or(0)),
+        let transport = match (self.socket_path, self.connect, self.fd) {
+            (Some(path), ..) => Transport::Path(path),
+            (None, Some(path), _) => Transport::Connect(path),
+            (None, None, Some(fd)) => Transport::Fd(fd),
+            (None, None, None) if std::env::var_os("LISTEN_FDS").is_some() => Transport::Activated,
+            (None, None, None) => {
+                let message = "where are front-ends to come from? Give --socket-path PATH, --connect PATH or --fd N\n";
+                return Err(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message));
+            }
         };
         let settings = Settings {
             port: self.port,
@@ -329,6 +358,7 @@ impl Args {
             seals: if self.allow_unsealed_memory { SealPolicy::Tolerate } else { SealPolicy::Require },
             stats: self.stats.map(Duration::from_secs),
             once: self.once,
+            access: Access { mode: self.socket_mode, owner: self.socket_owner, group: self.socket_group },
         };
         Ok(Invocation::Serve { transport, settings: Box::new(settings), mode, log: self.log.filter() })
     }
@@ -390,6 +420,24 @@ fn parse_pairs(text: &str) -> Result<u16, String> {
 fn parse_queue_size(text: &str) -> Result<u16, String> {
     let size = text.parse().ok().filter(|size: &u16| size.is_power_of_two());
     size.ok_or_else(|| "a queue size is a power of two between 1 and 32768, for example 256".to_owned())
+}
+
+fn parse_socket_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "permissions are three octal digits, for example 660".to_owned())
+}
+
+/// The number of a user or group: as it is, or looked up in a file of lines `name:password:number:...`.
+fn parse_id(text: &str, file: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let known = std::fs::read_to_string(file).map_err(|e| format!("cannot read {file}: {e}; give the number"))?;
+    let number = known.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(text)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    number.ok_or_else(|| format!("{file} knows no `{text}`; give the number"))
 }
 
 fn parse_mtu(text: &str) -> Result<u16, String> {

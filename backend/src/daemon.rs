@@ -67,7 +67,9 @@ fn run(transport: &Transport, settings: &Settings, mode: &Mode) -> Result<(), Da
     // Also before the socket: a front-end that finds it there is served.
     let ports = Ports::open(settings)?;
     let endpoint = match transport {
-        Transport::Path(path) => Endpoint::bind(path)?,
+        Transport::Path(path) => Endpoint::bind(path, settings.access)?,
+        Transport::Connect(path) => Endpoint::Calling(path.clone()),
+        Transport::Activated => Endpoint::activated()?,
         Transport::Fd(fd) => Endpoint::inherit(*fd)?,
     };
     signals.remove_at_the_end(endpoint.socket_file());

@@ -1,9 +1,9 @@
 //! The socket that front-ends connect to: made at a path, or inherited from whoever started the daemon.
 
-use std::fs::Metadata;
+use std::fs::{Metadata, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -21,6 +21,19 @@ pub enum Endpoint {
     Listening(Listening),
     /// The one front-end that there is.
     Connected(UnixStream),
+    /// A front-end listens there. It is called again whenever a session has ended, for ever.
+    Calling(PathBuf),
+}
+
+/// Who may connect to a socket that is made. What is left out is as the system has it for a new file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Permissions, of which a front-end needs to write.
+    pub mode: Option<u32>,
+    /// Owner, by number.
+    pub owner: Option<u32>,
+    /// Group, by number.
+    pub group: Option<u32>,
 }
 
 /// A listening socket, and its file if we made it. The file is removed on drop.
@@ -50,6 +63,28 @@ pub enum ListenError {
     NoDirectory {
         /// The directory.
         parent: PathBuf,
+    },
+    /// The system does not let the socket be given away.
+    #[error(
+        "cannot set mode, owner or group of {path}: {source}; only root may give a socket away, and a group must be one's own"
+    )]
+    Access {
+        /// The path.
+        path: PathBuf,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nobody passed a socket.
+    #[error(
+        "no socket was passed to this process; give --socket-path, --connect or --fd, or start it by socket activation"
+    )]
+    NotActivated,
+    /// More than one socket was passed.
+    #[error("{count} sockets were passed to this process and one is served; put one ListenStream into the socket unit")]
+    ManySockets {
+        /// How many.
+        count: u32,
     },
     /// The system takes no socket there.
     #[error("cannot listen at {path}: {source}")]
@@ -90,24 +125,46 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn bind(path: &Path) -> Result<Self, ListenError> {
+    pub fn bind(path: &Path, access: Access) -> Result<Self, ListenError> {
         clear_the_way(path)?;
         let failed = |source| ListenError::Bind { path: path.to_owned(), source };
-        let listener = UnixListener::bind(path).map_err(|source| match source.kind() {
-            ErrorKind::NotFound => ListenError::NoDirectory { parent: parent_of(path) },
-            ErrorKind::AddrInUse => ListenError::InUse { path: path.to_owned() },
-            _ => failed(source),
+        let name = SocketAddrUnix::new(path).map_err(|e| failed(e.into()))?;
+        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|e| failed(e.into()))?;
+        rustix::net::bind(&listener, &name).map_err(|e| match e {
+            Errno::NOENT => ListenError::NoDirectory { parent: parent_of(path) },
+            Errno::ADDRINUSE => ListenError::InUse { path: path.to_owned() },
+            e => failed(e.into()),
         })?;
+        // From here on the file is removed whatever fails.
         let made = std::fs::symlink_metadata(path).map_err(failed)?;
         let file = SocketFile { path: path.to_owned(), identity: identity(&made) };
-        Ok(Self::Listening(Listening { listener, file: Some(Arc::new(file)) }))
+        // Nobody can connect before it listens.
+        access.set(path).map_err(|source| ListenError::Access { path: path.to_owned(), source })?;
+        rustix::net::listen(&listener, BACKLOG).map_err(|e| failed(e.into()))?;
+        Ok(Self::Listening(Listening { listener: listener.into(), file: Some(Arc::new(file)) }))
+    }
+
+    /// The socket that systemd passed (`sd_listen_fds`): one, as descriptor 3, meant for this process.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn activated() -> Result<Self, ListenError> {
+        let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+        match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+            (Some(pid), Some(1)) if pid == std::process::id() => Self::inherit(FIRST_PASSED),
+            (Some(pid), Some(count)) if pid == std::process::id() && count > 1 => {
+                Err(ListenError::ManySockets { count })
+            }
+            _ => Err(ListenError::NotActivated),
+        }
     }
 
     /// The file that goes with this endpoint, for whoever may have to remove it when the endpoint cannot be dropped.
     pub(crate) fn socket_file(&self) -> Weak<SocketFile> {
         match self {
             Self::Listening(Listening { file: Some(file), .. }) => Arc::downgrade(file),
-            Self::Listening(_) | Self::Connected(_) => Weak::new(),
+            Self::Listening(_) | Self::Connected(_) | Self::Calling(_) => Weak::new(),
         }
     }
 
@@ -131,6 +188,18 @@ impl Endpoint {
                 Ok(Self::Connected(socket.into()))
             }
             _ => Err(ListenError::NotAUnixStream { fd }),
+        }
+    }
+}
+
+impl Access {
+    fn set(self, path: &Path) -> std::io::Result<()> {
+        if self.owner.is_some() || self.group.is_some() {
+            std::os::unix::fs::lchown(path, self.owner, self.group)?;
+        }
+        match self.mode {
+            Some(mode) => std::fs::set_permissions(path, Permissions::from_mode(mode)),
+            None => Ok(()),
         }
     }
 }
@@ -237,6 +306,11 @@ impl Drop for SocketFile {
 
 const HANDOFF_TRIES: u32 = 16;
 
+/// Front-ends that may wait to be served.
+const BACKLOG: i32 = 128;
+/// The first descriptor of those that systemd passes.
+const FIRST_PASSED: i32 = 3;
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -245,14 +319,34 @@ mod tests {
     use super::*;
 
     fn sentence(path: &Path) -> String {
-        Endpoint::bind(path).unwrap_err().to_string()
+        Endpoint::bind(path, Access::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_socket_has_its_mode_before_anybody_can_connect() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        for mode in [0o600, 0o660, 0o777] {
+            let endpoint = Endpoint::bind(&path, Access { mode: Some(mode), ..Access::default() }).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, mode);
+            UnixStream::connect(&path).unwrap();
+            drop(endpoint);
+        }
+        // One's own group may be set by anybody; somebody else's owner by root only, and then nothing is left behind.
+        let group = Some(rustix::process::getegid().as_raw());
+        drop(Endpoint::bind(&path, Access { group, ..Access::default() }).unwrap());
+        if !rustix::process::geteuid().is_root() {
+            let error = Endpoint::bind(&path, Access { owner: Some(0), ..Access::default() }).unwrap_err().to_string();
+            assert!(error.contains("only root"), "{error}");
+        }
+        assert!(!path.exists());
     }
 
     #[test]
     fn the_socket_file_goes_with_the_endpoint() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let endpoint = Endpoint::bind(&path).unwrap();
+        let endpoint = Endpoint::bind(&path, Access::default()).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
         drop(endpoint);
         assert!(!path.exists());
@@ -262,7 +356,7 @@ mod tests {
     fn a_file_that_another_put_there_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let endpoint = Endpoint::bind(&path).unwrap();
+        let endpoint = Endpoint::bind(&path, Access::default()).unwrap();
         std::fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
         drop(endpoint);
@@ -275,7 +369,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
-        let _live = Endpoint::bind(&path).unwrap();
+        let _live = Endpoint::bind(&path, Access::default()).unwrap();
         assert!(sentence(&path).contains("another process listens at"));
         let Endpoint::Listening(live) = _live else { panic!("it listens") };
         live.listener.set_nonblocking(true).unwrap();

@@ -19,6 +19,7 @@
 //! [`Hook`], on the socket by a [`Filter`].
 
 mod adapter;
+mod caller;
 mod control;
 mod device;
 pub mod listen;
@@ -213,6 +214,7 @@ pub(crate) fn serve_ports<C: Conduct>(
             });
             return Ok(conclude(ended, stop).map(|()| 1)?);
         }
+        Endpoint::Calling(path) => return caller::serve(path, &opening, ports),
     };
     let mut served = 0u64;
     while await_front_end(listener, stop)? {
@@ -221,7 +223,7 @@ pub(crate) fn serve_ports<C: Conduct>(
             // The front-end waits still. Shortages pass, and so does what it may have done itself.
             Err(SessionError::Os(error)) if !opening.accepted.get() && passes(&error) => {
                 tracing::warn!("no front-end can be served now: {error}; trying again every {} ms", PAUSE.as_millis());
-                pause(stop)?;
+                pause(stop, PAUSE)?;
                 continue;
             }
             // What cannot be accepted cannot be got rid of either.
@@ -371,9 +373,9 @@ fn passes(error: &OsError) -> bool {
     Errno::from_io_error(&error.source).is_some_and(|errno| shortages.contains(&errno))
 }
 
-/// Waits for a shortage to pass, or for `stop`.
-fn pause(stop: &StopToken) -> Result<(), OsError> {
-    let timeout = Timespec::try_from(PAUSE).ok();
+/// Waits for so long, or for `stop`.
+fn pause(stop: &StopToken, time: Duration) -> Result<(), OsError> {
+    let timeout = Timespec::try_from(time).ok();
     match rustix::event::poll(&mut [PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)], timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(e) => Err(OsError::new("wait for a front-end", e)),
