@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -27,13 +27,13 @@ struct Daemon {
 impl Daemon {
     fn start(dir: &Path, port: &str) -> Self {
         let socket = dir.join("socket");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ironring-backend"))
-            .arg("--socket-path")
-            .arg(&socket)
-            .args(["--port", port])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
+        command.arg("--socket-path").arg(&socket).args(["--port", port]);
+        Self::run(&mut command, socket)
+    }
+
+    fn run(command: &mut Command, socket: PathBuf) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -159,6 +159,96 @@ fn held(dir: &Path) -> (Daemon, File) {
         std::thread::yield_now();
     };
     (daemon, holder)
+}
+
+/// QEMU's chardev with server=on: the front-end listens, and may come back.
+#[test]
+fn a_daemon_calls_a_front_end_that_listens_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("vmm");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
+    command.arg("--connect").arg(&socket).args(["--port", "loopback"]);
+    let mut daemon = Daemon::run(&mut command, socket.clone());
+    daemon.says("calling again until somebody does");
+    for _ in 0..2 {
+        // A VMM that is started anew makes its socket anew.
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        for _ in 0..2 {
+            let mut front_end = FrontEnd::new(listener.accept().unwrap().0);
+            front_end.bring_up();
+            front_end.echo();
+            drop(front_end);
+            daemon.says("the session has ended");
+        }
+    }
+    kill_process(daemon.pid(), Signal::TERM).unwrap();
+    assert_eq!(daemon.ends(), Some(0));
+    assert!(socket.exists(), "it is the VMM's");
+}
+
+/// As systemd starts it: the socket is descriptor 3, and two variables say so.
+#[test]
+fn a_socket_that_is_passed_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let script = r#"exec 3<&0; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" --port loopback"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_ironring-backend")]);
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
+    let mut daemon = Daemon::run(&mut command, socket);
+    daemon.says("ready");
+    let mut front_end = daemon.connect();
+    front_end.bring_up();
+    front_end.echo();
+    drop(front_end);
+    kill_process(daemon.pid(), Signal::TERM).unwrap();
+    assert_eq!(daemon.ends(), Some(0));
+    assert!(daemon.socket.exists(), "it is systemd's");
+    // A socket that was meant for another process is not taken.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
+    command.args(["--port", "loopback"]).env("LISTEN_FDS", "1").env("LISTEN_PID", "1");
+    let mut daemon = Daemon::run(&mut command, dir.path().join("none"));
+    daemon.says("no socket was passed");
+    assert_eq!(daemon.ends(), Some(3));
+}
+
+/// What a session takes, it gives back: descriptors, mappings and threads stay as many as they were.
+#[test]
+fn two_hundred_front_ends_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), "loopback");
+    daemon.says("ready");
+    let count = |what: &str| {
+        let path = format!("/proc/{}/{what}", daemon.child.id());
+        if what == "maps" {
+            std::fs::read_to_string(path).unwrap().matches("memfd:guest").count()
+        } else {
+            std::fs::read_dir(path).unwrap().count()
+        }
+    };
+    let held = || ["fd", "task", "maps"].map(count);
+    let before = held();
+    assert_eq!(before[2], 0);
+    for cycle in 0..200 {
+        let mut front_end = daemon.connect();
+        front_end.bring_up();
+        front_end.echo();
+        // Leaves with a frame under way, at times in the middle of a message.
+        front_end.guest.add(support::TX, support::GUEST_BASE + 0x20000, 100);
+        if cycle % 3 == 0 {
+            front_end.socket.write_all(&[1, 0, 0]).unwrap();
+        }
+        assert_ne!(held(), before, "a session takes something");
+        drop(front_end);
+        // The log is no witness: what front-ends can cause is written at a limited rate.
+        let deadline = Instant::now() + LIMIT;
+        while held() != before {
+            assert!(Instant::now() < deadline, "cycle {cycle}: {:?} where there were {before:?}", held());
+            std::thread::yield_now();
+        }
+    }
 }
 
 #[test]
