@@ -10,7 +10,7 @@ here=$(dirname "$(readlink -f "$0")")
 daemon=$(readlink -f "$1")
 shift
 scenarios=("$@")
-[ $# -gt 0 ] || scenarios=(plain killed swiotlb reboot daemon_killed)
+[ $# -gt 0 ] || scenarios=(plain killed swiotlb reboot daemon_killed qemu_listens)
 
 missing() { echo "qemu: $* is missing" >&2; exit 3; }
 
@@ -64,7 +64,7 @@ start_network() {
     ip addr add 10.99.0.1/24 dev tap0
     ip link set tap0 up
     again go
-    python3 "$here/server.py" 10.99.0.1 8099 "$work/again" >"$work/server.log" 2>&1 &
+    python3 "$here/../server.py" 10.99.0.1 8099 "$work/again" >"$work/server.log" 2>&1 &
     pids+=($!)
     wait_for 10 "the file server" grep -qE '^[0-9a-f]{64}$' "$work/server.log"
     sum=$(head -n 1 "$work/server.log")
@@ -178,6 +178,7 @@ scenario_reboot() {
     end_of_guest 60
     echo "    rebooted on the same connection, and its traffic went on"
 }
+resumed() { [ "$(grep -aE 'guest: (alive|waiting)' "$guest_log" | tail -n 1 | grep -c alive)" = 1 ]; }
 scenario_daemon_killed() {
     again go
     start_guest daemon_killed persist ",reconnect=1" "" ""
@@ -186,11 +187,33 @@ scenario_daemon_killed() {
     wait "$daemon_pid" 2>/dev/null || true
     wait_for 30 "the guest to notice" grep -aq 'guest: waiting' "$guest_log"
     start_daemon --socket-path "$work/socket"
-    resumed() { [ "$(grep -aE 'guest: (alive|waiting)' "$guest_log" | tail -n 1 | grep -c alive)" = 1 ]; }
     wait_for 60 "traffic on the new daemon" resumed
     again stop
     end_of_guest 60
     echo "    daemon killed and started again under a running guest, whose traffic went on"
+}
+
+# QEMU is the server and the daemon calls; it is killed and started again too.
+scenario_qemu_listens() {
+    again go
+    kill -TERM "$daemon_pid"
+    wait_for 10 "the end of the daemon" has_ended "$daemon_pid"
+    start_daemon --connect "$work/socket"
+    start_guest qemu_listens persist ",server=on,wait=off" "" ""
+    wait_for 60 "traffic" grep -aq 'guest: alive 3' "$guest_log"
+    kill -9 "$daemon_pid"
+    wait "$daemon_pid" 2>/dev/null || true
+    wait_for 30 "the guest to notice" grep -aq 'guest: waiting' "$guest_log"
+    start_daemon --connect "$work/socket"
+    wait_for 60 "traffic on the new daemon" resumed
+    again stop
+    end_of_guest 60
+    kill -TERM "$daemon_pid"
+    wait_for 10 "the end of the daemon" has_ended "$daemon_pid"
+    rm -f "$work/socket"
+    start_daemon --socket-path "$work/socket"
+    wait_for 10 "the daemon's socket" test -S "$work/socket"
+    echo "    the daemon as client of QEMU, killed and started again, and traffic went on"
 }
 
 find_kernel

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What guests fetch from and upload to: /blob (20 MiB, the same every time), /upload (answers with the SHA-256 of what it
+"""What guests fetch from and upload to: /blob (20 MiB, the same every time), /blob/N (N MiB), /upload (answers with the SHA-256 of what it
 was sent), /again (the content of a file, with which a test tells a guest to stop).
 
 usage: server.py ADDRESS PORT AGAIN_FILE"""
@@ -22,6 +22,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/blob":
             self.answer(BLOB)
+        elif self.path.startswith("/blob/") and self.path[6:].isdigit():
+            self.answer(CHUNK * min(int(self.path[6:]), 1024))
         elif self.path == "/again":
             with open(sys.argv[3], "rb") as file:
                 self.answer(file.read())

@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Live traffic through the rings: the driver on a TAP interface in one network namespace, the daemon on a TAP interface in
+# another, and between them nothing but shared memory. Beside it, for comparison, a plain veth pair.
+#
+# usage: run.sh DAEMON DRIVER      (DRIVER: the example `tap` of ironring-driver)
+#
+# Exit status: 0 held, 1 did not, 3 this machine lacks something (a line says what).
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+daemon=$(readlink -f "$1")
+driver=$(readlink -f "$2")
+seconds=${SECONDS_PER_RUN:-4}
+
+missing() { echo "live: $* is missing" >&2; exit 3; }
+
+if [ -z "${IRONRING_NAMESPACE:-}" ]; then
+    for tool in iperf3:iperf3 curl:curl python3:python3 ip:iproute2 ping:iputils-ping unshare:util-linux; do
+        command -v "${tool%%:*}" >/dev/null || missing "${tool%%:*} (package ${tool##*:})"
+    done
+    [ -e /dev/net/tun ] || missing "/dev/net/tun"
+    map=()
+    [ "$(id -u)" = 0 ] || map=(--map-root-user)
+    unshare "${map[@]}" --net --mount true 2>/dev/null || missing "the right to make a network namespace"
+    export IRONRING_NAMESPACE=1
+    # /run is this script's own, so that `ip netns` keeps its names there; all of it ends with the script.
+    exec unshare "${map[@]}" --net --mount --propagation private \
+        sh -c 'mount -t tmpfs none /run && mkdir /run/netns && exec "$@"' sh "$0" "$daemon" "$driver"
+fi
+
+work=$(mktemp -d)
+pids=()
+cleanup() {
+    local pid
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+    wait 2>/dev/null || true
+    ip netns del near 2>/dev/null || true
+    rm -rf "$work"
+}
+trap cleanup EXIT
+die() {
+    echo "FAILED: $*" >&2
+    for log in "$work"/*.log; do
+        echo "--- ${log##*/}" >&2
+        tail -n 20 "$log" >&2
+    done
+    exit 1
+}
+wait_for() { # seconds, what, command...
+    local until=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@" 2>/dev/null; do
+        [ "$SECONDS" -lt "$until" ] || die "$what: nothing within the time"
+        sleep 0.1
+    done
+}
+
+# ---- Two hosts: "far" is where this script runs, "near" is a namespace beside it. -----------------------------------
+
+ip link set lo up
+ip netns add near
+near() { ip netns exec near "$@"; }
+near ip link set lo up
+ip link add veth-far type veth peer name veth-near netns near
+ip addr add 10.97.0.2/24 dev veth-far && ip link set veth-far up
+near ip addr add 10.97.0.1/24 dev veth-near && near ip link set veth-near up
+
+ip tuntap add dev tap-far mode tap vnet_hdr
+ip addr add 10.98.0.2/24 dev tap-far && ip link set tap-far up
+near ip tuntap add dev tap-near mode tap vnet_hdr
+near ip addr add 10.98.0.1/24 dev tap-near && near ip link set tap-near up
+
+"$daemon" --socket-path "$work/socket" --port tap:tap-far --mtu 1500 >"$work/daemon.log" 2>&1 &
+daemon_pid=$!
+pids+=("$daemon_pid")
+wait_for 10 "the daemon's socket" test -S "$work/socket"
+ip netns exec near "$driver" "$work/socket" tap-near >"$work/driver.log" 2>&1 &
+driver_pid=$!
+pids+=("$driver_pid")
+wait_for 10 "the driver" near ping -c 1 -W 1 10.98.0.2 >/dev/null
+
+echo >"$work/again"
+python3 "$here/../server.py" 10.98.0.2 8099 "$work/again" >"$work/server.log" 2>&1 &
+pids+=($!)
+iperf3 -s >"$work/iperf.log" 2>&1 &
+pids+=($!)
+wait_for 10 "the servers" near curl -sf -o /dev/null http://10.98.0.2:8099/again
+
+# ---- Traffic --------------------------------------------------------------------------------------------------------
+
+near ping -q -c 200 -i 0.002 10.98.0.2 >"$work/ping.log" || die "ping"
+grep -q ' 0% packet loss' "$work/ping.log" || die "pings were lost"
+echo "    ping 200 of 200, $(sed -n 's|^rtt min/avg/max/mdev = \([^ ]*\) ms.*|min/avg/max/mdev \1 ms|p' "$work/ping.log")"
+
+sum() { sha256sum | cut -c 1-64; }
+expected=$(curl -sf http://10.98.0.2:8099/blob/50 | sum)
+took=$( { near curl -sf -w '%{stderr}%{speed_download}' http://10.98.0.2:8099/blob/50 | sum >"$work/sum"; } 2>&1)
+[ "$(cat "$work/sum")" = "$expected" ] || die "50 MiB arrived changed"
+echo "    50 MiB over HTTP with the right SHA-256, $(awk -v b="$took" 'BEGIN { printf "%.0f MB/s", b / 1e6 }')"
+
+ticks() { awk '{ sub(/^.*\) /, ""); print $12 + $13 }' "/proc/$1/stat"; }
+measure() { # name, address, options...
+    local name=$1 address=$2 before_driver before_daemon
+    shift 2
+    before_driver=$(ticks "$driver_pid") before_daemon=$(ticks "$daemon_pid")
+    near iperf3 -c "$address" -t "$seconds" -J "$@" >"$work/iperf.json" || die "iperf3 $name"
+    python3 - "$work/iperf.json" "$name" "$seconds" \
+        $(($(ticks "$driver_pid") - before_driver)) $(($(ticks "$daemon_pid") - before_daemon)) "$(getconf CLK_TCK)" <<'PYTHON'
+import json, sys
+path, name, seconds, driver, daemon, hertz = sys.argv[1:]
+end = json.load(open(path))["end"]
+gbit = end["sum_received"]["bits_per_second"] / 1e9
+cpu = lambda ticks: f"{100 * int(ticks) / int(hertz) / float(seconds):.0f} %"
+share = f", CPU driver {cpu(driver)}, daemon {cpu(daemon)}" if name.startswith("rings") else ""
+print(f"    iperf3 {name}: {gbit:.2f} Gb/s, {end['sum_sent'].get('retransmits', 0)} retransmits{share}")
+PYTHON
+}
+measure "rings, driver to daemon" 10.98.0.2
+measure "rings, daemon to driver" 10.98.0.2 -R
+measure "veth" 10.97.0.2
+measure "veth, other way" 10.97.0.2 -R
+
+kill -0 "$driver_pid" || die "the driver has ended"
+kill "$driver_pid"
+wait_for 10 "the end of the session" grep -q 'the session has ended' "$work/daemon.log"
+kill -TERM "$daemon_pid"
+wait "$daemon_pid" || die "the daemon ended with status $?"
+echo "live: traffic between two namespaces went through the rings"
