@@ -21,7 +21,7 @@ use ironring_common::shm::table::TableError;
 use rustix::fs::MemfdFlags;
 use support::{Backend, FEATURES, FrontEnd, GUEST_BASE, MEMORY_BYTES, OneSession, PROTOCOL, RX, SIZE, TX, USER_BASE};
 use vhost::vhost_user::VhostUserFrontend;
-use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
@@ -255,8 +255,56 @@ fn a_running_ring_stays_as_it_was_described() {
     assert_eq!(what(refused_when_running(|f| drop(f.vhost.set_vring_base(RX, 3)))), "base");
     let elsewhere = |f: &FrontEnd| VringConfigData { desc_table_addr: USER_BASE + 0x8000, ..f.place(RX) };
     assert_eq!(what(refused_when_running(|f| drop(f.vhost.set_vring_addr(RX, &elsewhere(f))))), "place");
-    let error = refused_when_running(|f| drop(f.vhost.set_features(FEATURES & !Feature::Mac.mask())));
-    assert!(matches!(error, SessionError::FeaturesWhileRunning), "{error}");
+    let fewer = |f: &mut FrontEnd| drop(f.vhost.set_features(FEATURES & !Feature::Mac.mask()));
+    assert_eq!(what(refused_when_running(fewer)), "features");
+}
+
+/// The messages of cloud-hypervisor in their order, as its `vu_common_ctrl.rs` sends them for a network card: set-up, a
+/// pause, and a guest that reboots, where some versions disable the rings and do not stop them.
+#[test]
+fn cloud_hypervisor_is_served_through_pauses_and_reboots() {
+    let (mut f, session) = OneSession::start(settings());
+    f.vhost.set_owner().unwrap();
+    let features = f.vhost.get_features().unwrap() & FEATURES;
+    let protocol = f.vhost.get_protocol_features().unwrap() & PROTOCOL;
+    f.vhost.set_protocol_features(protocol).unwrap();
+    f.vhost.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+    assert_eq!(f.vhost.get_queue_num().unwrap(), 2);
+    let set_up = |f: &mut FrontEnd, features: u64| {
+        f.vhost.set_features(features).unwrap();
+        f.share(GUEST_BASE, MEMORY_BYTES as u64).unwrap();
+        for ring in [RX, TX] {
+            f.vhost.set_vring_num(ring, SIZE).unwrap();
+        }
+        for ring in [RX, TX] {
+            f.vhost.set_vring_addr(ring, &f.place(ring)).unwrap();
+            f.vhost.set_vring_base(ring, f.guest.added(ring)).unwrap();
+            f.vhost.set_vring_call(ring, &f.guest.bells[ring].call).unwrap();
+            f.vhost.set_vring_kick(ring, &f.guest.bells[ring].kick).unwrap();
+        }
+    };
+    let enable = |f: &mut FrontEnd, on: bool| {
+        for ring in [RX, TX] {
+            f.vhost.set_vring_enable(ring, on).unwrap();
+        }
+    };
+    set_up(&mut f, features);
+    enable(&mut f, true);
+    f.echo();
+    enable(&mut f, false);
+    enable(&mut f, true);
+    f.echo();
+    // The firmware, and then the next kernel, with fewer features and again with all.
+    for features in [features & !Feature::Mac.mask(), features] {
+        enable(&mut f, false);
+        f.guest.restart();
+        set_up(&mut f, features);
+        enable(&mut f, true);
+        f.echo();
+    }
+    drop(f);
+    let report = session.end().unwrap();
+    assert_eq!(report.stats.port.taken_frames, 12);
 }
 
 /// The doorbells are not part of what a ring is: a front-end may exchange them while it runs.

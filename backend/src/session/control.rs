@@ -36,8 +36,8 @@ pub(super) trait RingControl {
     fn stop(&self) -> Result<u16, RingError>;
     /// Stops and disables the ring and forgets its description.
     fn reset(&self) -> Result<(), RingError>;
-    /// Whether the ring runs.
-    fn is_running(&self) -> bool;
+    /// Makes way for other features than those the ring was started with.
+    fn set_features(&self) -> Result<(), RingError>;
 }
 
 /// Where the three parts of a ring lie, as addresses of the memory table.
@@ -102,6 +102,7 @@ struct Described {
     /// The kick of a ring that is to start when the rest is known.
     waiting: Option<Option<Doorbell>>,
     running: bool,
+    enabled: bool,
 }
 
 impl WorkerRing {
@@ -129,9 +130,21 @@ impl WorkerRing {
         fd.map(Doorbell::from_peer).transpose().map_err(|source| RingError::Doorbell { ring: self.ring, what, source })
     }
 
-    /// Whether something may be set: it may unless the ring runs with something else.
-    fn check_change(&self, described: &Described, what: &'static str, same: bool) -> Result<(), RingError> {
-        if described.running && !same { Err(RingError::Running { ring: self.ring, what }) } else { Ok(()) }
+    /// Makes way for a change. A ring that runs and is enabled stays as it is described. One that is disabled serves
+    /// nobody: it is stopped, as if the front-end had said so, and runs again with its next kick. (When a guest reboots,
+    /// cloud-hypervisor disables its rings and later describes them anew, in some versions without stopping them.)
+    fn make_way(&self, described: &mut Described, what: &'static str, same: bool) -> Result<(), RingError> {
+        match (described.running && !same, described.enabled) {
+            (false, _) => Ok(()),
+            (true, true) => Err(RingError::Running { ring: self.ring, what }),
+            (true, false) => self.halt(described),
+        }
+    }
+
+    fn halt(&self, described: &mut Described) -> Result<(), RingError> {
+        described.base = self.worker.stop(self.ring)?;
+        described.running = false;
+        Ok(())
     }
 }
 
@@ -141,21 +154,23 @@ impl RingControl for WorkerRing {
             return Err(RingError::Size { ring: self.ring, size, max: self.max_size });
         }
         let mut described = self.described();
-        self.check_change(&described, "size", described.size == Some(size))?;
+        let same = described.size == Some(size);
+        self.make_way(&mut described, "size", same)?;
         described.size = Some(size);
         self.start_if_complete(&mut described)
     }
 
     fn set_addrs(&self, addrs: RingAddrs) -> Result<(), RingError> {
         let mut described = self.described();
-        self.check_change(&described, "place", described.addrs == Some(addrs))?;
+        let same = described.addrs == Some(addrs);
+        self.make_way(&mut described, "place", same)?;
         described.addrs = Some(addrs);
         self.start_if_complete(&mut described)
     }
 
     fn set_base(&self, base: u16) -> Result<(), RingError> {
         let mut described = self.described();
-        self.check_change(&described, "base", false)?;
+        self.make_way(&mut described, "base", false)?;
         described.base = base;
         Ok(())
     }
@@ -183,15 +198,21 @@ impl RingControl for WorkerRing {
     }
 
     fn set_enabled(&self, enabled: bool) -> Result<(), RingError> {
-        Ok(self.worker.set_enabled(self.ring, enabled)?)
+        let mut described = self.described();
+        self.worker.set_enabled(self.ring, enabled)?;
+        described.enabled = enabled;
+        Ok(())
+    }
+
+    fn set_features(&self) -> Result<(), RingError> {
+        self.make_way(&mut self.described(), "features", false)
     }
 
     fn stop(&self) -> Result<u16, RingError> {
         let mut described = self.described();
         described.waiting = None;
         if described.running {
-            described.base = self.worker.stop(self.ring)?;
-            described.running = false;
+            self.halt(&mut described)?;
         }
         Ok(described.base)
     }
@@ -201,9 +222,5 @@ impl RingControl for WorkerRing {
         self.set_enabled(false)?;
         *self.described() = Described::default();
         Ok(())
-    }
-
-    fn is_running(&self) -> bool {
-        self.described().running
     }
 }

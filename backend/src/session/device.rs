@@ -101,9 +101,10 @@ impl Device {
     /// The features that the driver took, once more against what was offered: the framework looks at surplus bits only.
     fn negotiate(&self, acknowledged: u64) -> Result<(), SessionError> {
         let negotiated = accept(self.offered, acknowledged)?;
-        let running = self.rings.iter().any(|ring| ring.is_running());
-        if running && self.negotiated() != Some(negotiated) {
-            return Err(SessionError::FeaturesWhileRunning);
+        if self.negotiated() != Some(negotiated) {
+            for ring in &self.rings {
+                ring.set_features()?;
+            }
         }
         self.worker.set_features(negotiated)?;
         lock(&self.state).negotiated = Some(negotiated);

@@ -107,9 +107,6 @@ pub enum SessionError {
     /// The front-end's features cannot be served.
     #[error(transparent)]
     Features(#[from] Incompatible),
-    /// The front-end changed the features under a running ring.
-    #[error("the features cannot change while a ring runs; send GET_VRING_BASE first")]
-    FeaturesWhileRunning,
     /// The front-end's memory cannot be used.
     #[error(transparent)]
     Memory(#[from] GuestMemoryError),
