@@ -1,14 +1,17 @@
 //! The command line, and what it comes to.
 
+mod values;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, ValueEnum};
 use ironring_common::shm::guest::SealPolicy;
 use ironring_common::spec::net::MTU_MIN;
 use tracing::level_filters::LevelFilter;
+
+pub use self::values::{Mac, PortSpec};
 
 use crate::net::MAX_FRAME;
 use crate::session::listen::{Access, Endpoint};
@@ -62,114 +65,6 @@ impl Default for Settings {
             once: false,
             access: Access::default(),
         }
-    }
-}
-
-/// Which port to open, for each connection anew.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortSpec {
-    /// Frames come back.
-    Loopback,
-    /// Frames are dropped.
-    Null,
-    /// A TAP interface of the host, by its name.
-    Tap {
-        /// The name.
-        name: String,
-    },
-    /// A TAP interface that whoever starts this program has opened.
-    TapFd {
-        /// The descriptor.
-        fd: i32,
-    },
-    /// Frames of one size come without end.
-    Generate {
-        /// Bytes of each.
-        bytes: usize,
-    },
-    /// A capture is played, and another one written.
-    Pcap {
-        /// The capture that is played.
-        input: PathBuf,
-        /// The capture that is written, if one is.
-        output: Option<PathBuf>,
-    },
-}
-
-impl FromStr for PortSpec {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, argument) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
-        match (kind, argument) {
-            ("loopback", None) => Ok(Self::Loopback),
-            ("null", None) => Ok(Self::Null),
-            ("generate", Some(bytes)) => {
-                let bytes = bytes.parse().map_err(|_| format!("`{bytes}` is no number of bytes; write generate:64"))?;
-                Ok(Self::Generate { bytes })
-            }
-            ("pcap", Some(files)) => {
-                let (input, output) = files.split_once(':').map_or((files, None), |(i, o)| (i, Some(o)));
-                if input.is_empty() || output == Some("") {
-                    return Err("a file name is missing; write pcap:IN or pcap:IN:OUT".to_owned());
-                }
-                Ok(Self::Pcap { input: input.into(), output: output.map(Into::into) })
-            }
-            ("tap", Some(name)) if !name.is_empty() => match name.strip_prefix("fd=") {
-                None => Ok(Self::Tap { name: name.to_owned() }),
-                Some(fd) => {
-                    let fd = fd.parse().map_err(|_| format!("`{fd}` is no descriptor; write tap:fd=3"))?;
-                    Ok(Self::TapFd { fd })
-                }
-            },
-            ("tap", _) => Err("the interface is missing; write tap:NAME or tap:fd=N".to_owned()),
-            _ => Err("ports are tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN[:OUT]".to_owned()),
-        }
-    }
-}
-
-/// An Ethernet address of one station.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mac(pub [u8; 6]);
-
-impl Mac {
-    /// A locally administered address that is most likely nobody else's.
-    #[must_use]
-    pub fn random() -> Self {
-        use std::hash::{BuildHasher, Hasher};
-        // The standard library's hash keys are random, which is enough for a name.
-        let [_, _, _, b, c, d, e, f] = std::hash::RandomState::new().build_hasher().finish().to_ne_bytes();
-        Self([0x02, b, c, d, e, f])
-    }
-}
-
-impl FromStr for Mac {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let malformed = || "a MAC address is written 52:54:00:12:34:56".to_owned();
-        let mut bytes = [0; 6];
-        let mut groups = text.split(':');
-        for byte in &mut bytes {
-            let group = groups.next().filter(|group| group.len() == 2).ok_or_else(malformed)?;
-            *byte = u8::from_str_radix(group, 16).map_err(|_| malformed())?;
-        }
-        let [first, ..] = bytes;
-        match groups.next() {
-            Some(_) => Err(malformed()),
-            None if first & 1 != 0 => {
-                Err("this is a group address; the lowest bit of the first byte must be 0".to_owned())
-            }
-            None if bytes == [0; 6] => Err("this is nobody's address; leave --mac out for a random one".to_owned()),
-            None => Ok(Self(bytes)),
-        }
-    }
-}
-
-impl std::fmt::Display for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
@@ -273,7 +168,7 @@ struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     fd: Option<i32>,
 
-    /// Where frames go and come from: loopback, null, generate:BYTES, pcap:IN[:OUT]
+    /// Where frames go and come from: tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN[:OUT]
     ///
     /// A front-end that comes back gets a new port: the capture is played again, and what it sends goes to OUT.2, OUT.3.
     /// Each is made at the first frame; OUT is replaced if it is there, OUT.2 and so on are not.

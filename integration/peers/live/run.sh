@@ -7,52 +7,21 @@
 # Exit status: 0 held, 1 did not, 3 this machine lacks something (a line says what).
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
+# shellcheck source=../harness.sh
+source "$here/../harness.sh"
 daemon=$(readlink -f "$1")
 driver=$(readlink -f "$2")
 seconds=${SECONDS_PER_RUN:-4}
 
-missing() { echo "live: $* is missing" >&2; exit 3; }
-
 if [ -z "${IRONRING_NAMESPACE:-}" ]; then
-    for tool in iperf3:iperf3 curl:curl python3:python3 ip:iproute2 ping:iputils-ping unshare:util-linux; do
-        command -v "${tool%%:*}" >/dev/null || missing "${tool%%:*} (package ${tool##*:})"
-    done
-    [ -e /dev/net/tun ] || missing "/dev/net/tun"
-    map=()
-    [ "$(id -u)" = 0 ] || map=(--map-root-user)
-    unshare "${map[@]}" --net --mount true 2>/dev/null || missing "the right to make a network namespace"
+    need_tools iperf3:iperf3 curl:curl python3:python3 ip:iproute2 ping:iputils-ping unshare:util-linux
+    unshare "${user_map[@]}" --net --mount true 2>/dev/null || missing "the right to make a network namespace"
     export IRONRING_NAMESPACE=1
     # /run is this script's own, so that `ip netns` keeps its names there; all of it ends with the script.
-    exec unshare "${map[@]}" --net --mount --propagation private \
+    exec unshare "${user_map[@]}" --net --mount --propagation private \
         sh -c 'mount -t tmpfs none /run && mkdir /run/netns && exec "$@"' sh "$0" "$daemon" "$driver"
 fi
-
-work=$(mktemp -d)
-pids=()
-cleanup() {
-    local pid
-    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    ip netns del near 2>/dev/null || true
-    rm -rf "$work"
-}
-trap cleanup EXIT
-die() {
-    echo "FAILED: $*" >&2
-    for log in "$work"/*.log; do
-        echo "--- ${log##*/}" >&2
-        tail -n 20 "$log" >&2
-    done
-    exit 1
-}
-wait_for() { # seconds, what, command...
-    local until=$((SECONDS + $1)) what=$2
-    shift 2
-    until "$@" 2>/dev/null; do
-        [ "$SECONDS" -lt "$until" ] || die "$what: nothing within the time"
-        sleep 0.1
-    done
-}
+begin
 
 # ---- Two hosts: "far" is where this script runs, "near" is a namespace beside it. -----------------------------------
 

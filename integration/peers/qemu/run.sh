@@ -7,42 +7,20 @@
 # KERNEL and MODULES name another guest kernel: a vmlinuz, and its lib/modules/VERSION.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
+# shellcheck source=../harness.sh
+source "$here/../harness.sh"
 daemon=$(readlink -f "$1")
 shift
 scenarios=("$@")
 [ $# -gt 0 ] || scenarios=(plain killed swiotlb reboot daemon_killed qemu_listens)
 
-missing() { echo "qemu: $* is missing" >&2; exit 3; }
-
 if [ -z "${IRONRING_NAMESPACE:-}" ]; then
-    for tool in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio python3:python3 ip:iproute2 unshare:util-linux; do
-        command -v "${tool%%:*}" >/dev/null || missing "${tool%%:*} (package ${tool##*:})"
-    done
-    [ -e /dev/net/tun ] || missing "/dev/net/tun"
-    map=()
-    [ "$(id -u)" = 0 ] || map=(--map-root-user)
-    unshare "${map[@]}" --net true 2>/dev/null || missing "the right to make a network namespace"
+    need_tools qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio python3:python3 ip:iproute2 unshare:util-linux
+    unshare "${user_map[@]}" --net true 2>/dev/null || missing "the right to make a network namespace"
     export IRONRING_NAMESPACE=1
-    exec unshare "${map[@]}" --net "$0" "$daemon" "${scenarios[@]}"
+    exec unshare "${user_map[@]}" --net "$0" "$daemon" "${scenarios[@]}"
 fi
-
-work=$(mktemp -d)
-pids=()
-cleanup() {
-    local pid
-    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    rm -rf "$work"
-}
-trap cleanup EXIT
-die() {
-    echo "FAILED: $*" >&2
-    for log in "$work"/*.log; do
-        echo "--- ${log##*/}" >&2
-        tail -n 25 "$log" | tr -d '\r' >&2
-    done
-    exit 1
-}
+begin
 
 # ---- The guest's kernel -------------------------------------------------------------------------------------------
 
@@ -89,16 +67,6 @@ start_guest() { # name, steps, options of the chardev, options of the card, word
     pids+=("$guest_pid")
 }
 
-# Waits until a command succeeds. There is no event for "a line was written"; each try is cheap.
-wait_for() { # seconds, what, command...
-    local until=$((SECONDS + $1)) what=$2
-    shift 2
-    until "$@" 2>/dev/null; do
-        [ "$SECONDS" -lt "$until" ] || die "$what: nothing within the time"
-        sleep 0.1
-    done
-}
-has_ended() { ! kill -0 "$1" 2>/dev/null; }
 end_of_guest() { # seconds
     wait_for "$1" "the end of the guest" has_ended "$guest_pid"
     wait "$guest_pid" || die "QEMU ended with status $?"
