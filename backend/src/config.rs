@@ -14,6 +14,7 @@ use tracing::level_filters::LevelFilter;
 pub use self::values::{Mac, PortSpec};
 
 use crate::net::MAX_FRAME;
+use crate::sandbox::{Refusal, Sandbox};
 use crate::session::listen::{Access, Endpoint};
 use crate::session::{Honest, Ports, ServeError, StopToken, serve_ports};
 use crate::worker::WaitPolicy;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub once: bool,
     /// Who may connect to the socket, if it is made.
     pub access: Access,
+    /// What threads enter before they meet a peer. The program makes one; a library leaves threads what they have.
+    pub sandbox: Sandbox,
 }
 
 impl Settings {
@@ -64,6 +67,7 @@ impl Default for Settings {
             stats: None,
             once: false,
             access: Access::default(),
+            sandbox: Sandbox::none(),
         }
     }
 }
@@ -121,6 +125,8 @@ pub enum Invocation {
         settings: Box<Settings>,
         /// In which way.
         mode: Mode,
+        /// Whether in a sandbox, and what becomes of system calls that it refuses.
+        confinement: Option<Refusal>,
         /// What is written to the log.
         log: LevelFilter,
     },
@@ -170,8 +176,8 @@ struct Args {
 
     /// Where frames go and come from: tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN[:OUT]
     ///
-    /// A front-end that comes back gets a new port: the capture is played again, and what it sends goes to OUT.2, OUT.3.
-    /// Each is made at the first frame; OUT is replaced if it is there, OUT.2 and so on are not.
+    /// To each front-end that connects, IN is played from its beginning. OUT, replaced if it is there, gets what all of
+    /// them send.
     #[arg(long, value_name = "PORT", verbatim_doc_comment)]
     port: PortSpec,
 
@@ -209,6 +215,18 @@ struct Args {
     /// memory-backend-memfd needs it only with seal=off or hugetlb=on.
     #[arg(long)]
     allow_unsealed_memory: bool,
+
+    /// Keep the rights of the user who starts this, while peers are served
+    ///
+    /// Without the sandbox, a bug that a peer can use gives it all that this user can do: read and write files, run
+    /// programs, use the network and capabilities, trace other processes. With it, no thread that serves a peer can open
+    /// a file, make a socket, or run or trace anything.
+    #[arg(long)]
+    no_sandbox: bool,
+
+    /// End the process at a system call that the sandbox refuses, instead of failing the call
+    #[arg(long, conflicts_with = "no_sandbox")]
+    sandbox_kill: bool,
 
     /// Write the counters to stderr at this interval, one JSON object a line
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -254,8 +272,17 @@ impl Args {
             stats: self.stats.map(Duration::from_secs),
             once: self.once,
             access: Access { mode: self.socket_mode, owner: self.socket_owner, group: self.socket_group },
+            sandbox: Sandbox::none(),
         };
-        Ok(Invocation::Serve { transport, settings: Box::new(settings), mode, log: self.log.filter() })
+        let confinement = match (self.no_sandbox, self.sandbox_kill) {
+            // An adversary is there to be let loose; it also starts threads of its own.
+            _ if mode != Mode::Honest => None,
+            (true, _) => None,
+            (false, false) => Some(Refusal::Fail),
+            (false, true) => Some(Refusal::End),
+        };
+        let log = self.log.filter();
+        Ok(Invocation::Serve { transport, settings: Box::new(settings), mode, confinement, log })
     }
 }
 

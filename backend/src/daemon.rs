@@ -1,17 +1,19 @@
-//! The program: arguments, log, signals, socket, sessions, exit status.
+//! The program: arguments, log, ports, signals, socket, sandbox, sessions, exit status.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use ironring_common::error::OsError;
+use landlock::RulesetStatus;
 
 use crate::config::{self, Invocation, Mode, Settings, Transport};
 use crate::log;
 use crate::port::PortError;
+use crate::sandbox::{Refusal, Role, Sandbox, SandboxError};
 use crate::session::listen::{Endpoint, ListenError};
 use crate::session::{Ports, ServeError, StopToken};
-use crate::signals::SignalWatch;
+use crate::signals::SignalCatch;
 
 /// Runs the daemon with these arguments, the program's name first, until it is told to end.
 ///
@@ -20,9 +22,9 @@ use crate::signals::SignalWatch;
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match config::parse(args) {
         Ok(Invocation::PrintCapabilities) => print_capabilities(),
-        Ok(Invocation::Serve { transport, settings, mode, log }) => {
+        Ok(Invocation::Serve { transport, settings, mode, confinement, log }) => {
             log::init(log);
-            match run(&transport, &settings, &mode) {
+            match run(&transport, *settings, &mode, confinement) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     tracing::error!("{error}");
@@ -48,33 +50,54 @@ enum DaemonError {
     #[error(transparent)]
     Os(#[from] OsError),
     #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
     Serve(#[from] ServeError),
 }
 
 impl DaemonError {
     const fn status(&self) -> u8 {
         match self {
-            Self::Listen(_) | Self::Port(_) | Self::Os(_) => STATUS_COULD_NOT_RUN,
+            Self::Listen(_) | Self::Port(_) | Self::Sandbox(_) | Self::Os(_) => STATUS_COULD_NOT_RUN,
             Self::Serve(_) => STATUS_FAILED,
         }
     }
 }
 
-fn run(transport: &Transport, settings: &Settings, mode: &Mode) -> Result<(), DaemonError> {
+fn run(
+    transport: &Transport,
+    mut settings: Settings,
+    mode: &Mode,
+    confinement: Option<Refusal>,
+) -> Result<(), DaemonError> {
     let stop = StopToken::new()?;
-    // Before the socket: whoever sees it there may send the signal.
-    let signals = SignalWatch::start(stop.clone())?;
-    // Also before the socket: a front-end that finds it there is served.
-    let ports = Ports::open(settings)?;
+    // Before the socket: a front-end that finds it there is served.
+    let ports = Ports::open(&settings)?;
+    // Also before the socket: whoever sees it there may send the signal.
+    let signals = SignalCatch::new()?;
     let endpoint = match transport {
         Transport::Path(path) => Endpoint::bind(path, settings.access)?,
         Transport::Connect(path) => Endpoint::Calling(path.clone()),
         Transport::Activated => Endpoint::activated()?,
         Transport::Fd(fd) => Endpoint::inherit(*fd)?,
     };
-    signals.remove_at_the_end(endpoint.socket_file());
+    // No thread but this one runs yet.
+    let mut landlock = RulesetStatus::NotEnforced;
+    if let Some(refusal) = confinement {
+        settings.sandbox = Sandbox::new(refusal)?;
+        let directory = endpoint.socket_file().upgrade().map(|file| file.directory());
+        landlock = settings.sandbox.enclose(directory.as_deref())?;
+    }
+    // From here on a signal ends it, also if the log does not take a line.
+    let _signals = signals.watch(stop.clone(), endpoint.socket_file(), settings.sandbox.clone())?;
+    settings.sandbox.enter(Role::Main)?;
+    match (confinement, landlock) {
+        (None, _) => tracing::warn!("no sandbox: a peer that finds a bug can do what the user of this process can"),
+        (_, RulesetStatus::NotEnforced) => tracing::info!("in a sandbox without Landlock, which this kernel lacks"),
+        (_, landlock) => tracing::info!(?landlock, "in a sandbox"),
+    }
     tracing::info!(mac = %settings.mac, "ready");
-    mode.serve(&endpoint, ports, settings, &stop)?;
+    mode.serve(&endpoint, ports, &settings, &stop)?;
     Ok(())
 }
 

@@ -21,7 +21,8 @@
 //! [`stats`] counts.
 //!
 //! Before any of this a front-end has to connect: [`session`] is the control plane, which learns from it where memory,
-//! rings and doorbells are, and which starts and stops rings in the worker. [`config`] is the command line.
+//! rings and doorbells are, and which starts and stops rings in the worker. [`config`] is the command line. What the program gives up before it serves
+//! anybody is in [`sandbox`].
 //!
 //! # Use
 //!
@@ -73,6 +74,7 @@ pub mod hostile;
 mod log;
 pub mod net;
 pub mod port;
+pub mod sandbox;
 pub mod session;
 mod signals;
 pub mod stats;

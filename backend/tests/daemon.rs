@@ -4,86 +4,15 @@
 
 mod support;
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::Write;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use support::FrontEnd;
-
-/// A daemon with a socket of its own.
-struct Daemon {
-    child: Child,
-    lines: Receiver<String>,
-    socket: PathBuf,
-}
-
-impl Daemon {
-    fn start(dir: &Path, port: &str) -> Self {
-        let socket = dir.join("socket");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
-        command.arg("--socket-path").arg(&socket).args(["--port", port]);
-        Self::run(&mut command, socket)
-    }
-
-    fn run(command: &mut Command, socket: PathBuf) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in stderr.lines() {
-                let _ = sender.send(line.unwrap());
-            }
-        });
-        Self { child, lines, socket }
-    }
-
-    /// The next line that contains `what`.
-    fn says(&self, what: &str) -> String {
-        let deadline = Instant::now() + LIMIT;
-        let mut before = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left);
-            let line = line.unwrap_or_else(|_| panic!("the daemon does not say {what:?} but {before:#?}"));
-            if line.contains(what) {
-                return line;
-            }
-            before.push(line);
-        }
-    }
-
-    fn connect(&self) -> FrontEnd {
-        FrontEnd::new(UnixStream::connect(&self.socket).unwrap())
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    /// Its exit status, when it has ended by itself.
-    fn ends(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + LIMIT;
-        // Stderr is closed when the process ends.
-        while self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
-        assert!(Instant::now() < deadline, "the daemon does not end");
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use support::daemon::{Daemon, LIMIT};
 
 #[test]
 fn a_port_that_cannot_be_opened_is_found_before_the_daemon_is_ready() {
@@ -110,7 +39,7 @@ fn a_capture_is_not_played_into_itself() {
 #[test]
 fn a_daemon_that_is_short_of_descriptors_waits_for_more() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), "loopback");
+    let daemon = Daemon::start_open(dir.path(), "loopback");
     daemon.says("ready");
     let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id())).unwrap().count() as u64;
     let plenty = prlimit(Some(daemon.pid()), Resource::Nofile, rustix::process::getrlimit(Resource::Nofile)).unwrap();
@@ -137,28 +66,21 @@ fn a_daemon_that_is_short_of_descriptors_waits_for_more() {
     assert!(short >= 3, "{short} times short of descriptors");
 }
 
-/// A daemon whose session thread is held in the kernel, by an input that has become a pipe; for as long as the file that
-/// is returned with it is open.
-fn held(dir: &Path) -> (Daemon, File) {
-    let input = dir.join("in");
-    std::fs::write(&input, EMPTY_CAPTURE).unwrap();
-    let daemon = Daemon::start(dir, &format!("pcap:{}", input.display()));
-    daemon.says("ready");
-    std::fs::remove_file(&input).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, &input, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    for _ in 0..2 {
-        drop(daemon.connect());
-    }
+/// A daemon that is held up by its log, a pipe that is full and that nobody reads; as long as its reader is there.
+fn held(dir: &Path) -> (Child, PathBuf, std::io::PipeReader) {
+    let socket = dir.join("socket");
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let bytes = rustix::pipe::fcntl_getpipe_size(&writer).unwrap();
+    writer.write_all(&vec![b'.'; bytes]).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
+    command.arg("--socket-path").arg(&socket).args(["--port", "loopback", "--sandbox-kill"]);
+    let child = command.stderr(writer).spawn().unwrap();
     let deadline = Instant::now() + LIMIT;
-    let holder = loop {
-        // Without a reader there is no writer either.
-        match File::options().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&input) {
-            Ok(holder) => break holder,
-            Err(error) => assert!(Instant::now() < deadline, "the capture is not read again: {error}"),
-        }
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "no socket is made");
         std::thread::yield_now();
-    };
-    (daemon, holder)
+    }
+    (child, socket, reader)
 }
 
 /// QEMU's chardev with server=on: the front-end listens, and may come back.
@@ -167,7 +89,7 @@ fn a_daemon_calls_a_front_end_that_listens_again_and_again() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("vmm");
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
-    command.arg("--connect").arg(&socket).args(["--port", "loopback"]);
+    command.arg("--connect").arg(&socket).args(["--port", "loopback", "--sandbox-kill"]);
     let mut daemon = Daemon::run(&mut command, socket.clone());
     daemon.says("calling again until somebody does");
     for _ in 0..2 {
@@ -193,7 +115,7 @@ fn a_socket_that_is_passed_is_served() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("socket");
     let listener = UnixListener::bind(&socket).unwrap();
-    let script = r#"exec 3<&0; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" --port loopback"#;
+    let script = r#"exec 3<&0; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" --port loopback --sandbox-kill"#;
     let mut command = Command::new("sh");
     command.args(["-c", script, env!("CARGO_BIN_EXE_ironring-backend")]);
     command.stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
@@ -218,7 +140,7 @@ fn a_socket_that_is_passed_is_served() {
 #[test]
 fn two_hundred_front_ends_leave_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path(), "loopback");
+    let daemon = Daemon::start_open(dir.path(), "loopback");
     daemon.says("ready");
     let count = |what: &str| {
         let path = format!("/proc/{}/{what}", daemon.child.id());
@@ -269,31 +191,27 @@ fn a_signal_ends_the_daemon_in_order() {
 #[test]
 fn a_second_signal_ends_a_daemon_that_is_held_up() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut daemon, _holder) = held(dir.path());
-    kill_process(daemon.pid(), Signal::TERM).unwrap();
-    daemon.says("told to end");
-    assert!(daemon.socket.exists(), "it is held up");
-    kill_process(daemon.pid(), Signal::TERM).unwrap();
-    daemon.says("a second signal came");
-    assert_eq!(daemon.ends(), Some(1));
-    assert!(!daemon.socket.exists());
+    let (mut child, socket, _reader) = held(dir.path());
+    // Two different ones: of one kind, only one waits to be delivered.
+    for signal in [Signal::TERM, Signal::INT] {
+        kill_process(Pid::from_child(&child), signal).unwrap();
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(!socket.exists());
 }
 
 #[test]
 fn a_daemon_that_is_held_up_ends_a_while_after_the_signal() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut daemon, _holder) = held(dir.path());
+    let (mut child, socket, _reader) = held(dir.path());
     // Somebody else's socket at the same path is not the daemon's to remove.
-    std::fs::remove_file(&daemon.socket).unwrap();
-    let _others = UnixListener::bind(&daemon.socket).unwrap();
-    kill_process(daemon.pid(), Signal::INT).unwrap();
-    daemon.says("5 s after the signal");
-    assert_eq!(daemon.ends(), Some(1));
-    assert!(daemon.socket.exists());
+    std::fs::remove_file(&socket).unwrap();
+    let _others = UnixListener::bind(&socket).unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(socket.exists());
 }
 
 /// A capture without frames: its header only.
 const EMPTY_CAPTURE: [u8; 24] =
     [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
-/// How long anything may take.
-const LIMIT: Duration = Duration::from_secs(30);

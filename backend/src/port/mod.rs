@@ -113,4 +113,7 @@ pub enum PortError {
         /// What is wrong with it, and what to do.
         why: String,
     },
+    /// The operating system refused.
+    #[error(transparent)]
+    Os(#[from] ironring_common::error::OsError),
 }

@@ -142,8 +142,8 @@ impl Tap {
     /// The same end once more, for the next connection. Two of them must not be used at a time.
     ///
     /// # Errors
-    /// [`TapError::Os`].
-    pub fn again(&self) -> Result<Self, TapError> {
+    /// [`OsError`] if there is no descriptor left.
+    pub fn again(&self) -> Result<Self, OsError> {
         let fd = self.fd.try_clone().map_err(|e| OsError::new("copy a descriptor", e))?;
         Ok(Self::with(fd, self.name, self.header))
     }

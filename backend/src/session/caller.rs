@@ -11,7 +11,7 @@ use super::relay::NoFilter;
 use super::{Conduct, Opening, Ports, ServeError, conclude, contained, pause};
 
 /// Serves the front-end that listens at `path`, again and again. How many sessions there were.
-pub(super) fn serve<C: Conduct>(path: &Path, opening: &Opening<'_, C>, mut ports: Ports) -> Result<u64, ServeError> {
+pub(super) fn serve<C: Conduct>(path: &Path, opening: &Opening<'_, C>, ports: Ports) -> Result<u64, ServeError> {
     let mut served = 0u64;
     let mut patience = Patience::default();
     while !opening.stop.is_stopped() {

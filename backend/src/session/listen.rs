@@ -290,6 +290,11 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
+    /// The directory that it lies in.
+    pub(crate) fn directory(&self) -> PathBuf {
+        parent_of(&self.path)
+    }
+
     /// Removes it, unless somebody has put another socket there meanwhile; that one stays.
     pub(crate) fn remove(&self) {
         if std::fs::symlink_metadata(&self.path).is_ok_and(|there| identity(&there) == self.identity) {

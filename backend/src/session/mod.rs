@@ -28,11 +28,11 @@ pub mod relay;
 mod stop;
 mod vring;
 
-use std::cell::Cell;
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,7 @@ use self::relay::{Filter, NoFilter, Relay};
 use self::stop::Breaker;
 use crate::config::Settings;
 use crate::port::PortError;
+use crate::sandbox::{Role, SandboxError};
 use crate::stats::{Snapshot, Stats};
 use crate::vring::hook::{Hook, NoHook};
 use crate::worker::{ControlError, WorkerHandle};
@@ -141,6 +142,9 @@ pub enum SessionError {
     /// The port of this connection cannot be opened.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// A thread of the session cannot enter the sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The operating system refused.
     #[error(transparent)]
     Os(#[from] OsError),
@@ -175,7 +179,11 @@ pub fn serve(listener: UnixListener, settings: &Settings, stop: &StopToken) -> R
 /// [`SessionError`].
 pub fn serve_connection(stream: UnixStream, settings: &Settings, stop: &StopToken) -> Result<Report, SessionError> {
     let port = Ports::open(settings)?.next()?;
-    Opening { settings, conduct: &Honest, stop, accepted: Cell::new(true) }.over_relay(|| Ok(stream), NoFilter, port)
+    Opening { settings, conduct: &Honest, stop, accepted: AtomicBool::new(true) }.over_relay(
+        || Ok(stream),
+        NoFilter,
+        port,
+    )
 }
 
 /// As [`serve`], from any endpoint and with any conduct. A connected endpoint is served once.
@@ -194,12 +202,12 @@ pub fn serve_endpoint<C: Conduct>(
 /// As [`serve_endpoint`], with ports that were opened before there was an endpoint.
 pub(crate) fn serve_ports<C: Conduct>(
     endpoint: &Endpoint,
-    mut ports: Ports,
+    ports: Ports,
     settings: &Settings,
     conduct: &C,
     stop: &StopToken,
 ) -> Result<u64, ServeError> {
-    let opening = Opening { settings, conduct, stop, accepted: Cell::new(false) };
+    let opening = Opening { settings, conduct, stop, accepted: AtomicBool::new(false) };
     let listener = match endpoint {
         Endpoint::Listening(listening) => &listening.listener,
         Endpoint::Connected(stream) => {
@@ -218,13 +226,13 @@ pub(crate) fn serve_ports<C: Conduct>(
         let ended = contained(|| opening.accept(listener, ports.next()));
         let ended = match ended {
             // The front-end waits still. Shortages pass, and so does what it may have done itself.
-            Err(SessionError::Os(error)) if !opening.accepted.get() && passes(&error) => {
+            Err(SessionError::Os(error)) if !opening.has_accepted() && passes(&error) => {
                 tracing::warn!("no front-end can be served now: {error}; trying again every {} ms", PAUSE.as_millis());
                 pause(stop, PAUSE)?;
                 continue;
             }
             // What cannot be accepted cannot be got rid of either.
-            Err(SessionError::Os(error)) if !opening.accepted.get() => return Err(error.into()),
+            Err(SessionError::Os(error)) if !opening.has_accepted() => return Err(error.into()),
             ended => conclude(ended, stop),
         };
         served = served.saturating_add(1);
@@ -241,16 +249,22 @@ struct Opening<'a, C> {
     conduct: &'a C,
     stop: &'a StopToken,
     /// Whether the front-end was taken out of the queue of the listener. One that was not is found there again.
-    accepted: Cell<bool>,
+    accepted: AtomicBool,
 }
 
 impl<C: Conduct> Opening<'_, C> {
+    /// Whether the front-end was taken out of the queue. It was if this is asked after its session.
+    fn has_accepted(&self) -> bool {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
     /// Serves the front-end that waits at `listener`.
     fn accept(&self, listener: &UnixListener, port: Result<AnyPort, PortError>) -> Result<Report, SessionError> {
-        self.accepted.set(false);
+        self.accepted.store(false, Ordering::Relaxed);
+        let taken = &self.accepted;
         let accept = || {
             let accepted = listener.accept().map_err(|e| OsError::new("accept a front-end", e))?;
-            self.accepted.set(true);
+            taken.store(true, Ordering::Relaxed);
             Ok::<_, OsError>(accepted)
         };
         let port = match port {
@@ -270,27 +284,47 @@ impl<C: Conduct> Opening<'_, C> {
 
     /// Serves the front-end that `connect` gives, through a relay. It is asked for last: everything else that can be
     /// short is had by then.
+    ///
+    /// The session has a thread of its own, which can do less than this one.
     fn over_relay<F: Filter + 'static>(
         &self,
-        connect: impl FnOnce() -> Result<UnixStream, OsError>,
+        connect: impl FnOnce() -> Result<UnixStream, OsError> + Send,
         filter: F,
         port: AnyPort,
     ) -> Result<Report, SessionError> {
         let (listener, ours) = handoff()?;
-        self.run(listener, port, || Relay::start(connect()?, ours, Adapter::behind(filter)))
+        let sandbox = &self.settings.sandbox;
+        let session = Session { settings: self.settings, stop: self.stop, listener, port, hook: self.conduct.hook() };
+        std::thread::scope(|scope| {
+            let serve = || {
+                sandbox.enter(Role::Session)?;
+                session.serve(|| Relay::start(connect()?, ours, Adapter::behind(filter), sandbox))
+            };
+            let thread = std::thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, serve);
+            let thread = thread.map_err(|e| OsError::new("start a session thread", e))?;
+            // A panic said where it happened.
+            thread.join().unwrap_or(Err(SessionError::Panicked))
+        })
     }
+}
 
-    /// Serves what comes through a relay, whose other end waits at `listener`, from the first message to the end.
-    fn run(
-        &self,
-        listener: UnixListener,
-        port: AnyPort,
-        relay: impl FnOnce() -> Result<Relay, OsError>,
-    ) -> Result<Report, SessionError> {
-        let stats = Arc::new(Stats::new(0, self.settings.queues()));
-        let worker = WorkerGuard(port.serve(self.settings, self.conduct.hook(), Arc::clone(&stats))?);
+/// Everything of a session but the front-end.
+struct Session<'a, H> {
+    settings: &'a Settings,
+    stop: &'a StopToken,
+    listener: UnixListener,
+    port: AnyPort,
+    hook: H,
+}
+
+impl<H: Hook + Send + 'static> Session<'_, H> {
+    /// Serves what comes through a relay, whose other end waits at the listener, from the first message to the end.
+    fn serve(self, relay: impl FnOnce() -> Result<Relay, OsError>) -> Result<Report, SessionError> {
+        let Self { settings, stop, listener, port, hook } = self;
+        let stats = Arc::new(Stats::new(0, settings.queues()));
+        let worker = WorkerGuard(port.serve(settings, hook, Arc::clone(&stats))?);
         let breaker = Arc::new(Breaker::default());
-        let device = Arc::new(Device::new(self.settings, worker.0.clone(), Arc::clone(&breaker)));
+        let device = Arc::new(Device::new(settings, worker.0.clone(), Arc::clone(&breaker)));
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let mut daemon =
             vring::with_device(&device, || VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory))
@@ -298,9 +332,9 @@ impl<C: Conduct> Opening<'_, C> {
         daemon.start(&mut listener.into()).map_err(set_up)?;
         let relay = relay()?;
         breaker.connect(daemon.shutdown_handle());
-        self.stop.watch(&breaker);
+        stop.watch(&breaker);
         tracing::info!("a front-end is connected");
-        let ended = with_stats_lines(self.settings.stats, &stats, || daemon.wait());
+        let ended = with_stats_lines(settings, &stats, || daemon.wait());
         let negotiated = device.negotiated();
         // The worker before the mappings, and both before the next front-end.
         let stopped = worker.0.shutdown();
@@ -402,13 +436,16 @@ fn set_up(error: DaemonError) -> SessionError {
 }
 
 /// Runs `session`, and meanwhile writes the counters to stderr at each `interval`, one JSON object a line.
-fn with_stats_lines<T>(interval: Option<Duration>, stats: &Stats, session: impl FnOnce() -> T) -> T {
-    let Some(interval) = interval else { return session() };
+fn with_stats_lines<T>(settings: &Settings, stats: &Stats, session: impl FnOnce() -> T) -> T {
+    let Some(interval) = settings.stats else { return session() };
     std::thread::scope(|scope| {
         let (end, ended) = channel();
-        let lines = std::thread::Builder::new()
-            .name("stats".to_owned())
-            .spawn_scoped(scope, move || write_stats_lines(interval, stats, &ended));
+        let lines = std::thread::Builder::new().name("stats".to_owned()).spawn_scoped(scope, move || {
+            match settings.sandbox.enter(Role::Figures) {
+                Ok(()) => write_stats_lines(interval, stats, &ended),
+                Err(error) => tracing::warn!("no statistics for this session: {error}"),
+            }
+        });
         if let Err(error) = lines {
             tracing::warn!("no statistics for this session: {error}");
         }

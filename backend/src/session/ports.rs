@@ -1,10 +1,10 @@
 //! A port for each connection.
 //!
-//! The first one is opened before there is any connection, by the daemon even before there is a socket, so that a file
-//! that cannot be read ends it at once and not the first guest's session. Later connections get a port of their own, as
-//! fresh as the first; only a TAP interface stays the same one.
+//! Whatever has to be opened is opened before there is any connection, by the daemon even before there is a socket: a file
+//! that cannot be read ends it at once and not the first guest's session, and a daemon that serves opens nothing, so that
+//! it can do without the right to. Each connection gets a port as fresh as the first; the TAP interface and the capture
+//! that is written stay the same ones.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ironring_common::error::OsError;
@@ -15,7 +15,7 @@ use crate::port::PortError;
 use crate::port::generate::Generate;
 use crate::port::loopback::Loopback;
 use crate::port::null::Null;
-use crate::port::pcap::{Pcap, Plan};
+use crate::port::pcap::Pcap;
 use crate::port::tap::{Tap, TapError};
 use crate::stats::Stats;
 use crate::vring::hook::Hook;
@@ -23,13 +23,12 @@ use crate::worker::WorkerHandle;
 
 /// Where the ports of connections come from.
 #[derive(Debug)]
-pub(crate) struct Ports {
-    settings: Settings,
-    first: Option<AnyPort>,
-    /// The TAP interface, held open so that it outlives connections.
-    tap: Option<Tap>,
-    /// Ports handed out.
-    opened: u64,
+pub(crate) enum Ports {
+    Loopback,
+    Null,
+    Generate { bytes: usize },
+    Pcap(Pcap),
+    Tap(Tap),
 }
 
 /// A port of any kind, until it goes to a worker that is made for its kind.
@@ -43,43 +42,37 @@ pub(super) enum AnyPort {
 }
 
 impl Ports {
-    /// Opens the port of the first connection.
+    /// Opens what the ports of all connections have in common.
     pub(crate) fn open(settings: &Settings) -> Result<Self, PortError> {
-        let first = AnyPort::open(settings, 1)?;
-        let tap = if let AnyPort::Tap(tap) = &first { Some(tap.again()?) } else { None };
-        Ok(Self { settings: settings.clone(), first: Some(first), tap, opened: 0 })
-    }
-
-    /// The port of the next connection.
-    pub(super) fn next(&mut self) -> Result<AnyPort, PortError> {
-        self.opened = self.opened.saturating_add(1);
-        match (self.first.take(), &self.tap) {
-            (Some(first), _) => Ok(first),
-            (None, Some(tap)) => Ok(AnyPort::Tap(tap.again()?)),
-            (None, None) => AnyPort::open(&self.settings, self.opened),
-        }
-    }
-}
-
-impl AnyPort {
-    /// The port of connection `number`, counted from 1.
-    fn open(settings: &Settings, number: u64) -> Result<Self, PortError> {
         Ok(match &settings.port {
+            PortSpec::Loopback => Self::Loopback,
+            PortSpec::Null => Self::Null,
+            PortSpec::Generate { bytes } => {
+                Generate::new(*bytes)?;
+                Self::Generate { bytes: *bytes }
+            }
+            PortSpec::Pcap { input, output } => Self::Pcap(Pcap::open(input, output.as_deref())?),
             PortSpec::Tap { name } => Self::Tap(Tap::open(name, settings.mtu)?),
             PortSpec::TapFd { fd } => {
                 let inherited = copy_of(*fd).map_err(|_| TapError::NoTapFd { fd: *fd })?;
                 Self::Tap(Tap::adopt(inherited, *fd, settings.mtu)?)
             }
-            PortSpec::Loopback => Self::Loopback(Loopback::new()),
-            PortSpec::Null => Self::Null(Null::new()),
-            PortSpec::Generate { bytes } => Self::Generate(Generate::new(*bytes)?),
-            PortSpec::Pcap { input, output } => {
-                let output = output.clone().map(|path| numbered(path, number));
-                Self::Pcap(Pcap::open(input, output)?)
-            }
         })
     }
 
+    /// The port of the next connection.
+    pub(super) fn next(&self) -> Result<AnyPort, PortError> {
+        Ok(match self {
+            Self::Loopback => AnyPort::Loopback(Loopback::new()),
+            Self::Null => AnyPort::Null(Null::new()),
+            Self::Generate { bytes } => AnyPort::Generate(Generate::new(*bytes)?),
+            Self::Pcap(port) => AnyPort::Pcap(port.again()?),
+            Self::Tap(port) => AnyPort::Tap(port.again()?),
+        })
+    }
+}
+
+impl AnyPort {
     /// Starts a worker on this port.
     pub(super) fn serve<H: Hook + Send + 'static>(
         self,
@@ -87,68 +80,23 @@ impl AnyPort {
         hook: H,
         stats: Arc<Stats>,
     ) -> Result<WorkerHandle, OsError> {
-        let pairs = usize::from(settings.pairs);
+        let (pairs, wait, sandbox) = (usize::from(settings.pairs), settings.wait, &settings.sandbox);
         match self {
-            Self::Loopback(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
-            Self::Null(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
-            Self::Generate(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
-            Self::Pcap(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
-            Self::Tap(port) => WorkerHandle::spawn(WORKER, pairs, port, hook, settings.wait, stats),
+            Self::Loopback(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
+            Self::Null(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
+            Self::Generate(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
+            Self::Pcap(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
+            Self::Tap(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
         }
     }
 }
-
-/// The capture of connection `number`: the path itself, then `path.2`, `path.3`, so that a front-end that comes back does
-/// not erase what it sent before. Only the path itself was named by somebody, so only what is there is replaced.
-fn numbered(path: PathBuf, number: u64) -> Plan {
-    if number <= 1 {
-        return Plan { path, replace: true };
-    }
-    let mut name = path.into_os_string();
-    name.push(format!(".{number}"));
-    Plan { path: name.into(), replace: false }
-}
-
-/// Name of the data-plane thread.
-const WORKER: &str = "data-plane";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::Port;
 
     fn settings(port: PortSpec) -> Settings {
         Settings { port, ..Settings::default() }
-    }
-
-    #[test]
-    fn a_later_connection_does_not_erase_an_earlier_capture() {
-        let dir = tempfile::tempdir().unwrap();
-        let (input, output) = (dir.path().join("in"), dir.path().join("out"));
-        // An empty capture: its header only.
-        let header = [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
-        std::fs::write(&input, header).unwrap();
-        let mut ports = Ports::open(&settings(PortSpec::Pcap { input, output: Some(output.clone()) })).unwrap();
-        let made = || {
-            let mut made: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-            made.sort();
-            made
-        };
-        // The second one connects and leaves.
-        for sends in [true, false, true] {
-            let AnyPort::Pcap(mut port) = ports.next().unwrap() else { panic!("another port") };
-            if sends {
-                port.tx_slot(60).unwrap();
-                port.tx_commit();
-            }
-        }
-        assert_eq!(made(), ["in", "out", "out.3"]);
-        // The fourth one finds what somebody else put there, and leaves it alone.
-        std::fs::write(dir.path().join("out.4"), "mine").unwrap();
-        let error = ports.next().unwrap_err().to_string();
-        assert!(error.contains("out.4") && error.contains("there already"), "{error}");
-        drop(ports.next().unwrap());
-        assert_eq!(std::fs::read(dir.path().join("out.4")).unwrap(), b"mine");
     }
 
     #[test]

@@ -27,6 +27,8 @@ use rustix::net::{
     SendFlags,
 };
 
+use crate::sandbox::{Role, Sandbox};
+
 /// What stands between the two sides. The default passes everything on.
 pub trait Filter: Send {
     /// What to do about a message of the front-end.
@@ -131,10 +133,15 @@ impl Relay {
         front_end: UnixStream,
         backend: UnixStream,
         mut filter: F,
+        sandbox: &Sandbox,
     ) -> Result<Self, OsError> {
+        let sandbox = sandbox.clone();
         std::thread::Builder::new()
             .name("relay".to_owned())
-            .spawn(move || relay(&front_end, &backend, &mut filter))
+            .spawn(move || match sandbox.enter(Role::Relay) {
+                Ok(()) => relay(&front_end, &backend, &mut filter),
+                Err(error) => Err(OsError::new("enter the sandbox", std::io::Error::other(error.to_string()))),
+            })
             .map(Self)
             .map_err(|e| OsError::new("start a relay thread", e))
     }

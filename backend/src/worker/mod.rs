@@ -35,35 +35,36 @@ pub use self::wait::WaitPolicy;
 use self::command::{Command, Mailbox, Outcome, Thread};
 use self::wait::{KICKLESS, WATCHDOG, Waiter, Wake};
 use crate::port::Port;
+use crate::sandbox::{Role, Sandbox};
 use crate::stats::Stats;
 use crate::vring::hook::Hook;
 
 impl WorkerHandle {
-    /// Starts the thread `name` for `pairs` queue pairs on one port.
+    /// Starts a thread for `pairs` queue pairs on one port, in `sandbox`.
     ///
     /// # Errors
     /// [`OsError`] if there is no thread or no descriptor to be had.
     pub fn spawn<P, H>(
-        name: &str,
         pairs: usize,
         port: P,
         hook: H,
         wait: WaitPolicy,
         stats: Arc<Stats>,
+        sandbox: &Sandbox,
     ) -> Result<Self, OsError>
     where
         P: Port + 'static,
         H: Hook + Send + 'static,
     {
-        Self::spawn_core(name, WorkerCore::new(pairs, port, hook, stats), wait, WATCHDOG)
+        Self::spawn_core(WorkerCore::new(pairs, port, hook, stats), wait, WATCHDOG, sandbox.clone())
     }
 
     /// Starts a thread for a data plane that sleeps at most `watchdog` at a time.
     fn spawn_core<P, H>(
-        name: &str,
         core: WorkerCore<P, H>,
         wait: WaitPolicy,
         watchdog: Duration,
+        sandbox: Sandbox,
     ) -> Result<Self, OsError>
     where
         P: Port + 'static,
@@ -74,11 +75,15 @@ impl WorkerHandle {
         let worker = Worker { core, mailbox, waiter, wait, watchdog };
         let (running, ended) = channel();
         let handle = std::thread::Builder::new()
-            .name(name.to_owned())
+            .name("data-plane".to_owned())
             .spawn(move || {
                 // Dropped after all that the worker owns.
                 let _running = running;
-                worker.run();
+                match sandbox.enter(Role::DataPlane) {
+                    Ok(()) => worker.run(),
+                    // Whoever gives it a command learns that it is gone.
+                    Err(error) => tracing::error!("{error}"),
+                }
             })
             .map_err(|e| OsError::new("start a worker thread", e))?;
         Ok(Self::new(sender, signal, Thread { handle, ended }))

@@ -18,6 +18,7 @@ use super::{ControlError, RingSetup, WaitPolicy, Worker, WorkerCore, WorkerHandl
 use crate::port::generate::Generate;
 use crate::port::loopback::Loopback;
 use crate::port::{Port, PortStats};
+use crate::sandbox::Sandbox;
 use crate::stats::Stats;
 use crate::vring::hook::{Hook, Moment, NoHook, RingMemory};
 use crate::vring::test_guest::{Guest, GuestRing, frame, packet};
@@ -99,7 +100,7 @@ fn shared(fd: OwnedFd) -> Option<Arc<Doorbell>> {
 
 fn spawn(core: WorkerCore<impl Port + 'static, impl Hook + Send + 'static>, wait: WaitPolicy) -> WorkerHandle {
     // An hour: a wake-up that is lost is not made good by the watchdog.
-    WorkerHandle::spawn_core("test", core, wait, Duration::from_secs(3600)).unwrap()
+    WorkerHandle::spawn_core(core, wait, Duration::from_secs(3600), Sandbox::none()).unwrap()
 }
 
 /// Waits for a used element, for which the device calls.
@@ -549,7 +550,7 @@ impl Port for Told {
 fn told() -> (WorkerHandle, Receiver<()>) {
     let (tell, told) = channel();
     let stats = Arc::new(Stats::new(0, 2));
-    let worker = WorkerHandle::spawn("test", 1, Told(tell), NoHook, WaitPolicy::Interrupt, stats).unwrap();
+    let worker = WorkerHandle::spawn(1, Told(tell), NoHook, WaitPolicy::Interrupt, stats, &Sandbox::none()).unwrap();
     (worker, told)
 }
 

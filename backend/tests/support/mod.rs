@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod daemon;
+
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ironring_backend::config::Settings;
+use ironring_backend::sandbox::{Refusal, Sandbox};
 use ironring_backend::session::relay::Message;
 use ironring_backend::session::{Report, ServeError, SessionError, StopToken, serve, serve_connection};
 use ironring_common::features::Feature;
@@ -53,6 +56,7 @@ pub(crate) struct Backend {
 
 impl Backend {
     pub(crate) fn start(settings: Settings) -> Self {
+        let settings = confined(settings);
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
         let stop = StopToken::new().unwrap();
@@ -85,6 +89,7 @@ pub(crate) struct OneSession(JoinHandle<Result<Report, SessionError>>);
 
 impl OneSession {
     pub(crate) fn start(settings: Settings) -> (FrontEnd, Self) {
+        let settings = confined(settings);
         let (ours, theirs) = UnixStream::pair().unwrap();
         let stop = StopToken::new().unwrap();
         (FrontEnd::new(ours), Self(std::thread::spawn(move || serve_connection(theirs, &settings, &stop))))
@@ -93,6 +98,11 @@ impl OneSession {
     pub(crate) fn end(self) -> Result<Report, SessionError> {
         self.0.join().unwrap()
     }
+}
+
+/// A system call that the threads of a session should have no need of ends the test.
+fn confined(settings: Settings) -> Settings {
+    Settings { sandbox: Sandbox::new(Refusal::End).unwrap(), ..settings }
 }
 
 /// A front-end with its guest.

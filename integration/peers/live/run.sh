@@ -38,7 +38,7 @@ ip addr add 10.98.0.2/24 dev tap-far && ip link set tap-far up
 near ip tuntap add dev tap-near mode tap vnet_hdr
 near ip addr add 10.98.0.1/24 dev tap-near && near ip link set tap-near up
 
-"$daemon" --socket-path "$work/socket" --port tap:tap-far --mtu 1500 >"$work/daemon.log" 2>&1 &
+"$daemon" --socket-path "$work/socket" --port tap:tap-far --mtu 1500 --sandbox-kill >"$work/daemon.log" 2>&1 &
 daemon_pid=$!
 pids+=("$daemon_pid")
 wait_for 10 "the daemon's socket" test -S "$work/socket"

@@ -50,7 +50,8 @@ start_network() {
 again() { echo "$1" >"$work/again.new" && mv "$work/again.new" "$work/again"; }
 
 start_daemon() { # options...
-    "$daemon" --port tap:tap0 "$@" >>"$work/daemon.log" 2>&1 &
+    # A system call that the sandbox does not foresee ends the daemon, and with it the run.
+    "$daemon" --port tap:tap0 --sandbox-kill "$@" >>"$work/daemon.log" 2>&1 &
     daemon_pid=$!
     pids+=("$daemon_pid")
 }

@@ -18,7 +18,7 @@ impl Rig {
         for socket in [&front_end, &backend] {
             socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         }
-        Self { front_end, backend, relay: Relay::start(relayed, served, filter).unwrap() }
+        Self { front_end, backend, relay: Relay::start(relayed, served, filter, &Sandbox::none()).unwrap() }
     }
 }
 

@@ -1,0 +1,197 @@
+//! Which system calls each thread makes, and with which arguments where these matter.
+//!
+//! The lists are nested: a thread that starts another one has to be able to do what that one does, because filters only
+//! ever get stricter. What is needed by every thread comes first: memory, locks, the log, the thread's own beginning and
+//! end. No memory can become executable, and no process can be made, only threads.
+
+use std::collections::BTreeMap;
+use std::ffi::c_long;
+
+use libc::{
+    AF_UNIX, CLONE_THREAD, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS, F_GETFD, PR_SET_NAME, PR_SET_NO_NEW_PRIVS,
+    PROT_EXEC, SECCOMP_SET_MODE_FILTER, SOCK_STREAM, SOL_SOCKET,
+};
+use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+
+use super::{Role, SandboxError};
+
+/// As seccompiler has them: for each call, the argument lists with which it may be made; none for any.
+pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// One call, and what its arguments must be like: all of these, or nothing in particular.
+struct Call(c_long, &'static [Argument]);
+
+/// What one argument must be like.
+enum Argument {
+    /// Argument `.0` is `.1`.
+    Is(u8, u32),
+    /// Of argument `.0`, the bits `.1` are `.2`.
+    Bits(u8, u32, u32),
+}
+
+use Argument::{Bits, Is};
+
+/// The rules for a thread.
+pub(super) fn of(role: Role) -> Result<Rules, SandboxError> {
+    let lists: &[&[Call]] = match role {
+        Role::Figures => &[EVERY],
+        Role::DataPlane => &[EVERY, DATA_PLANE, older::WAITS],
+        Role::Relay => &[EVERY, RELAY, older::WAITS],
+        Role::Session => &[EVERY, DATA_PLANE, RELAY, older::WAITS, START, SESSION],
+        Role::Signals => &[EVERY, START, SIGNALS, older::REMOVALS],
+        Role::Main => &[EVERY, DATA_PLANE, RELAY, older::WAITS, START, SESSION, SIGNALS, older::REMOVALS, MAIN],
+    };
+    rules(lists.iter().copied().flatten())
+}
+
+/// The one call that starts threads in a way that a filter cannot tell from starting a process.
+pub(super) fn clone3() -> Result<Rules, SandboxError> {
+    rules(&[Call(libc::SYS_clone3, &[])])
+}
+
+fn rules<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Result<Rules, SandboxError> {
+    let refused = |e: seccompiler::BackendError| SandboxError::Seccomp { why: e.to_string() };
+    let mut rules = Rules::new();
+    for Call(number, arguments) in calls {
+        let conditions: Result<Vec<_>, _> = arguments.iter().map(Argument::condition).collect();
+        let conditions = conditions.map_err(refused)?;
+        let allowed = rules.entry(*number).or_default();
+        if !conditions.is_empty() {
+            allowed.push(SeccompRule::new(conditions).map_err(refused)?);
+        }
+    }
+    Ok(rules)
+}
+
+impl Argument {
+    fn condition(&self) -> Result<SeccompCondition, seccompiler::BackendError> {
+        let (at, operator, value) = match *self {
+            Is(at, value) => (at, SeccompCmpOp::Eq, value),
+            Bits(at, mask, value) => (at, SeccompCmpOp::MaskedEq(mask.into()), value),
+        };
+        SeccompCondition::new(at, SeccompCmpArgLen::Dword, operator, value.into())
+    }
+}
+
+/// What every thread does.
+const EVERY: &[Call] = &[
+    // Memory, none of it executable.
+    Call(libc::SYS_brk, &[]),
+    Call(libc::SYS_mmap, &[Bits(2, number(PROT_EXEC), 0)]),
+    Call(libc::SYS_mprotect, &[Bits(2, number(PROT_EXEC), 0)]),
+    Call(libc::SYS_mremap, &[]),
+    Call(libc::SYS_munmap, &[]),
+    Call(libc::SYS_madvise, &[]),
+    // Locks and channels.
+    Call(libc::SYS_futex, &[]),
+    Call(libc::SYS_sched_yield, &[]),
+    // The log, the counters; eventfds, which wake other threads.
+    Call(libc::SYS_write, &[]),
+    Call(libc::SYS_close, &[]),
+    // A build with assertions looks whether what it closes is open.
+    Call(libc::SYS_fcntl, &[Is(1, number(F_GETFD))]),
+    // Where the clock is not in user memory.
+    Call(libc::SYS_clock_gettime, &[]),
+    // Keys of hash tables.
+    Call(libc::SYS_getrandom, &[]),
+    // A thread's beginning and end.
+    Call(libc::SYS_set_robust_list, &[]),
+    Call(libc::SYS_rseq, &[]),
+    Call(libc::SYS_sched_getaffinity, &[]),
+    Call(libc::SYS_prctl, &[Is(0, number(PR_SET_NAME))]),
+    Call(libc::SYS_gettid, &[]),
+    Call(libc::SYS_rt_sigprocmask, &[]),
+    Call(libc::SYS_rt_sigreturn, &[]),
+    Call(libc::SYS_restart_syscall, &[]),
+    Call(libc::SYS_sigaltstack, &[]),
+    Call(libc::SYS_exit, &[]),
+    Call(libc::SYS_exit_group, &[]),
+];
+
+/// What it takes to serve rings and a port that is open.
+const DATA_PLANE: &[Call] = &[
+    Call(libc::SYS_read, &[]),
+    // Kicks, without waiting.
+    Call(libc::SYS_preadv2, &[]),
+    Call(libc::SYS_ppoll, &[]),
+    Call(libc::SYS_epoll_pwait, &[]),
+    Call(libc::SYS_epoll_ctl, &[]),
+];
+
+/// What it takes to pass messages on.
+const RELAY: &[Call] = &[
+    Call(libc::SYS_recvmsg, &[]),
+    Call(libc::SYS_sendmsg, &[]),
+    Call(libc::SYS_ppoll, &[]),
+    Call(libc::SYS_shutdown, &[]),
+];
+
+/// What it takes to start a thread and to give it its filter.
+const START: &[Call] = &[
+    Call(libc::SYS_clone, &[Bits(0, number(CLONE_THREAD), number(CLONE_THREAD))]),
+    // Refused by a filter of its own, which has to have the last word.
+    Call(libc::SYS_clone3, &[]),
+    Call(libc::SYS_prctl, &[Is(0, number(PR_SET_NO_NEW_PRIVS))]),
+    Call(libc::SYS_seccomp, &[Is(0, SECCOMP_SET_MODE_FILTER)]),
+];
+
+/// What it takes to serve a front-end's requests.
+const SESSION: &[Call] = &[
+    Call(libc::SYS_accept4, &[]),
+    // What a front-end sends as a channel of the backend's is looked at.
+    Call(libc::SYS_getsockopt, &[Is(1, number(SOL_SOCKET))]),
+    Call(libc::SYS_fcntl, &[Is(1, number(F_DUPFD_CLOEXEC))]),
+    Call(libc::SYS_fcntl, &[Is(1, number(F_GET_SEALS))]),
+    Call(libc::SYS_fcntl, &[Is(1, number(F_ADD_SEALS))]),
+    Call(libc::SYS_fstat, &[]),
+    Call(libc::SYS_fstatfs, &[]),
+    Call(libc::SYS_statx, &[]),
+    Call(libc::SYS_eventfd2, &[]),
+    Call(libc::SYS_epoll_create1, &[]),
+];
+
+/// What it takes to end the daemon.
+const SIGNALS: &[Call] = &[
+    // Ends connections and the wait for the next one.
+    Call(libc::SYS_shutdown, &[]),
+    Call(libc::SYS_ppoll, &[]),
+    Call(libc::SYS_read, &[]),
+    Call(libc::SYS_statx, &[]),
+    Call(libc::SYS_unlinkat, &[]),
+];
+
+/// What it takes to await or call a front-end, and to hand its connection to a session.
+const MAIN: &[Call] = &[
+    Call(libc::SYS_socket, &[Is(0, number(AF_UNIX)), Bits(1, SOCKET_TYPES, number(SOCK_STREAM))]),
+    Call(libc::SYS_bind, &[]),
+    Call(libc::SYS_listen, &[]),
+    Call(libc::SYS_connect, &[]),
+    Call(libc::SYS_getsockname, &[]),
+];
+
+/// The older forms of calls above, which libraries make on processors that have them.
+#[cfg(target_arch = "x86_64")]
+mod older {
+    use super::Call;
+
+    pub(super) const WAITS: &[Call] = &[Call(libc::SYS_poll, &[]), Call(libc::SYS_epoll_wait, &[])];
+    pub(super) const REMOVALS: &[Call] = &[Call(libc::SYS_unlink, &[])];
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod older {
+    use super::Call;
+
+    pub(super) const WAITS: &[Call] = &[];
+    pub(super) const REMOVALS: &[Call] = &[];
+}
+
+/// What a call fails with that is on no list.
+pub(super) const ENOSYS: u32 = number(libc::ENOSYS);
+/// The bits of a socket's type that are no flags.
+const SOCKET_TYPES: u32 = 0xf;
+
+/// The bits of a constant of the C library.
+const fn number(constant: i32) -> u32 {
+    constant.cast_unsigned()
+}
