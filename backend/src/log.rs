@@ -2,56 +2,99 @@
 //!
 //! Much of what is logged is the peer's doing, and a peer can connect, break a rule and leave as fast as it likes. So
 //! lines are paid for from a bucket of tokens that fills slowly. Lines that are not paid for are dropped and counted, and
-//! the next line that is written says how many.
+//! the next line that is written says how many. The statistics of sessions that end are paid for from the same bucket.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::level_filters::LevelFilter;
+use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use crate::config::{LogFormat, LogOptions};
 
 /// Sends the log of this process to stderr. If it has a log already, that one stays.
-pub(crate) fn init(level: LevelFilter) {
-    let writer = Limited(Arc::new(Mutex::new(Bucket::new(Instant::now()))));
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(writer)
-        .with_ansi(false)
-        .with_target(false)
-        .finish();
+pub(crate) fn init(options: LogOptions) {
+    let limited = STDERR.get_or_init(|| Limited::new(options.format));
+    let subscriber = subscriber(options, || ToStderr(limited));
     // Fails if the process has a log already.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// Stderr behind a bucket of tokens.
-#[derive(Clone, Debug)]
-struct Limited(Arc<Mutex<Bucket>>);
+/// Writes something that a peer can cause to stderr, unless there is too much of that.
+pub(crate) fn write_limited(text: &str) {
+    let limited = STDERR.get_or_init(|| Limited::new(LogFormat::Text));
+    // Whoever closed stderr does not want to read it.
+    let _ = limited.pass(text.as_bytes(), &mut std::io::stderr().lock(), Instant::now());
+}
 
-impl<'a> MakeWriter<'a> for Limited {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
+/// Writes events as the options say.
+fn subscriber<W>(options: LogOptions, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder =
+        tracing_subscriber::fmt().with_max_level(options.level).with_writer(writer).with_ansi(false).with_target(false);
+    match options.format {
+        LogFormat::Text => Box::new(builder.finish()),
+        LogFormat::Json => Box::new(builder.json().finish()),
     }
 }
 
-impl Write for Limited {
+/// The bucket for what this process writes to stderr.
+static STDERR: OnceLock<Limited> = OnceLock::new();
+
+/// Stderr behind the bucket, for one line.
+struct ToStderr(&'static Limited);
+
+impl Write for ToStderr {
     /// One line; the subscriber writes each with one call.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        let verdict = self.0.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
-        if let Some(dropped) = verdict {
-            let mut stderr = std::io::stderr().lock();
-            if dropped > 0 {
-                writeln!(stderr, "({dropped} lines were dropped here)")?;
-            }
-            stderr.write_all(line)?;
-        }
+        self.0.pass(line, &mut std::io::stderr().lock(), Instant::now())?;
         Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+/// A bucket of tokens, and how to say that it was empty.
+#[derive(Debug)]
+struct Limited {
+    bucket: Mutex<Bucket>,
+    format: LogFormat,
+}
+
+impl Limited {
+    fn new(format: LogFormat) -> Self {
+        Self { bucket: Mutex::new(Bucket::new(Instant::now())), format }
+    }
+
+    /// Writes a line to `out` if it is paid for, and before it how many were not.
+    fn pass(&self, line: &[u8], out: &mut impl Write, now: Instant) -> std::io::Result<()> {
+        let verdict = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        let Some(dropped) = verdict else { return Ok(()) };
+        if dropped > 0 {
+            writeln!(out, "{}", self.notice(dropped))?;
+        }
+        out.write_all(line)
+    }
+
+    /// That lines were dropped, as a line of the log.
+    fn notice(&self, dropped: u64) -> String {
+        match self.format {
+            LogFormat::Text => format!("({dropped} lines were dropped here)"),
+            LogFormat::Json => {
+                let mut timestamp = String::new();
+                // Into a string: nothing to fail.
+                let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+                let fields = serde_json::json!({ "message": "log lines were dropped", "count": dropped });
+                serde_json::json!({ "timestamp": timestamp, "level": "WARN", "fields": fields }).to_string()
+            }
+        }
     }
 }
 
