@@ -149,6 +149,10 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tracing::level_filters::LevelFilter;
+
     use super::*;
 
     #[test]
@@ -164,6 +168,66 @@ mod tests {
         assert_eq!(bucket.take(start + INTERVAL * 3), None);
         let later = start + INTERVAL * 1000;
         assert_eq!((0..1000).filter(|_| bucket.take(later).is_some()).count(), 64);
+    }
+
+    /// A place for lines that a test can read.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn objects(text: &[u8]) -> Vec<serde_json::Value> {
+        let lines = std::str::from_utf8(text).unwrap().lines();
+        lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+    }
+
+    #[test]
+    fn a_log_as_json_has_an_object_a_line_whatever_stands_in_it() {
+        let sink = Sink::default();
+        let options = LogOptions { level: LevelFilter::DEBUG, format: LogFormat::Json };
+        let writer = sink.clone();
+        tracing::subscriber::with_default(subscriber(options, move || writer.clone()), || {
+            tracing::info!(session = 1, "a front-end is connected");
+            tracing::debug!(reason = "left", figures = r#"{"queues":[]}"#, "lines\nand \"quotes\"");
+            tracing::trace!("too much");
+        });
+        let objects = objects(&sink.0.lock().unwrap());
+        let [connected, quoted] = &objects[..] else { panic!("{objects:?}") };
+        assert_eq!((&connected["level"], &connected["fields"]["session"]), (&"INFO".into(), &1.into()));
+        assert_eq!(connected["fields"]["message"], "a front-end is connected");
+        assert_eq!(quoted["fields"]["message"], "lines\nand \"quotes\"");
+        assert_eq!(quoted["fields"]["figures"], r#"{"queues":[]}"#);
+    }
+
+    #[test]
+    fn what_was_dropped_is_told_in_the_form_of_the_log() {
+        for format in [LogFormat::Json, LogFormat::Text] {
+            let limited = Limited::new(format);
+            let start = Instant::now();
+            let mut out = Vec::new();
+            for _ in 0..100 {
+                limited.pass(b"{}\n", &mut out, start).unwrap();
+            }
+            limited.pass(b"{\"last\":1}\n", &mut out, start + INTERVAL).unwrap();
+            if format == LogFormat::Text {
+                assert!(out.ends_with(b"(36 lines were dropped here)\n{\"last\":1}\n"));
+                continue;
+            }
+            let objects = objects(&out);
+            assert_eq!(objects.len(), 66);
+            let [notice, last] = &objects[64..] else { panic!("64 lines at once, and two") };
+            assert_eq!((&notice["fields"]["count"], &notice["level"]), (&36.into(), &"WARN".into()));
+            assert_eq!(notice["fields"]["message"], "log lines were dropped");
+            assert!(notice["timestamp"].as_str().unwrap().ends_with('Z'));
+            assert_eq!(last["last"], 1);
+        }
     }
 
     #[test]

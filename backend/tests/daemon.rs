@@ -5,85 +5,17 @@
 mod support;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
 use support::FrontEnd;
-
-/// A daemon with a socket of its own.
-struct Daemon {
-    child: Child,
-    lines: Receiver<String>,
-    socket: PathBuf,
-}
-
-impl Daemon {
-    fn start(dir: &Path, port: &str) -> Self {
-        let socket = dir.join("socket");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
-        command.arg("--socket-path").arg(&socket).args(["--port", port]);
-        Self::run(&mut command, socket)
-    }
-
-    fn run(command: &mut Command, socket: PathBuf) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in stderr.lines() {
-                let _ = sender.send(line.unwrap());
-            }
-        });
-        Self { child, lines, socket }
-    }
-
-    /// The next line that contains `what`.
-    fn says(&self, what: &str) -> String {
-        let deadline = Instant::now() + LIMIT;
-        let mut before = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left);
-            let line = line.unwrap_or_else(|_| panic!("the daemon does not say {what:?} but {before:#?}"));
-            if line.contains(what) {
-                return line;
-            }
-            before.push(line);
-        }
-    }
-
-    fn connect(&self) -> FrontEnd {
-        FrontEnd::new(UnixStream::connect(&self.socket).unwrap())
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    /// Its exit status, when it has ended by itself.
-    fn ends(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + LIMIT;
-        // Stderr is closed when the process ends.
-        while self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
-        assert!(Instant::now() < deadline, "the daemon does not end");
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use support::daemon::{Daemon, LIMIT};
 
 #[test]
 fn a_port_that_cannot_be_opened_is_found_before_the_daemon_is_ready() {
@@ -295,5 +227,3 @@ fn a_daemon_that_is_held_up_ends_a_while_after_the_signal() {
 /// A capture without frames: its header only.
 const EMPTY_CAPTURE: [u8; 24] =
     [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
-/// How long anything may take.
-const LIMIT: Duration = Duration::from_secs(30);

@@ -299,7 +299,7 @@ fn a_receive_buffer_that_is_too_small_costs_the_frame_and_is_used_for_the_next()
     bench.put_into_port(&[2; 1500]);
     bench.put_into_port(&[3; 59]);
     bench.put_into_port(&[4; 59]);
-    assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 3, full: false });
+    assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 3, full: true });
     assert_eq!(bench.ring.take(), Some(UsedElem { id: 0, len: 71 }));
     assert_eq!(bench.guest.read(bench.data + HDR_BYTES, 59), [3; 59]);
     assert_eq!(bench.tally.dropped(DropReason::RxSmallBuffer), 2);

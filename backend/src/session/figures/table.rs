@@ -118,8 +118,9 @@ mod tests {
 
     fn record() -> Record {
         let stats = Stats::new(0, 2);
-        let mut tally = Tally { calls: 7, calls_suppressed: 200_000, kicks_suppressed: 123_456, ..Tally::default() };
+        let mut tally = Tally::default();
         (tally.frames, tally.bytes, tally.full) = (12_345_678, 790_123_392, 99_999);
+        (tally.calls, tally.calls_suppressed, tally.kicks_suppressed) = (7, 200_000, 123_456);
         stats.queue(0).unwrap().store(&tally);
         stats.queue(0).unwrap().set_state(QueueState::Running);
         for _ in 0..3 {

@@ -1,0 +1,88 @@
+//! The daemon as a process, and what it says.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+
+use super::FrontEnd;
+
+/// A daemon with a socket of its own.
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
+    lines: Receiver<String>,
+    pub(crate) socket: PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn start(dir: &Path, port: &str) -> Self {
+        let socket = dir.join("socket");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
+        command.arg("--socket-path").arg(&socket).args(["--port", port]);
+        Self::run(&mut command, socket)
+    }
+
+    pub(crate) fn run(command: &mut Command, socket: PathBuf) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines() {
+                let _ = sender.send(line.unwrap());
+            }
+        });
+        Self { child, lines, socket }
+    }
+
+    /// The next line that contains `what`.
+    pub(crate) fn says(&self, what: &str) -> String {
+        let deadline = Instant::now() + LIMIT;
+        let mut before = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left);
+            let line = line.unwrap_or_else(|_| panic!("the daemon does not say {what:?} but {before:#?}"));
+            if line.contains(what) {
+                return line;
+            }
+            before.push(line);
+        }
+    }
+
+    /// A line that it has said and that nobody has read yet.
+    pub(crate) fn said(&self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
+    pub(crate) fn connect(&self) -> FrontEnd {
+        FrontEnd::new(UnixStream::connect(&self.socket).unwrap())
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Its exit status, when it has ended by itself.
+    pub(crate) fn ends(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + LIMIT;
+        // Stderr is closed when the process ends.
+        while self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
+        assert!(Instant::now() < deadline, "the daemon does not end");
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How long anything may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
