@@ -39,7 +39,7 @@ impl Life {
     /// Writes to the log how a session ended. Without a number, it ended before it began.
     pub(super) fn conclude(&self, ended: Result<Report, SessionError>, stop: &StopToken) -> Result<(), SessionError> {
         let (session, since) = self.served.take().unzip();
-        let seconds = since.map(|since| since.elapsed().as_secs_f64());
+        let seconds = since.map(|since| (since.elapsed().as_secs_f64() * 1000.0).round() / 1000.0);
         match ended {
             Ok(report) => {
                 let figures = serde_json::to_string(&report.stats).unwrap_or_default();
