@@ -11,7 +11,7 @@ use ironring_common::shm::guest::SealPolicy;
 use ironring_common::spec::net::MTU_MIN;
 use tracing::level_filters::LevelFilter;
 
-pub use self::values::{Mac, PortSpec};
+pub use self::values::{LogFormat, LogOptions, Mac, PortSpec, StatsFormat};
 
 use crate::net::MAX_FRAME;
 use crate::sandbox::{Refusal, Sandbox};
@@ -38,6 +38,8 @@ pub struct Settings {
     pub seals: SealPolicy,
     /// How often the counters are written to stderr, if they are.
     pub stats: Option<Duration>,
+    /// In which form.
+    pub stats_format: StatsFormat,
     /// End when the first front-end has left.
     pub once: bool,
     /// Who may connect to the socket, if it is made.
@@ -65,6 +67,7 @@ impl Default for Settings {
             wait: Wait::Adaptive.policy(),
             seals: SealPolicy::Require,
             stats: None,
+            stats_format: StatsFormat::Json,
             once: false,
             access: Access::default(),
             sandbox: Sandbox::none(),
@@ -128,7 +131,7 @@ pub enum Invocation {
         /// Whether in a sandbox, and what becomes of system calls that it refuses.
         confinement: Option<Refusal>,
         /// What is written to the log.
-        log: LevelFilter,
+        log: LogOptions,
     },
 }
 
@@ -225,16 +228,26 @@ struct Args {
     no_sandbox: bool,
 
     /// End the process at a system call that the sandbox refuses, instead of failing the call
+    ///
+    /// Only those still fail that the C library tries and does without: clone3 and openat.
     #[arg(long, conflicts_with = "no_sandbox")]
     sandbox_kill: bool,
 
-    /// Write the counters to stderr at this interval, one JSON object a line
+    /// Write the counters to stderr at this interval and at the end of a session
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     stats: Option<u64>,
+
+    /// Form of the counters
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = StatsFormat::Json)]
+    stats_format: StatsFormat,
 
     /// What is written to stderr
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Log::Info)]
     log: Log,
+
+    /// Form of the log
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
 
     /// End when the first front-end has left; the exit status then tells how its session ended
     #[arg(long)]
@@ -270,6 +283,7 @@ impl Args {
             wait: self.wait.policy(),
             seals: if self.allow_unsealed_memory { SealPolicy::Tolerate } else { SealPolicy::Require },
             stats: self.stats.map(Duration::from_secs),
+            stats_format: self.stats_format,
             once: self.once,
             access: Access { mode: self.socket_mode, owner: self.socket_owner, group: self.socket_group },
             sandbox: Sandbox::none(),
@@ -281,7 +295,7 @@ impl Args {
             (false, false) => Some(Refusal::Fail),
             (false, true) => Some(Refusal::End),
         };
-        let log = self.log.filter();
+        let log = LogOptions { level: self.log.filter(), format: self.log_format };
         Ok(Invocation::Serve { transport, settings: Box::new(settings), mode, confinement, log })
     }
 }

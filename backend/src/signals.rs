@@ -100,8 +100,9 @@ impl Shared {
         if self.over.load(Ordering::SeqCst) {
             return;
         }
-        stop.stop();
+        // First, because the process may be gone right after the stop.
         say(|| tracing::info!("told to end by a signal; a second one ends the process as it stands"));
+        stop.stop();
         let why = if wait_for_a_byte(&signals) {
             "a second signal came".to_owned()
         } else {

@@ -5,7 +5,7 @@
 //! counters of one burst apart by that burst, never a torn one.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::port::PortStats;
 use crate::vring::RingFault;
@@ -112,6 +112,10 @@ pub struct QueueStats {
     calls: AtomicU64,
     calls_suppressed: AtomicU64,
     kicks_received: AtomicU64,
+    kicks_suppressed: AtomicU64,
+    full: AtomicU64,
+    /// A [`QueueState`] by its [`code`](QueueState::code).
+    state: AtomicU8,
     drops: [AtomicU64; DropReason::ALL.len()],
     faults: [AtomicU64; RingFault::CLASSES.len()],
 }
@@ -124,6 +128,8 @@ impl QueueStats {
         self.used_entries.store(tally.used_entries, Ordering::Relaxed);
         self.calls.store(tally.calls, Ordering::Relaxed);
         self.calls_suppressed.store(tally.calls_suppressed, Ordering::Relaxed);
+        self.kicks_suppressed.store(tally.kicks_suppressed, Ordering::Relaxed);
+        self.full.store(tally.full, Ordering::Relaxed);
         for (shared, count) in self.drops.iter().zip(tally.drops) {
             shared.store(count, Ordering::Relaxed);
         }
@@ -139,16 +145,24 @@ impl QueueStats {
         self.faults.get(fault.class_index()).map_or(0, |count| count.fetch_add(1, Ordering::Relaxed).saturating_add(1))
     }
 
+    /// Takes note of what the queue does from now on.
+    pub(crate) fn set_state(&self, state: QueueState) {
+        self.state.store(state.code(), Ordering::Relaxed);
+    }
+
     fn snapshot(&self, queue: usize) -> QueueSnapshot {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         QueueSnapshot {
             queue,
+            state: QueueState::from_code(self.state.load(Ordering::Relaxed)),
             frames: load(&self.frames),
             bytes: load(&self.bytes),
             used_entries: load(&self.used_entries),
             kicks_received: load(&self.kicks_received),
+            kicks_suppressed: load(&self.kicks_suppressed),
             calls: load(&self.calls),
             calls_suppressed: load(&self.calls_suppressed),
+            full: load(&self.full),
             drops: DropReason::ALL.iter().map(|reason| reason.name()).zip(self.drops.iter().map(load)).collect(),
             faults: RingFault::CLASSES.into_iter().zip(self.faults.iter().map(load)).collect(),
         }
@@ -168,6 +182,10 @@ pub struct Tally {
     pub calls: u64,
     /// Bursts after which no call was wanted or possible.
     pub calls_suppressed: u64,
+    /// Looks that found new chains which the driver had been asked not to kick for.
+    pub kicks_suppressed: u64,
+    /// Bursts that ended because the other side had no room.
+    pub full: u64,
     drops: [u64; DropReason::ALL.len()],
 }
 
@@ -240,6 +258,9 @@ pub struct Snapshot {
 pub struct QueueSnapshot {
     /// Number of the queue in the device.
     pub queue: usize,
+    /// What the queue does, as `state`, and, if it is broken, the class of its fault as `fault`.
+    #[serde(flatten)]
+    pub state: QueueState,
     /// Frames that were passed on.
     pub frames: u64,
     /// Their bytes, without network headers.
@@ -248,19 +269,101 @@ pub struct QueueSnapshot {
     pub used_entries: u64,
     /// Kicks that were taken from the doorbell; a kick may stand for several.
     pub kicks_received: u64,
+    /// Looks at the ring that found new chains, all of them added while the driver was asked not to kick: each saved it
+    /// one kick or more. A receive ring is looked at when there is a frame for the guest.
+    pub kicks_suppressed: u64,
     /// Calls made.
     pub calls: u64,
     /// Bursts after which no call was wanted or possible.
     pub calls_suppressed: u64,
+    /// How often the other side had no room. Transmit queue: the port took no more and frames stayed on the ring; receive
+    /// queue: the port had a frame and the guest had too few buffers for it. Counted when it begins, and again only after
+    /// progress, however often the worker looks meanwhile.
+    pub full: u64,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<&'static str, u64>,
     /// Ring faults, by class.
     pub faults: BTreeMap<&'static str, u64>,
 }
 
+/// What a queue does, and so why it does not run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum QueueState {
+    /// The front-end has not described or not started it, or has stopped it.
+    #[default]
+    Stopped,
+    /// It runs, but the front-end lets no frames pass.
+    Disabled,
+    /// It runs.
+    Running,
+    /// It is latched by a fault until it is stopped.
+    Broken {
+        /// The class of the fault.
+        fault: &'static str,
+    },
+}
+
+impl QueueState {
+    /// Its name, without the fault.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Disabled => "disabled",
+            Self::Running => "running",
+            Self::Broken { .. } => "broken",
+        }
+    }
+
+    /// As a number: the place of the class is added to that of a broken queue.
+    fn code(self) -> u8 {
+        match self {
+            Self::Stopped => 0,
+            Self::Disabled => 1,
+            Self::Running => 2,
+            Self::Broken { fault } => {
+                let class = RingFault::CLASSES.iter().position(|class| *class == fault);
+                class.and_then(|class| u8::try_from(class).ok()).map_or(u8::MAX, |class| BROKEN.saturating_add(class))
+            }
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Stopped,
+            1 => Self::Disabled,
+            2 => Self::Running,
+            class => {
+                let class = usize::from(class.saturating_sub(BROKEN));
+                Self::Broken { fault: RingFault::CLASSES.get(class).copied().unwrap_or("unknown") }
+            }
+        }
+    }
+}
+
+/// The code of the first class of a broken queue.
+const BROKEN: u8 = 3;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_is_read_as_it_was_written() {
+        let broken = RingFault::CLASSES.map(|fault| QueueState::Broken { fault });
+        let stats = Stats::new(0, 1);
+        for state in [QueueState::Stopped, QueueState::Disabled, QueueState::Running].into_iter().chain(broken) {
+            stats.queue(0).unwrap().set_state(state);
+            assert_eq!(stats.snapshot().queues[0].state, state);
+        }
+        let json = serde_json::to_value(stats.snapshot()).unwrap();
+        assert_eq!(json["queues"][0]["state"], "broken");
+        assert_eq!(json["queues"][0]["fault"], "ring-outside");
+        stats.queue(0).unwrap().set_state(QueueState::Disabled);
+        let json = serde_json::to_value(stats.snapshot()).unwrap();
+        assert_eq!((&json["queues"][0]["state"], json["queues"][0].get("fault")), (&"disabled".into(), None));
+    }
 
     #[test]
     fn every_reason_has_a_counter_and_a_name_of_its_own() {

@@ -59,7 +59,7 @@ fn every_thread_has_a_filter_and_no_privileges() {
     daemon.says("\"seconds\":1");
     let threads = threads(&daemon);
     let names: BTreeSet<_> = threads.keys().map(String::as_str).collect();
-    let expected = ["ironring-backen", "signals", "session", "vhost-user", "data-plane", "relay", "stats"];
+    let expected = ["ironring-backen", "signals", "session", "vhost-user", "data-plane", "relay", "figures"];
     assert_eq!(names, expected.into());
     for (name, status) in &threads {
         assert_eq!(status["NoNewPrivs"], "1", "{name}");
@@ -68,12 +68,13 @@ fn every_thread_has_a_filter_and_no_privileges() {
             assert_eq!(u64::from_str_radix(&status[set], 16), Ok(0), "{name}: {set}");
         }
     }
-    // One of all threads and one for each step from the main thread, over those that this test may have itself.
+    // Two where sessions come from and two where they begin, one for each other step from the main thread, over those
+    // that this test may have itself.
     let filters = |name| threads[name]["Seccomp_filters"].parse::<u32>().unwrap() - own_filters();
     assert_eq!(filters("ironring-backen"), 2);
-    assert_eq!(filters("vhost-user"), 3);
-    for leaf in ["data-plane", "relay", "stats"] {
-        assert_eq!(filters(leaf), 4, "{leaf}");
+    assert_eq!(filters("vhost-user"), 4);
+    for leaf in ["data-plane", "relay", "figures"] {
+        assert_eq!(filters(leaf), 5, "{leaf}");
     }
     // The files of a process that cannot be dumped are root's.
     assert_eq!(std::fs::metadata(format!("/proc/{}/fd", daemon.child.id())).unwrap().uid(), 0);

@@ -1,7 +1,10 @@
-//! What single options are made of: ports and addresses, read from their text.
+//! What single options are made of: ports, addresses and forms of output, read from their text.
 
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
 
 /// Which port to open, for each connection anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,33 @@ impl FromStr for PortSpec {
             _ => Err("ports are tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN[:OUT]".to_owned()),
         }
     }
+}
+
+/// How counters are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatsFormat {
+    /// For people
+    Table,
+    /// One object a line
+    Json,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+}
+
+/// What is written to the log, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// How much.
+    pub level: LevelFilter,
+    /// In which form.
+    pub format: LogFormat,
 }
 
 /// An Ethernet address of one station.

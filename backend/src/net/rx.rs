@@ -21,6 +21,8 @@ pub struct Delivered {
     pub chains: u16,
     /// Frames delivered or dropped.
     pub frames: u16,
+    /// Whether it ended because the guest had no buffer, or too few, for the next frame.
+    pub full: bool,
 }
 
 /// Scratch for frames that take more than one chain (`VIRTIO_NET_F_MRG_RXBUF`, 5.1.6.4): what the chains hold, one
@@ -61,14 +63,25 @@ pub fn burst<W: Words, P: Port, H: Hook>(
     let mut done = Delivered::default();
     while done.frames < BURST {
         let Some(frame) = port.rx_peek() else { break };
-        let Ok(true) = vring.next_chain(chain) else { break };
+        match vring.next_chain(chain) {
+            Ok(true) => {}
+            Ok(false) => {
+                done.full = true;
+                break;
+            }
+            Err(_) => break,
+        }
         match deliver(vring, (&mut *chain, merge.as_deref_mut()), memory, frame, hook) {
             Ok(chains) => {
                 tally.frame(frame.len());
                 done.chains = done.chains.wrapping_add(chains);
             }
             Err(Stop::Drop) => tally.drop_packet(DropReason::RxSmallBuffer),
-            Err(Stop::Wait | Stop::Fault) => break,
+            Err(Stop::Wait) => {
+                done.full = true;
+                break;
+            }
+            Err(Stop::Fault) => break,
         }
         done.frames = done.frames.wrapping_add(1);
         port.rx_consume();

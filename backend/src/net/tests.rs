@@ -280,7 +280,7 @@ fn frames_reach_the_guest_behind_a_plain_header() {
             bench.ring.add(&[], &buffers).unwrap();
             bench.ring.publish();
             bench.put_into_port(&frame);
-            assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 1 });
+            assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 1, full: false });
             assert_eq!(bench.ring.take().unwrap().len as usize, HDR_BYTES + len);
             let mut expected = Header::PLAIN_RX.to_bytes().to_vec();
             expected.extend_from_slice(&frame);
@@ -299,7 +299,7 @@ fn a_receive_buffer_that_is_too_small_costs_the_frame_and_is_used_for_the_next()
     bench.put_into_port(&[2; 1500]);
     bench.put_into_port(&[3; 59]);
     bench.put_into_port(&[4; 59]);
-    assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 3 });
+    assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 3, full: true });
     assert_eq!(bench.ring.take(), Some(UsedElem { id: 0, len: 71 }));
     assert_eq!(bench.guest.read(bench.data + HDR_BYTES, 59), [3; 59]);
     assert_eq!(bench.tally.dropped(DropReason::RxSmallBuffer), 2);
@@ -341,7 +341,7 @@ fn a_frame_goes_over_as_many_buffers_as_it_takes() {
         // What was not used is used by a small frame each, so that the next case starts with an empty ring.
         for _ in usize::from(chains)..sizes.len() {
             bench.put_into_port(&[0; 14]);
-            assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 1 });
+            assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 1, full: false });
             bench.ring.take().unwrap();
         }
     }
@@ -354,21 +354,22 @@ fn a_frame_that_needs_more_buffers_waits_for_them_unless_there_can_be_no_more() 
     let long = frame(1, 1000);
     offer(&mut bench, &[400, 400]);
     bench.put_into_port(&long);
-    assert_eq!(bench.receive(), rx::Delivered::default(), "back-pressure: the guest is slow");
-    assert_eq!(bench.receive(), rx::Delivered::default());
+    let waits = rx::Delivered { full: true, ..rx::Delivered::default() };
+    assert_eq!(bench.receive(), waits, "back-pressure: the guest is slow");
+    assert_eq!(bench.receive(), waits);
     offer(&mut bench, &[400]);
-    assert_eq!(bench.receive(), rx::Delivered { chains: 3, frames: 1 });
+    assert_eq!(bench.receive(), rx::Delivered { chains: 3, frames: 1, full: false });
     for _ in 0..3 {
         bench.ring.take().unwrap();
     }
     // A ring full of buffers that are too small together.
     offer(&mut bench, &[3; 256]);
     bench.put_into_port(&long);
-    assert_eq!(bench.receive(), rx::Delivered { chains: 0, frames: 1 });
+    assert_eq!(bench.receive(), rx::Delivered { chains: 0, frames: 1, full: false });
     assert_eq!(bench.tally.dropped(DropReason::RxSmallBuffer), 1);
     // Nothing of it was used: a short frame takes the first of them.
     bench.put_into_port(&[7; 14]);
-    assert_eq!(bench.receive(), rx::Delivered { chains: 9, frames: 1 });
+    assert_eq!(bench.receive(), rx::Delivered { chains: 9, frames: 1, full: false });
 }
 
 #[test]
@@ -410,7 +411,7 @@ fn dropping_is_bounded_by_the_burst() {
     bench.vring.poll().unwrap();
     let Bench { vring, chain, memory, tally, .. } = &mut bench;
     let done = rx::burst(vring, (chain, None), memory, &mut Endless, &mut NoHook, tally);
-    assert_eq!(done, rx::Delivered { chains: 0, frames: BURST });
+    assert_eq!(done, rx::Delivered { chains: 0, frames: BURST, full: false });
 }
 
 proptest! {
@@ -431,7 +432,7 @@ proptest! {
         let buffers = bench.cut(HDR_BYTES + len, &back);
         bench.ring.add(&[], &buffers).unwrap();
         bench.ring.publish();
-        prop_assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 1 });
+        prop_assert_eq!(bench.receive(), rx::Delivered { chains: 1, frames: 1, full: false });
         prop_assert_eq!(bench.guest.read(bench.data + HDR_BYTES, len), frame);
     }
 }

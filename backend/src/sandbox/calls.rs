@@ -44,9 +44,9 @@ pub(super) fn of(role: Role) -> Result<Rules, SandboxError> {
     rules(lists.iter().copied().flatten())
 }
 
-/// The one call that starts threads in a way that a filter cannot tell from starting a process.
-pub(super) fn clone3() -> Result<Rules, SandboxError> {
-    rules(&[Call(libc::SYS_clone3, &[])])
+/// What the C library tries and does without.
+pub(super) fn dispensable() -> Result<Rules, SandboxError> {
+    rules(DISPENSABLE)
 }
 
 fn rules<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Result<Rules, SandboxError> {
@@ -129,8 +129,6 @@ const RELAY: &[Call] = &[
 /// What it takes to start a thread and to give it its filter.
 const START: &[Call] = &[
     Call(libc::SYS_clone, &[Bits(0, number(CLONE_THREAD), number(CLONE_THREAD))]),
-    // Refused by a filter of its own, which has to have the last word.
-    Call(libc::SYS_clone3, &[]),
     Call(libc::SYS_prctl, &[Is(0, number(PR_SET_NO_NEW_PRIVS))]),
     Call(libc::SYS_seccomp, &[Is(0, SECCOMP_SET_MODE_FILTER)]),
 ];
@@ -167,6 +165,14 @@ const MAIN: &[Call] = &[
     Call(libc::SYS_listen, &[]),
     Call(libc::SYS_connect, &[]),
     Call(libc::SYS_getsockname, &[]),
+];
+
+/// What the C library tries and does without.
+const DISPENSABLE: &[Call] = &[
+    // Starts threads in a way that a filter cannot tell from starting a process; `clone` comes after it.
+    Call(libc::SYS_clone3, &[]),
+    // To count CPUs in /sys, where many threads allocate; `sched_getaffinity` comes after it.
+    Call(libc::SYS_openat, &[]),
 ];
 
 /// The older forms of calls above, which libraries make on processors that have them.

@@ -18,7 +18,8 @@
 //!
 //! What is not on a thread's list does not exist for it: it fails with `ENOSYS`, as on a kernel that is older than the
 //! call. So a C library that is newer than this list falls back to older calls instead of failing. [`Refusal::End`] ends
-//! the process instead: what made the call is then most likely no code of ours.
+//! the process instead, but for the few calls that the C library is known to try and to do without: what made the call is
+//! then most likely no code of ours.
 //!
 //! A thread gets the filter of the thread that starts it and adds its own, which is stricter. Nothing takes a filter
 //! away. A library that is used within another program does none of this: [`Sandbox::none`] is the default.
@@ -95,8 +96,8 @@ pub enum SandboxError {
 struct Filters {
     /// By role, in the order of [`Role::ALL`].
     programs: [BpfProgram; Role::ALL.len()],
-    /// Makes the C library start threads in the way that a filter can see through.
-    no_clone3: BpfProgram,
+    /// Fails what the C library does without, whatever becomes of other calls.
+    dispensable: BpfProgram,
 }
 
 impl Role {
@@ -129,10 +130,15 @@ impl Sandbox {
     pub fn new(refusal: Refusal) -> Result<Self, SandboxError> {
         let mut programs = [const { BpfProgram::new() }; Role::ALL.len()];
         for (program, role) in programs.iter_mut().zip(Role::ALL) {
-            *program = compile(calls::of(role)?, refusal.action(), SeccompAction::Allow)?;
+            let mut rules = calls::of(role)?;
+            // Of two filters the stricter one counts: here they pass, so that the other one fails them.
+            if refusal == Refusal::End {
+                rules.extend(calls::dispensable()?);
+            }
+            *program = compile(rules, refusal.action(), SeccompAction::Allow)?;
         }
-        let no_clone3 = compile(calls::clone3()?, SeccompAction::Allow, SeccompAction::Errno(calls::ENOSYS))?;
-        Ok(Self(Some(Arc::new(Filters { programs, no_clone3 }))))
+        let dispensable = compile(calls::dispensable()?, SeccompAction::Allow, SeccompAction::Errno(calls::ENOSYS))?;
+        Ok(Self(Some(Arc::new(Filters { programs, dispensable }))))
     }
 
     /// Takes from this thread, and from all that it starts from now on, everything but the system calls, which
@@ -158,8 +164,9 @@ impl Sandbox {
     /// [`SandboxError::Seccomp`].
     pub fn enter(&self, role: Role) -> Result<(), SandboxError> {
         let Some(filters) = &self.0 else { return Ok(()) };
-        if role == Role::Main {
-            apply(&filters.no_clone3)?;
+        // Either may be the first, and their threads inherit it.
+        if matches!(role, Role::Main | Role::Session) {
+            apply(&filters.dispensable)?;
         }
         filters.programs.get(role.index()).map_or(Ok(()), apply)
     }

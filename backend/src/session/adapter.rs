@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use super::life::LastRequest;
 use super::relay::{Filter, Message, Side, Step};
 
 /// A filter with the adapter behind it.
@@ -19,11 +20,15 @@ pub(super) struct Adapter<F> {
     acknowledged: bool,
     /// Rings to be enabled or disabled then: the index, and 1 or 0 as the front-end said it.
     early: BTreeMap<u32, u32>,
+    /// What the front-end has sent last, for whoever wonders.
+    heard: LastRequest,
 }
 
 impl<F: Filter> Adapter<F> {
-    pub(super) const fn behind(filter: F) -> Self {
-        Self { filter, acknowledged: false, early: BTreeMap::new() }
+    /// An adapter for a new session, which tells `heard` about each request.
+    pub(super) fn behind(filter: F, heard: &LastRequest) -> Self {
+        heard.forget();
+        Self { filter, acknowledged: false, early: BTreeMap::new(), heard: heard.clone() }
     }
 
     /// What becomes of a request on its way to the session.
@@ -60,6 +65,7 @@ impl<F: Filter> Adapter<F> {
 
 impl<F: Filter> Filter for Adapter<F> {
     fn on_request(&mut self, message: Message) -> Vec<Step> {
+        self.heard.note(message.request());
         let mut steps = Vec::new();
         for step in self.filter.on_request(message) {
             match step {
@@ -131,7 +137,7 @@ mod tests {
 
     #[test]
     fn rings_enabled_early_are_enabled_when_features_are_acknowledged() {
-        let mut adapter = Adapter::behind(NoFilter);
+        let mut adapter = Adapter::behind(NoFilter, &LastRequest::default());
         assert_eq!(sent(adapter.on_request(enable(0, 1, 0))), []);
         assert_eq!(sent(adapter.on_request(enable(1, 1, 0))), []);
         let reply = (Side::FrontEnd, SET_VRING_ENABLE, VERSION | REPLY, vec![0; 8]);
@@ -151,7 +157,7 @@ mod tests {
 
     #[test]
     fn without_protocol_features_nothing_is_left_to_enable() {
-        let mut adapter = Adapter::behind(NoFilter);
+        let mut adapter = Adapter::behind(NoFilter, &LastRequest::default());
         adapter.on_request(enable(0, 0, 0));
         assert_eq!(sent(adapter.on_request(set_features(1 << 32))).len(), 1);
         assert_eq!(sent(adapter.on_request(set_features(PROTOCOL_FEATURES))).len(), 1);
@@ -159,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_is_malformed_is_for_the_session_to_refuse() {
-        let mut adapter = Adapter::behind(NoFilter);
+        let mut adapter = Adapter::behind(NoFilter, &LastRequest::default());
         for body in [&[][..], &[0; 7], &[0; 9], &[0xff; 8]] {
             let steps = sent(adapter.on_request(Message::new(SET_VRING_ENABLE, VERSION, body)));
             assert_eq!(steps, [(Side::Backend, SET_VRING_ENABLE, VERSION, body.to_vec())]);

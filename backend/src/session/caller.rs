@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::relay::NoFilter;
-use super::{Conduct, Opening, Ports, ServeError, conclude, contained, pause};
+use super::{Conduct, Opening, Ports, ServeError, contained, pause};
 
 /// Serves the front-end that listens at `path`, again and again. How many sessions there were.
 pub(super) fn serve<C: Conduct>(path: &Path, opening: &Opening<'_, C>, ports: Ports) -> Result<u64, ServeError> {
@@ -23,7 +23,7 @@ pub(super) fn serve<C: Conduct>(path: &Path, opening: &Opening<'_, C>, ports: Po
                     Some(filter) => opening.over_relay(connect, filter, ports.next()?),
                     None => opening.over_relay(connect, NoFilter, ports.next()?),
                 });
-                let ended = conclude(ended, opening.stop);
+                let ended = opening.life.conclude(ended, opening.stop);
                 served = served.saturating_add(1);
                 if opening.settings.once {
                     return Ok(ended.map(|()| served)?);

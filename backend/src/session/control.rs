@@ -120,8 +120,10 @@ impl WorkerRing {
         let (Some(size), Some(addrs)) = (described.size, described.addrs) else { return Ok(()) };
         let Some(kick) = described.waiting.take() else { return Ok(()) };
         let RingAddrs { desc, avail, used } = addrs;
-        self.worker.start(self.ring, RingSetup { size, desc, avail, used, base: described.base, kick })?;
+        let (base, kicked) = (described.base, kick.is_some());
+        self.worker.start(self.ring, RingSetup { size, desc, avail, used, base, kick })?;
         described.running = true;
+        tracing::debug!(ring = self.ring, size, base, kicked, enabled = described.enabled, "ring started");
         Ok(())
     }
 
@@ -144,6 +146,7 @@ impl WorkerRing {
     fn halt(&self, described: &mut Described) -> Result<(), RingError> {
         described.base = self.worker.stop(self.ring)?;
         described.running = false;
+        tracing::debug!(ring = self.ring, base = described.base, "ring stopped");
         Ok(())
     }
 }
@@ -201,6 +204,7 @@ impl RingControl for WorkerRing {
         let mut described = self.described();
         self.worker.set_enabled(self.ring, enabled)?;
         described.enabled = enabled;
+        tracing::debug!(ring = self.ring, enabled, "ring enabled or disabled");
         Ok(())
     }
 

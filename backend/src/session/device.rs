@@ -107,6 +107,8 @@ impl Device {
             }
         }
         self.worker.set_features(negotiated)?;
+        let features = negotiated.iter().map(Feature::name).collect::<Vec<_>>().join(" ");
+        tracing::debug!(features, "features negotiated");
         lock(&self.state).negotiated = Some(negotiated);
         Ok(())
     }
@@ -122,8 +124,9 @@ impl Device {
             return Err(SessionError::TooMuchMemory { bytes, max: MAX_MEMORY_BYTES });
         }
         let table = RegionTable::of_guest_memory(memory, self.seals)?;
+        self.worker.set_memory(table)?;
         tracing::debug!(regions, bytes, "memory table");
-        Ok(self.worker.set_memory(table)?)
+        Ok(())
     }
 }
 

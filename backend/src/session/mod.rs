@@ -22,19 +22,19 @@ mod adapter;
 mod caller;
 mod control;
 mod device;
+mod figures;
+mod life;
 pub mod listen;
 mod ports;
 pub mod relay;
 mod stop;
 mod vring;
 
-use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ironring_common::error::{Incompatible, OsError};
 use ironring_common::features::Negotiated;
@@ -51,6 +51,8 @@ pub use self::stop::StopToken;
 
 use self::adapter::Adapter;
 use self::device::Device;
+use self::figures::Figures;
+use self::life::Life;
 use self::listen::{Endpoint, handoff};
 use self::ports::AnyPort;
 use self::relay::{Filter, NoFilter, Relay};
@@ -150,6 +152,23 @@ pub enum SessionError {
     Os(#[from] OsError),
 }
 
+impl SessionError {
+    /// The reason in a word, for logs.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Features(_) => "features",
+            Self::Memory(_) | Self::TooManyRegions { .. } | Self::TooMuchMemory { .. } => "memory",
+            Self::Ring(_) => "ring",
+            Self::Worker(_) => "worker",
+            Self::Protocol(_) => "protocol",
+            Self::Panicked => "panic",
+            Self::Port(_) => "port",
+            Self::Sandbox(_) => "sandbox",
+            Self::Os(_) => "system",
+        }
+    }
+}
+
 /// Why serving ended before anybody asked for it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -179,11 +198,8 @@ pub fn serve(listener: UnixListener, settings: &Settings, stop: &StopToken) -> R
 /// [`SessionError`].
 pub fn serve_connection(stream: UnixStream, settings: &Settings, stop: &StopToken) -> Result<Report, SessionError> {
     let port = Ports::open(settings)?.next()?;
-    Opening { settings, conduct: &Honest, stop, accepted: AtomicBool::new(true) }.over_relay(
-        || Ok(stream),
-        NoFilter,
-        port,
-    )
+    let opening = Opening { settings, conduct: &Honest, stop, accepted: AtomicBool::new(true), life: Life::default() };
+    opening.over_relay(|| Ok(stream), NoFilter, port)
 }
 
 /// As [`serve`], from any endpoint and with any conduct. A connected endpoint is served once.
@@ -207,7 +223,7 @@ pub(crate) fn serve_ports<C: Conduct>(
     conduct: &C,
     stop: &StopToken,
 ) -> Result<u64, ServeError> {
-    let opening = Opening { settings, conduct, stop, accepted: AtomicBool::new(false) };
+    let opening = Opening { settings, conduct, stop, accepted: AtomicBool::new(false), life: Life::default() };
     let listener = match endpoint {
         Endpoint::Listening(listening) => &listening.listener,
         Endpoint::Connected(stream) => {
@@ -217,7 +233,7 @@ pub(crate) fn serve_ports<C: Conduct>(
                 Some(filter) => opening.over_relay(|| Ok(stream), filter, ports.next()?),
                 None => opening.over_relay(|| Ok(stream), NoFilter, ports.next()?),
             });
-            return Ok(conclude(ended, stop).map(|()| 1)?);
+            return Ok(opening.life.conclude(ended, stop).map(|()| 1)?);
         }
         Endpoint::Calling(path) => return caller::serve(path, &opening, ports),
     };
@@ -233,7 +249,7 @@ pub(crate) fn serve_ports<C: Conduct>(
             }
             // What cannot be accepted cannot be got rid of either.
             Err(SessionError::Os(error)) if !opening.has_accepted() => return Err(error.into()),
-            ended => conclude(ended, stop),
+            ended => opening.life.conclude(ended, stop),
         };
         served = served.saturating_add(1);
         if settings.once {
@@ -250,6 +266,8 @@ struct Opening<'a, C> {
     stop: &'a StopToken,
     /// Whether the front-end was taken out of the queue of the listener. One that was not is found there again.
     accepted: AtomicBool,
+    /// What is said about the sessions.
+    life: Life,
 }
 
 impl<C: Conduct> Opening<'_, C> {
@@ -294,11 +312,12 @@ impl<C: Conduct> Opening<'_, C> {
     ) -> Result<Report, SessionError> {
         let (listener, ours) = handoff()?;
         let sandbox = &self.settings.sandbox;
-        let session = Session { settings: self.settings, stop: self.stop, listener, port, hook: self.conduct.hook() };
+        let (settings, stop, life) = (self.settings, self.stop, &self.life);
+        let session = Session { settings, stop, life, listener, port, hook: self.conduct.hook() };
         std::thread::scope(|scope| {
             let serve = || {
                 sandbox.enter(Role::Session)?;
-                session.serve(|| Relay::start(connect()?, ours, Adapter::behind(filter), sandbox))
+                session.serve(|| Relay::start(connect()?, ours, Adapter::behind(filter, life.heard()), sandbox))
             };
             let thread = std::thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, serve);
             let thread = thread.map_err(|e| OsError::new("start a session thread", e))?;
@@ -312,6 +331,7 @@ impl<C: Conduct> Opening<'_, C> {
 struct Session<'a, H> {
     settings: &'a Settings,
     stop: &'a StopToken,
+    life: &'a Life,
     listener: UnixListener,
     port: AnyPort,
     hook: H,
@@ -320,7 +340,7 @@ struct Session<'a, H> {
 impl<H: Hook + Send + 'static> Session<'_, H> {
     /// Serves what comes through a relay, whose other end waits at the listener, from the first message to the end.
     fn serve(self, relay: impl FnOnce() -> Result<Relay, OsError>) -> Result<Report, SessionError> {
-        let Self { settings, stop, listener, port, hook } = self;
+        let Self { settings, stop, life, listener, port, hook } = self;
         let stats = Arc::new(Stats::new(0, settings.queues()));
         let worker = WorkerGuard(port.serve(settings, hook, Arc::clone(&stats))?);
         let breaker = Arc::new(Breaker::default());
@@ -333,14 +353,16 @@ impl<H: Hook + Send + 'static> Session<'_, H> {
         let relay = relay()?;
         breaker.connect(daemon.shutdown_handle());
         stop.watch(&breaker);
-        tracing::info!("a front-end is connected");
-        let ended = with_stats_lines(settings, &stats, || daemon.wait());
+        let figures = Figures::start(settings, life.begin(), life.heard(), &stats);
+        let ended = daemon.wait();
         let negotiated = device.negotiated();
         // The worker before the mappings, and both before the next front-end.
         let stopped = worker.0.shutdown();
         drop(daemon);
         // The session's end of the socket is closed, so the relay ends.
         let relayed = relay.join();
+        // The last figures, now that nothing is counted any more.
+        drop(figures);
         device.take_error().map_or_else(|| protocol_error(ended), Err)?;
         stopped?;
         relayed?;
@@ -362,23 +384,6 @@ impl Drop for WorkerGuard {
 fn contained(session: impl FnOnce() -> Result<Report, SessionError>) -> Result<Report, SessionError> {
     // What the session shared with the rest is a socket, a stop token and the list of ports, all whole at any moment.
     catch_unwind(AssertUnwindSafe(session)).unwrap_or(Err(SessionError::Panicked))
-}
-
-/// Writes to the log how a session ended.
-fn conclude(ended: Result<Report, SessionError>, stop: &StopToken) -> Result<(), SessionError> {
-    match ended {
-        Ok(report) => {
-            let json = serde_json::to_string(&report.stats).unwrap_or_default();
-            tracing::info!("the session has ended: {json}");
-            Ok(())
-        }
-        // Cut by us: how far the front-end was does not matter.
-        Err(SessionError::Protocol(_)) if stop.is_stopped() => Ok(()),
-        Err(error) => {
-            tracing::warn!("the session was ended: {error}");
-            Err(error)
-        }
-    }
 }
 
 /// Waits until a front-end has connected; `false` if `stop` came first.
@@ -433,46 +438,6 @@ fn set_up(error: DaemonError) -> SessionError {
         }
         other => OsError::new("set up a session", std::io::Error::other(other.to_string())).into(),
     }
-}
-
-/// Runs `session`, and meanwhile writes the counters to stderr at each `interval`, one JSON object a line.
-fn with_stats_lines<T>(settings: &Settings, stats: &Stats, session: impl FnOnce() -> T) -> T {
-    let Some(interval) = settings.stats else { return session() };
-    std::thread::scope(|scope| {
-        let (end, ended) = channel();
-        let lines = std::thread::Builder::new().name("stats".to_owned()).spawn_scoped(scope, move || {
-            match settings.sandbox.enter(Role::Figures) {
-                Ok(()) => write_stats_lines(interval, stats, &ended),
-                Err(error) => tracing::warn!("no statistics for this session: {error}"),
-            }
-        });
-        if let Err(error) = lines {
-            tracing::warn!("no statistics for this session: {error}");
-        }
-        let result = session();
-        drop(end);
-        result
-    })
-}
-
-fn write_stats_lines(interval: Duration, stats: &Stats, ended: &Receiver<()>) {
-    let started = Instant::now();
-    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(interval) {
-        let line = StatsLine { seconds: started.elapsed().as_secs(), counters: stats.snapshot() };
-        if let Ok(line) = serde_json::to_string(&line) {
-            // Whoever closed stderr does not want the numbers.
-            let _ = writeln!(std::io::stderr().lock(), "{line}");
-        }
-    }
-}
-
-/// One line of `--stats`.
-#[derive(serde::Serialize)]
-struct StatsLine {
-    /// Seconds since the front-end connected.
-    seconds: u64,
-    #[serde(flatten)]
-    counters: Snapshot,
 }
 
 /// How long to wait for a shortage to pass.

@@ -228,6 +228,13 @@ impl<W: Words> SplitVring<W> {
         }
     }
 
+    /// Whether the last thing that the driver was told is that kicks are not needed.
+    #[inline]
+    #[must_use]
+    pub fn kicks_are_suppressed(&self) -> bool {
+        self.kicks == Some(Kicks::Suppressed)
+    }
+
     /// Ends the ring: nothing more is taken. Returns the index to go on from, that is, the first chain not completed.
     pub fn stop(&mut self) -> u16 {
         debug_assert_eq!(self.next_avail, self.next_used, "everything that was taken is completed");

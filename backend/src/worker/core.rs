@@ -76,6 +76,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         let started = self.rings.get_mut(ring).ok_or(ControlError::NoSuchRing { ring, rings })?;
         started.start(setup, layout, memory, self.features)?;
         started.moment(Moment::Start, &mut self.hook, memory);
+        started.show(&self.stats);
         self.idle = false;
         Ok(())
     }
@@ -85,6 +86,13 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// # Errors
     /// [`ControlError::NoSuchRing`], [`ControlError::NotRunning`].
     pub fn stop(&mut self, ring: usize) -> Result<u16, ControlError> {
+        let base = self.end(ring)?;
+        self.show();
+        Ok(base)
+    }
+
+    /// As [`stop`](Self::stop), without a word in the statistics about the state.
+    fn end(&mut self, ring: usize) -> Result<u16, ControlError> {
         self.ring(ring)?;
         if let (Some(stopped), Some(memory)) = (self.rings.get(ring), &self.memory) {
             stopped.moment(Moment::Stop, &mut self.hook, memory);
@@ -94,11 +102,12 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         self.ring(ring)?.stop()
     }
 
-    /// Stops all rings that run.
+    /// Stops all rings that run. The statistics go on to show the states that they had, which tell why frames did or
+    /// did not flow before this end.
     pub fn stop_all(&mut self) {
         for ring in 0..self.rings.len() {
             // Rings that do not run say so; there is nothing to do for them.
-            let _ = self.stop(ring);
+            let _ = self.end(ring);
         }
     }
 
@@ -109,6 +118,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// [`ControlError::NoSuchRing`].
     pub fn set_enabled(&mut self, ring: usize, enabled: bool) -> Result<(), ControlError> {
         self.ring(ring)?.set_enabled(enabled);
+        self.show();
         Ok(())
     }
 
@@ -164,6 +174,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
             ring.relocate(&memory);
         }
         self.memory = Some(memory);
+        self.show();
     }
 
     /// One pass: each ring has its turn, transmit before receive. Never waits.
@@ -248,6 +259,11 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     #[must_use]
     pub const fn stats(&self) -> &Arc<Stats> {
         &self.stats
+    }
+
+    /// Shows counters and states of all rings as they are now.
+    fn show(&self) {
+        self.rings.iter().for_each(|ring| ring.show(&self.stats));
     }
 
     fn ring(&mut self, ring: usize) -> Result<&mut Ring, ControlError> {

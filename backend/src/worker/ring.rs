@@ -11,9 +11,9 @@ use ironring_common::shm::table::RegionTable;
 use ironring_common::spec::split::{avail_bytes, desc_bytes, used_bytes};
 
 use super::command::{ControlError, RingSetup, Signals};
-use crate::net::{rx, tx};
+use crate::net::{BURST, rx, tx};
 use crate::port::Port;
-use crate::stats::{Stats, Tally};
+use crate::stats::{QueueState, Stats, Tally};
 use crate::vring::RingFault;
 use crate::vring::chain::Chain;
 use crate::vring::hook::{Hook, Moment, RingMemory};
@@ -46,6 +46,10 @@ struct Running {
     kick: Option<Doorbell>,
     /// Whether the fault was counted and signalled.
     reported: bool,
+    /// Whether the driver has been asked not to kick since the last look.
+    quiet: bool,
+    /// Whether the other side had no room, and no progress was made since.
+    full: bool,
 }
 
 /// What all rings of a worker share during a pass.
@@ -91,6 +95,8 @@ impl Ring {
             areas,
             kick: setup.kick,
             reported: false,
+            quiet: false,
+            full: false,
         });
         Ok(())
     }
@@ -105,6 +111,8 @@ impl Ring {
     pub(super) fn relocate(&mut self, memory: &RegionTable) {
         let Some(running) = &mut self.running else { return };
         let queue = self.queue;
+        // What the new memory tells the driver about kicks is not known.
+        running.quiet = false;
         match running.layout.resolve(memory) {
             Ok(areas) => {
                 let Areas { desc, avail, used } = areas.clone();
@@ -125,7 +133,7 @@ impl Ring {
     #[inline]
     pub(super) fn serve_tx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
         let Some(running) = &mut self.running else { return 0 };
-        if !running.look(shared) {
+        if !running.look(shared, &mut self.tally) {
             return self.nothing(shared);
         }
         let Running { vring, chain, .. } = running;
@@ -134,7 +142,9 @@ impl Ring {
         } else {
             tx::discard(vring, chain, shared.hook, &mut self.tally)
         };
-        self.finish(done, u32::from(done), shared)
+        // Chains are left, which a fault would have forgotten, and there was time for more: the port took none.
+        let full = done < BURST && vring.available() > 0;
+        self.finish(done, u32::from(done), full, shared)
     }
 
     /// One turn of a receive ring (port to guest); how many frames were delivered or dropped. A disabled ring
@@ -148,13 +158,16 @@ impl Ring {
         if !(pending || H::ACTIVE) {
             return 0;
         }
-        if !running.look(shared) || !pending {
+        if !running.look(shared, &mut self.tally) || !pending {
+            if pending && running.vring.fault().is_none() {
+                self.note_full(shared.stats);
+            }
             return self.nothing(shared);
         }
         let Running { vring, chain, merge, .. } = running;
         let scratch = (chain, merge.as_mut());
         let done = rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally);
-        self.finish(done.chains, u32::from(done.frames), shared)
+        self.finish(done.chains, u32::from(done.frames), done.full, shared)
     }
 
     /// A moment of this ring's life that is none of a burst.
@@ -223,10 +236,29 @@ impl Ring {
         self.running.as_ref()?.vring.fault()
     }
 
+    /// What the ring does.
+    pub(super) fn state(&self) -> QueueState {
+        match (self.fault(), self.running.is_some()) {
+            (Some(fault), _) => QueueState::Broken { fault: fault.class() },
+            (None, false) => QueueState::Stopped,
+            (None, true) if self.enabled => QueueState::Running,
+            (None, true) => QueueState::Disabled,
+        }
+    }
+
+    /// Shows the counters and the state as they are now.
+    pub(super) fn show(&self, stats: &Stats) {
+        if let Some(counters) = stats.queue(self.ring) {
+            counters.store(&self.tally);
+            counters.set_state(self.state());
+        }
+    }
+
     pub(super) fn arm_kick(&mut self) {
         if let Some(running) = &mut self.running
             && running.vring.fault().is_none()
         {
+            running.quiet = false;
             running.vring.arm_kick();
         }
     }
@@ -255,7 +287,7 @@ impl Ring {
 
     /// The end of a burst: publish, call the driver, store the counters.
     #[inline]
-    fn finish<P, H: Hook>(&mut self, done: u16, progress: u32, shared: &mut Shared<'_, P, H>) -> u32 {
+    fn finish<P, H: Hook>(&mut self, done: u16, progress: u32, full: bool, shared: &mut Shared<'_, P, H>) -> u32 {
         if let Some(running) = &mut self.running
             && done > 0
         {
@@ -264,13 +296,33 @@ impl Ring {
             running.at(Moment::PostUse, shared.hook, shared.memory);
             self.call_driver(shared.hook);
         }
-        if progress > 0
-            && let Some(counters) = shared.stats.queue(self.ring)
-        {
-            counters.store(&self.tally);
+        if progress > 0 {
+            if let Some(running) = &mut self.running {
+                running.full = full;
+            }
+            self.tally.full = self.tally.full.wrapping_add(u64::from(full));
+            if let Some(counters) = shared.stats.queue(self.ring) {
+                counters.store(&self.tally);
+            }
+        } else if full {
+            self.note_full(shared.stats);
         }
         self.report(shared.stats);
         progress
+    }
+
+    /// A turn made no progress because the other side had no room: counted the first time in a row.
+    #[inline]
+    fn note_full(&mut self, stats: &Stats) {
+        if let Some(running) = &mut self.running
+            && !running.full
+        {
+            running.full = true;
+            self.tally.full = self.tally.full.wrapping_add(1);
+            if let Some(counters) = stats.queue(self.ring) {
+                counters.store(&self.tally);
+            }
+        }
     }
 
     /// Signals the driver if it wants to be signalled.
@@ -309,6 +361,7 @@ impl Ring {
     #[cold]
     fn report_fault(&mut self, fault: &RingFault, stats: &Stats) {
         let count = stats.queue(self.ring).map_or(1, |counters| counters.count_fault(fault));
+        self.show(stats);
         if count.is_power_of_two() {
             tracing::warn!(queue = self.queue, class = fault.class(), count, "{fault}; the ring is left alone");
         }
@@ -323,12 +376,17 @@ impl Ring {
 
 impl Running {
     /// Polls the ring; whether there are chains to serve.
+    ///
+    /// The driver has saved kicks if there are chains that it added, all of them, while it was asked not to kick: that
+    /// is so if it had been asked at the last look. Right after a sleep it was not; it has just kicked.
     #[inline]
-    fn look<P, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> bool {
+    fn look<P, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>, tally: &mut Tally) -> bool {
+        let quiet = std::mem::replace(&mut self.quiet, self.vring.kicks_are_suppressed());
         let before = self.vring.available();
         self.at(Moment::Look, shared.hook, shared.memory);
         let Ok(now) = self.vring.poll() else { return false };
         if now > before {
+            tally.kicks_suppressed = tally.kicks_suppressed.wrapping_add(u64::from(quiet));
             self.at(Moment::Post, shared.hook, shared.memory);
         }
         now > 0

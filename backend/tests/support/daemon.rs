@@ -1,4 +1,4 @@
-//! The program as a process of its own.
+//! The daemon as a process, and what it says.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
@@ -63,6 +63,11 @@ impl Daemon {
             }
             before.push(line);
         }
+    }
+
+    /// A line that it has said and that nobody has read yet.
+    pub(crate) fn said(&self) -> Option<String> {
+        self.lines.try_recv().ok()
     }
 
     pub(crate) fn connect(&self) -> FrontEnd {
