@@ -21,6 +21,7 @@ use ironring_common::error::OsError;
 use ironring_common::spec::net::ETH_HEADER_BYTES;
 use ironring_driver::net::{NetError, RxBatch, TxQueue, VirtioNet};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
@@ -108,7 +109,7 @@ impl<'a, P: Port> Bridge<'a, P> {
     }
 
     /// Carries frames until it is to end, or cannot go on.
-    pub(super) fn run(mut self, net: &mut VirtioNet) -> (Outcome, TapCounts) {
+    pub(super) fn run(&mut self, net: &mut VirtioNet) -> (Outcome, TapCounts) {
         let mut batch = RxBatch::new(BURST, net.tx().frame_max());
         let started = Instant::now();
         let stopped = self.carry(net, &mut batch, started).err();
@@ -130,10 +131,11 @@ impl<'a, P: Port> Bridge<'a, P> {
             if left == Some(Duration::ZERO) {
                 break;
             }
-            // A backend that went away says so on the socket only.
             if now.duration_since(checked) >= CHECK {
                 checked = now;
+                // A backend that went away says so on the socket only.
                 net.check().map_err(Stop::Net)?;
+                self.check_port()?;
             }
             if out || back {
                 moved_at = now;
@@ -210,20 +212,24 @@ impl<'a, P: Port> Bridge<'a, P> {
         slept
     }
 
+    /// Until the port, the device or a signal has something.
     fn sleep(&self, net: &mut VirtioNet, limit: Duration) -> Result<(), Stop> {
         let rx = net.rx();
-        let ours = if self.peeked { None } else { self.port.readable_fd() };
-        let last = ours.unwrap_or_else(|| rx.call_fd());
-        let watched = [self.ending.wake.as_fd(), rx.call_fd(), last];
-        let mut fds = watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        match rustix::event::poll(&mut fds, Timespec::try_from(limit).ok().as_ref()) {
-            // An interface that was deleted is ready for ever.
-            Ok(_) if ours.is_some() && fds[2].revents().contains(PollFlags::ERR) => {
-                Err(Stop::TapGone { name: self.name.to_owned() })
-            }
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(Stop::Net(NetError::Os(OsError::new("wait for frames", error)))),
+        let port = self.port.readable_fd().filter(|_| !self.peeked);
+        let watched = [self.ending.wake.as_fd(), rx.call_fd(), port.unwrap_or_else(|| rx.call_fd())];
+        poll(&mut watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)), limit)
+    }
+
+    /// An interface that was deleted gives no frames and takes none, and is in error for ever.
+    fn check_port(&self) -> Result<(), Stop> {
+        let Some(port) = self.port.readable_fd() else { return Ok(()) };
+        let mut fds = [PollFd::from_borrowed_fd(port, PollFlags::empty())];
+        poll(&mut fds, Duration::ZERO)?;
+        let [port] = fds;
+        if port.revents().contains(PollFlags::ERR) {
+            return Err(Stop::TapGone { name: self.name.to_owned() });
         }
+        Ok(())
     }
 
     /// Whether the port keeps a frame that the interface had no room for: there is no slot even for the shortest.
@@ -273,7 +279,185 @@ impl TapCounts {
     }
 }
 
+/// Waits for one of `fds`, at most `limit`.
+fn poll(fds: &mut [PollFd<'_>], limit: Duration) -> Result<(), Stop> {
+    match rustix::event::poll(fds, Timespec::try_from(limit).ok().as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(Stop::Net(NetError::Os(OsError::new("wait for frames", error)))),
+    }
+}
+
 /// How long a sleep is while a frame waits for a slot or for room in the interface: nothing tells of either.
 const RETRY: Duration = Duration::from_millis(1);
 /// The exit status of a process that a second signal ends.
 const AT_ONCE: i32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io::PipeWriter;
+    use std::os::fd::BorrowedFd;
+    use std::thread::JoinHandle;
+
+    use ironring_backend::config::Settings;
+    use ironring_backend::session::{Report, SessionError, StopToken, serve_connection};
+    use ironring_driver::net::NetOptions;
+    use ironring_driver::transport::{Deadlines, VhostUser};
+
+    use super::*;
+
+    /// A port that gives `out`, keeps what it is given, and ends the run when it has `due` frames.
+    struct Wire<'a> {
+        out: VecDeque<Vec<u8>>,
+        back: Vec<Vec<u8>>,
+        due: usize,
+        slot: Vec<u8>,
+        /// How often it was asked for a frame.
+        looks: u32,
+        fd: BorrowedFd<'a>,
+        ending: &'a Ending,
+        stats: PortStats,
+    }
+
+    impl Port for Wire<'_> {
+        fn tx_slot(&mut self, len: usize) -> Option<&mut [u8]> {
+            self.slot = vec![0; len];
+            (len != NO_ROOM).then_some(&mut self.slot)
+        }
+
+        fn tx_commit(&mut self) {
+            self.stats.taken_frames += 1;
+            self.back.push(std::mem::take(&mut self.slot));
+            if self.back.len() == self.due {
+                self.ending.came.store(true, Ordering::SeqCst);
+            }
+        }
+
+        fn rx_peek(&mut self) -> Option<&[u8]> {
+            self.looks += 1;
+            self.out.front().map(Vec::as_slice)
+        }
+
+        fn rx_consume(&mut self) {
+            self.stats.given_frames += u64::from(self.out.pop_front().is_some());
+        }
+
+        fn readable_fd(&self) -> Option<BorrowedFd<'_>> {
+            Some(self.fd)
+        }
+
+        fn stats(&self) -> PortStats {
+            self.stats
+        }
+    }
+
+    type Session = JoinHandle<Result<Report, SessionError>>;
+
+    /// A device with queues of 4 on a loopback, and what ends it.
+    fn device() -> (VirtioNet, Session, StopToken) {
+        let (front, back) = UnixStream::pair().unwrap();
+        let stop = StopToken::new().unwrap();
+        let session = std::thread::spawn({
+            let stop = stop.clone();
+            move || serve_connection(back, &Settings::default(), &stop)
+        });
+        let channel = VhostUser::from_stream(front, Deadlines::default()).unwrap();
+        let options = NetOptions { queue_size: 4, calls: true, ..NetOptions::default() };
+        (VirtioNet::bring_up(channel, options).unwrap(), session, stop)
+    }
+
+    fn ending() -> (Ending, UnixStream) {
+        let (wake, rung) = UnixStream::pair().unwrap();
+        (Ending { came: Arc::default(), wake }, rung)
+    }
+
+    /// Runs a bridge over these frames; the port ends it after `due` came back.
+    fn run(
+        net: &mut VirtioNet,
+        wait: WaitMode,
+        limit: Duration,
+        frames: &[Vec<u8>],
+        due: usize,
+        fd: BorrowedFd<'_>,
+    ) -> (Outcome, TapCounts, Vec<Vec<u8>>, u32) {
+        let (ending, _rung) = ending();
+        let (out, stats) = (frames.iter().cloned().collect(), PortStats::default());
+        let wire = Wire { out, back: Vec::new(), due, slot: Vec::new(), looks: 0, fd, ending: &ending, stats };
+        let mut bridge = Bridge::new(wire, "wire", wait, Some(limit), &ending);
+        let (outcome, counts) = bridge.run(net);
+        (outcome, counts, bridge.port.back, bridge.port.looks)
+    }
+
+    fn pipe() -> (std::io::PipeReader, PipeWriter) {
+        std::io::pipe().unwrap()
+    }
+
+    #[test]
+    fn every_frame_goes_through_in_order_or_is_counted() {
+        let (quiet, _writer) = pipe();
+        let len = |number: usize| match number % 10 {
+            3 => 3000,
+            7 => NO_ROOM,
+            _ => 60 + number,
+        };
+        let frames: Vec<Vec<u8>> = (0..200).map(|number| vec![number as u8; len(number)]).collect();
+        let through: Vec<_> = frames.iter().filter(|frame| ![3000, NO_ROOM].contains(&frame.len())).cloned().collect();
+        for wait in [WaitMode::Poll, WaitMode::Adaptive, WaitMode::Interrupt] {
+            let (mut net, session, _) = device();
+            let (outcome, counts, back, _) = run(&mut net, wait, LONG, &frames, through.len(), quiet.as_fd());
+            assert!(outcome.stopped.is_none(), "{outcome:?}");
+            assert!(back == through, "{wait:?}: {} of {} came back", back.len(), through.len());
+            let drops = TapDrops { too_long: 20, no_room: 20, ..TapDrops::default() };
+            assert_eq!((counts.frames_in, counts.frames_out, counts.lost, counts.drops), (200, 160, 40, drops));
+            assert_eq!((outcome.seen.sent, outcome.seen.received), (180, 180));
+            assert!(net.tx().stats().full > 0, "bursts of {BURST} do not fit into a queue of 4");
+            net.close().unwrap();
+            session.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_to_do_is_done_asleep() {
+        let (quiet, _writer) = pipe();
+        for (wait, most) in [(WaitMode::Interrupt, 100), (WaitMode::Adaptive, 20_000)] {
+            let (mut net, session, _) = device();
+            let (outcome, _, _, looks) = run(&mut net, wait, 3 * CHECK, &[], 1, quiet.as_fd());
+            assert!(outcome.stopped.is_none() && outcome.took >= 3 * CHECK, "{outcome:?}");
+            assert!(looks < most, "{wait:?} looked {looks} times");
+            drop(net);
+            session.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_not_sent_when_the_backend_leaves_is_counted() {
+        let (quiet, _writer) = pipe();
+        let (mut net, session, stop) = device();
+        stop.stop();
+        let _ = session.join().unwrap();
+        let frames = vec![vec![1; 60]; 9];
+        let (outcome, counts, ..) = run(&mut net, WaitMode::Interrupt, LONG, &frames, 9, quiet.as_fd());
+        assert!(matches!(outcome.stopped, Some(Stop::Net(NetError::Transport(_)))), "{outcome:?}");
+        assert_eq!((outcome.seen.sent, counts.frames_in, counts.lost, counts.drops.unsent), (4, 5, 1, 1));
+    }
+
+    /// A pipe that nobody reads from is in error as an interface is that was deleted.
+    #[test]
+    fn an_interface_that_is_gone_ends_the_run() {
+        for wait in [WaitMode::Poll, WaitMode::Adaptive, WaitMode::Interrupt] {
+            let (reader, gone) = pipe();
+            drop(reader);
+            let (mut net, session, _) = device();
+            let (outcome, ..) = run(&mut net, wait, LONG, &[], 1, gone.as_fd());
+            let stop = outcome.stopped.unwrap();
+            assert!(stop.to_string().contains("wire was deleted"), "{stop}");
+            drop(net);
+            session.join().unwrap().unwrap();
+        }
+    }
+
+    /// Bytes of frames that the wire has no room for.
+    const NO_ROOM: usize = 1000;
+    /// Much longer than any of this takes.
+    const LONG: Duration = Duration::from_secs(20);
+}
