@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -87,7 +88,9 @@ fn between_two_interfaces(wait: &str, signal: Signal) {
     assert!(near.identity != far.identity && namespace_of("self").unwrap() != near.identity);
     let mut command = near.command(env!("CARGO_BIN_EXE_ironring"));
     command.args(["pair", "--tap", "A", "--port", "tap:B", "--wait", wait, "--json"]).stdin(Stdio::null());
-    let mut running = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    // A group of its own, to which the signal goes as from Ctrl-C in a terminal.
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut running = Running(command.spawn().unwrap());
     let pair = &mut running.0;
     until(LIMIT, || (near.has_interface("A") && near.has_interface("B")).then_some(()));
     let backend = handle(until(LIMIT, || children(pair.id()).first().copied()));
@@ -102,7 +105,7 @@ fn between_two_interfaces(wait: &str, signal: Signal) {
     assert!(ping.contains(" 20 received"), "{ping}");
 
     let process = handle(pair.id());
-    rustix::process::kill_process(Pid::from_child(pair), signal).unwrap();
+    rustix::process::kill_process_group(Pid::from_child(pair), signal).unwrap();
     let (stdout, stderr) = ended(pair, &process);
     assert_eq!(pair.wait().unwrap().code(), Some(0), "{stderr}");
     let json: serde_json::Value = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));

@@ -55,10 +55,9 @@ serve() { # ADDRESS
     pids+=($!)
     wait_for 10 "the server at $1" near curl -sf -o /dev/null "http://$1:8099/again"
 }
-serve 10.98.0.2
 iperf3 -s >"$work/iperf.log" 2>&1 &
 pids+=($!)
-wait_for 10 "iperf3" near iperf3 -c 10.97.0.2 -n 1
+serve 10.98.0.2
 
 # ---- Traffic --------------------------------------------------------------------------------------------------------
 
