@@ -31,7 +31,8 @@ pub struct PairArgs {
     /// rings, what the rings give goes there. Nothing is compared, so the result has no `frames_verified`
     #[arg(long, value_name = "NAME", conflicts_with_all = ["pcap", "out", "frames", "size"])]
     pub tap: Option<String>,
-    /// Where the backend has its end: tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN[:OUT] [default: loopback]
+    /// Where the backend has its end, as the daemon reads it: tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN or
+    /// pcap:IN:OUT [default: loopback]
     #[arg(long, value_name = "PORT", requires = "tap", conflicts_with = "socket", value_parser = port)]
     pub port: Option<String>,
     /// End after this time; without it the pair ends at SIGINT or SIGTERM
