@@ -91,11 +91,15 @@ peer_qemu() {
     integration/peers/qemu/run.sh "$(target_dir)/release/ironring-backend"
 }
 
-# The driver on a TAP interface in one network namespace, the daemon on one in another.
+# The driver on a TAP interface in one network namespace, the daemon on one in another; then both in `ironring pair`. The
+# tool comes first, so that the daemon that is left is the one without hostile mode.
 peer_live() {
+    local built
+    built=$(target_dir)/release
+    step cargo build --release --locked -p ironring-integration
     step cargo build --release --locked -p ironring-backend
     step cargo build --release --locked -p ironring-driver --example tap
-    integration/peers/live/run.sh "$(target_dir)/release/ironring-backend" "$(target_dir)/release/examples/tap"
+    integration/peers/live/run.sh "$built/ironring-backend" "$built/examples/tap" "$built/ironring"
 }
 
 # Debian's kernel for clouds, unpacked and not installed.

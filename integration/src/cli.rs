@@ -30,7 +30,8 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Send frames round: driver, backend in a process of its own, driver; compare every one
+    /// Send frames round: driver, backend in a process of its own, driver; compare every one, or with --tap carry
+    /// live traffic
     Pair(Box<PairArgs>),
     /// List the attacks, or show one
     Attacks {

@@ -87,7 +87,7 @@ impl DemoReport {
         text += &format!(
             "\n{}  {} of {} frames equal, {} of {hardened} attacks contained, {} of them bit the ring that trusts, {:.0} s\n",
             paint(word, look),
-            grouped(self.pairs.iter().map(|pair| pair.frames_verified).sum()),
+            grouped(self.pairs.iter().map(PairReport::verified).sum()),
             grouped(self.pairs.iter().map(|pair| pair.frames_sent).sum()),
             self.audit.contained,
             self.audit.bites_trusting,
@@ -107,8 +107,8 @@ impl DemoReport {
             table.row(vec![
                 Cell::new(pair.layout.name()),
                 Cell::number(grouped(pair.frames_sent)),
-                Cell::number(grouped(pair.frames_verified)),
-                Cell::number(format!("{:.1}", pair.mfps)),
+                Cell::number(grouped(pair.verified())),
+                Cell::number(format!("{:.1}", pair.compared.map_or(0.0, |compared| compared.mfps))),
                 result,
             ]);
         }

@@ -34,6 +34,18 @@ fn arguments_that_cannot_be_are_usage_errors() {
         (&["pair", "--mode", "evil"], &["hostile:ID"]),
         (&["pair", "--mode", "hostile:"], &["no attack is named"]),
         (&["pair", "--mode", "hostile:A01,A99"], &["`A99`", "did you mean"]),
+        (&["pair", "--tap", "t", "--pcap", "x"], &["--tap", "--pcap"]),
+        (&["pair", "--tap", "t", "--pcap", "x", "--out", "y"], &["--tap", "--pcap"]),
+        (&["pair", "--tap", "t", "--out", "x"], &["--tap", "--out"]),
+        (&["pair", "--tap", "t", "--frames", "9"], &["--tap", "--frames"]),
+        (&["pair", "--tap", "t", "--size", "64"], &["--tap", "--size"]),
+        (&["pair", "--tap", "t", "--mode", "hostile:A01"], &["--tap", "hostile", "compared"]),
+        (&["pair", "--tap", "t", "--seconds", "0"], &["--seconds", "1.."]),
+        (&["pair", "--tap", "t", "--port", "nowhere"], &["--port", "ports are tap:NAME"]),
+        (&["pair", "--tap", "t", "--port", "null", "--socket", "x"], &["--port", "--socket"]),
+        (&["pair", "--tap", "sixteen-letters!"], &["`sixteen-letters!`", "1 to 15 characters"]),
+        (&["pair", "--port", "null"], &["--tap <NAME>"]),
+        (&["pair", "--seconds", "9"], &["--tap <NAME>"]),
         (&["pair", "--log", "loud"], &["error, warn, info, debug, trace"]),
         (&["attacks", "show"], &["ID|NAME"]),
         (&["audit", "--seeds", "0"], &["--seeds"]),
@@ -100,6 +112,12 @@ fn a_backend_that_is_not_there_is_a_thing_that_is_missing() {
     let json = said.json();
     assert!(json["error"].as_str().unwrap().contains(socket));
     assert_eq!(json["skipped"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_port_that_the_backend_cannot_open_is_a_thing_that_is_missing() {
+    let parts = ["the backend said", "cannot read the capture", "/nowhere/in.pcap"];
+    ironring(&["pair", "--tap", "t", "--port", "pcap:/nowhere/in.pcap"]).refused(3, &parts);
 }
 
 #[test]

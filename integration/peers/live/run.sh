@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Live traffic through the rings: the driver on a TAP interface in one network namespace, the daemon on a TAP interface in
-# another, and between them nothing but shared memory. Beside it, for comparison, a plain veth pair.
+# another, and between them nothing but shared memory. Beside it, for comparison, a plain veth pair. Then the same with
+# both ends in `ironring pair`.
 #
-# usage: run.sh DAEMON DRIVER      (DRIVER: the example `tap` of ironring-driver)
+# usage: run.sh DAEMON DRIVER TOOL      (DRIVER: the example `tap` of ironring-driver; TOOL: ironring)
 #
 # Exit status: 0 held, 1 did not, 3 this machine lacks something (a line says what).
 set -euo pipefail
@@ -11,6 +12,7 @@ here=$(dirname "$(readlink -f "$0")")
 source "$here/../harness.sh"
 daemon=$(readlink -f "$1")
 driver=$(readlink -f "$2")
+tool=$(readlink -f "$3")
 seconds=${SECONDS_PER_RUN:-4}
 
 if [ -z "${IRONRING_NAMESPACE:-}" ]; then
@@ -19,7 +21,7 @@ if [ -z "${IRONRING_NAMESPACE:-}" ]; then
     export IRONRING_NAMESPACE=1
     # /run is this script's own, so that `ip netns` keeps its names there; all of it ends with the script.
     exec unshare "${user_map[@]}" --net --mount --propagation private \
-        sh -c 'mount -t tmpfs none /run && mkdir /run/netns && exec "$@"' sh "$0" "$daemon" "$driver"
+        sh -c 'mount -t tmpfs none /run && mkdir /run/netns && exec "$@"' sh "$0" "$daemon" "$driver" "$tool"
 fi
 begin
 
@@ -48,23 +50,29 @@ pids+=("$driver_pid")
 wait_for 10 "the driver" near ping -c 1 -W 1 10.98.0.2 >/dev/null
 
 echo >"$work/again"
-python3 "$here/../server.py" 10.98.0.2 8099 "$work/again" >"$work/server.log" 2>&1 &
-pids+=($!)
+serve() { # ADDRESS
+    python3 "$here/../server.py" "$1" 8099 "$work/again" >>"$work/server.log" 2>&1 &
+    pids+=($!)
+    wait_for 10 "the server at $1" near curl -sf -o /dev/null "http://$1:8099/again"
+}
 iperf3 -s >"$work/iperf.log" 2>&1 &
 pids+=($!)
-wait_for 10 "the servers" near curl -sf -o /dev/null http://10.98.0.2:8099/again
+serve 10.98.0.2
 
 # ---- Traffic --------------------------------------------------------------------------------------------------------
 
-near ping -q -c 200 -i 0.002 10.98.0.2 >"$work/ping.log" || die "ping"
-grep -q ' 0% packet loss' "$work/ping.log" || die "pings were lost"
-echo "    ping 200 of 200, $(sed -n 's|^rtt min/avg/max/mdev = \([^ ]*\) ms.*|min/avg/max/mdev \1 ms|p' "$work/ping.log")"
-
 sum() { sha256sum | cut -c 1-64; }
-expected=$(curl -sf http://10.98.0.2:8099/blob/50 | sum)
-took=$( { near curl -sf -w '%{stderr}%{speed_download}' http://10.98.0.2:8099/blob/50 | sum >"$work/sum"; } 2>&1)
-[ "$(cat "$work/sum")" = "$expected" ] || die "50 MiB arrived changed"
-echo "    50 MiB over HTTP with the right SHA-256, $(awk -v b="$took" 'BEGIN { printf "%.0f MB/s", b / 1e6 }')"
+ping_and_fetch() { # ADDRESS
+    local expected took
+    near ping -q -c 200 -i 0.002 "$1" >"$work/ping.log" || die "ping"
+    grep -q ' 0% packet loss' "$work/ping.log" || die "pings were lost"
+    echo "    ping 200 of 200, $(sed -n 's|^rtt min/avg/max/mdev = \([^ ]*\) ms.*|min/avg/max/mdev \1 ms|p' "$work/ping.log")"
+    expected=$(curl -sf "http://$1:8099/blob/50" | sum)
+    took=$( { near curl -sf -w '%{stderr}%{speed_download}' "http://$1:8099/blob/50" | sum >"$work/sum"; } 2>&1)
+    [ "$(cat "$work/sum")" = "$expected" ] || die "50 MiB arrived changed"
+    echo "    50 MiB over HTTP with the right SHA-256, $(awk -v b="$took" 'BEGIN { printf "%.0f MB/s", b / 1e6 }')"
+}
+ping_and_fetch 10.98.0.2
 
 ticks() { awk '{ sub(/^.*\) /, ""); print $12 + $13 }' "/proc/$1/stat"; }
 measure() { # name, address, options...
@@ -93,4 +101,30 @@ kill "$driver_pid"
 wait_for 10 "the end of the session" grep -q 'the session has ended' "$work/daemon.log"
 kill -TERM "$daemon_pid"
 wait "$daemon_pid" || die "the daemon ended with status $?"
+
+# ---- Both ends in one program, which makes the interfaces; the backend's moves to the other host while it is in use. ---
+
+ip netns exec near "$tool" pair --tap pair-near --port tap:pair-far --json >"$work/pair.json" 2>"$work/pair.log" &
+pair_pid=$!
+pids+=("$pair_pid")
+wait_for 10 "the pair" near ip link show pair-near >/dev/null
+near ip link set pair-far netns $$
+ip addr add 10.96.0.2/24 dev pair-far && ip link set pair-far up
+near ip addr add 10.96.0.1/24 dev pair-near
+echo "    ironring pair:"
+serve 10.96.0.2
+ping_and_fetch 10.96.0.2
+kill -TERM "$pair_pid"
+wait "$pair_pid" || die "the pair ended with status $?: $(cat "$work/pair.json")"
+python3 - "$work/pair.json" <<'PYTHON' || die "the pair's account: $(cat "$work/pair.json")"
+import json, sys
+said = json.load(open(sys.argv[1]))
+tap, drops = said["tap"], said["tap"]["drops"]
+sent, received = said["frames_sent"], said["frames_received"]
+assert said["state"] == "ok" and not said["violations"] and "frames_verified" not in said
+assert tap["frames_in"] == sent + drops["unfit"] + drops["too_long"] + drops["unsent"]
+assert received == tap["frames_out"] + drops["no_room"] + drops["refused"]
+assert received > 50 * 2**20 / 1514
+print(f"    the pair's account: {sent} frames out, {received} back, {tap['lost']} lost, state {said['state']}")
+PYTHON
 echo "live: traffic between two namespaces went through the rings"

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use ironring_backend::config::PortSpec;
 use ironring_backend::hostile::{Attack, Plan};
 use ironring_common::features::{Feature, Negotiated};
 use serde::Serialize;
 
 use super::{FRAME_MAX, PairError, machine};
-use crate::capture::{Capture, CaptureError};
+use crate::capture::Capture;
 
 /// Arguments of `ironring pair`.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,6 +27,17 @@ pub struct PairArgs {
     /// Round trips [default: once through the capture, or 1000000 generated frames]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub frames: Option<u64>,
+    /// Put the driver's end on this TAP interface, made if it is missing: what the host sends there goes through the
+    /// rings, what the rings give goes there. Nothing is compared, so the result has no `frames_verified`
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["pcap", "out", "frames", "size"])]
+    pub tap: Option<String>,
+    /// Where the backend has its end, as the daemon reads it: tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN or
+    /// pcap:IN:OUT [default: loopback]
+    #[arg(long, value_name = "PORT", requires = "tap", conflicts_with = "socket", value_parser = port)]
+    pub port: Option<String>,
+    /// End after this time; without it the pair ends at SIGINT or SIGTERM
+    #[arg(long, value_name = "SECONDS", requires = "tap", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: Option<u64>,
     /// Bytes of a generated frame, 60 to 1518
     #[arg(long, value_name = "BYTES", default_value = "64", conflicts_with = "pcap",
           value_parser = clap::value_parser!(u32).range(60..=1518))]
@@ -41,16 +54,17 @@ pub struct PairArgs {
     /// Let the device merge receive buffers
     #[arg(long, value_enum, default_value = "off")]
     pub mergeable: Switch,
-    /// Use the backend that listens at PATH instead of starting one; its port must be a loopback
+    /// Use the backend that listens at PATH instead of starting one; without --tap its port must be a loopback
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// `honest` or `hostile:ID[,ID...]`; with --socket it only says what to expect
+    /// `honest` or `hostile:ID[,ID...]`; with --socket it only says what to expect. Not hostile with --tap: a verdict
+    /// needs frames that are compared
     #[arg(long, default_value = "honest")]
     pub mode: Mode,
     /// Seed of generated frames and of the attack
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// How both sides wait for work [default: poll, or adaptive where there is but one CPU]
+    /// How both sides wait for work [default: poll; adaptive with --tap, and where there is but one CPU]
     #[arg(long, value_enum)]
     pub wait: Option<WaitMode>,
 }
@@ -64,8 +78,10 @@ pub struct PairOptions {
     pub source: Source,
     /// Where what came back is written; for captures only.
     pub out: Option<PathBuf>,
-    /// Round trips.
+    /// Round trips; none are counted on a TAP interface.
     pub frames: u64,
+    /// Where a backend that is started has its end, as its command line says it.
+    pub port: String,
     /// What has to be in force, with the option that asks for it.
     pub wanted: Vec<(&'static str, Feature)>,
     /// A backend that runs already.
@@ -94,6 +110,13 @@ pub enum Source {
         path: PathBuf,
         /// The frames.
         capture: Capture,
+    },
+    /// What a TAP interface gives, which also takes what comes back.
+    Tap {
+        /// The interface.
+        name: String,
+        /// How long; until a signal comes if there is none.
+        limit: Option<Duration>,
     },
 }
 
@@ -146,26 +169,33 @@ impl PairArgs {
     /// Reads what is named, and checks what can be checked before anything runs.
     ///
     /// # Errors
-    /// [`CaptureError`].
-    pub fn to_options(&self, log: Option<&str>) -> Result<PairOptions, CaptureError> {
-        let source = match &self.pcap {
-            Some(path) => Source::Capture { path: path.clone(), capture: Capture::open(path, FRAME_MAX)? },
-            None => Source::Generated { size: usize::try_from(self.size).unwrap_or(usize::MAX) },
+    /// [`PairError::Capture`], or [`PairError::HostileTap`].
+    pub fn to_options(&self, log: Option<&str>) -> Result<PairOptions, PairError> {
+        let source = match (&self.pcap, &self.tap) {
+            (Some(path), _) => Source::Capture { path: path.clone(), capture: Capture::open(path, FRAME_MAX)? },
+            (None, Some(_)) if self.mode.is_hostile() => return Err(PairError::HostileTap),
+            (None, Some(name)) => Source::Tap { name: name.clone(), limit: self.seconds.map(Duration::from_secs) },
+            (None, None) => Source::Generated { size: usize::try_from(self.size).unwrap_or(usize::MAX) },
         };
         let frames = self.frames.unwrap_or(match &source {
             Source::Capture { capture, .. } => u64::try_from(capture.len()).unwrap_or(u64::MAX),
             Source::Generated { .. } => GENERATED_DEFAULT,
+            Source::Tap { .. } => 0,
         });
+        let wait = self
+            .wait
+            .unwrap_or_else(|| if self.tap.is_some() { WaitMode::Adaptive } else { WaitMode::of_this_machine() });
         Ok(PairOptions {
             layout: self.layout,
             source,
             out: self.out.clone(),
             frames,
+            port: self.port.clone().unwrap_or_else(|| LOOPBACK.to_owned()),
             wanted: self.wanted(),
             socket: self.socket.clone(),
             mode: self.mode.clone(),
             seed: self.seed,
-            wait: self.wait.unwrap_or_else(WaitMode::of_this_machine),
+            wait,
             log: log.map(ToOwned::to_owned),
         })
     }
@@ -192,6 +222,7 @@ impl PairOptions {
             source,
             out: None,
             frames,
+            port: LOOPBACK.to_owned(),
             wanted: Vec::new(),
             socket: None,
             mode: Mode::Honest,
@@ -289,8 +320,15 @@ impl Source {
                 format!("from the bundled capture of {} frames", capture.len())
             }
             Self::Capture { path, capture } => format!("from the {} frames of {}", capture.len(), path.display()),
+            Self::Tap { name, .. } => format!("from the TAP interface {name}"),
         }
     }
 }
 
+/// A port as the daemon will read it.
+fn port(text: &str) -> Result<String, String> {
+    PortSpec::from_str(text).map(|_| text.to_owned())
+}
+
+const LOOPBACK: &str = "loopback";
 const GENERATED_DEFAULT: u64 = 1_000_000;

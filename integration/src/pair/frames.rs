@@ -33,6 +33,8 @@ impl Frames {
         match source {
             Source::Generated { size } => Self::generated(*size, seed),
             Source::Capture { capture, .. } => Self::collect(capture.frames(), false),
+            // The interface's own.
+            Source::Tap { .. } => Self::collect(std::iter::empty(), false),
         }
     }
 

@@ -4,8 +4,11 @@
 //! what was sent. Honest backends must return every frame, equal and in order. Hostile ones may do what they like: the run
 //! says what the driver made of it, and whether that was declared.
 //!
+//! With `--tap` the driver's end is a TAP interface of this host instead, and the backend's end may be any port: live
+//! traffic, of which nothing is compared.
+//!
 //! - [`PairOptions`]: what to run; [`PairArgs`]: the same as a command line;
-//! - `frames`: what is sent; `traffic`: the loop; `peer`: the process of the backend; `machine`: CPUs and memory;
+//! - `frames`: what is sent; `traffic`: the loop; `tap`: the loop on an interface; `peer`: the process of the backend; `machine`: CPUs and memory;
 //! - [`PairReport`]: what came of it.
 
 mod args;
@@ -13,23 +16,28 @@ mod frames;
 mod machine;
 mod peer;
 mod report;
+mod tap;
 mod traffic;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ironring_backend::port::tap::{Tap, TapError};
+use ironring_common::error::OsError;
 use ironring_driver::net::{NetError, NetOptions, VirtioNet};
 use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
 
 pub use args::{Layout, Mode, PairArgs, PairOptions, Source, Switch, WaitMode};
 pub use peer::{BackendArgs, backend_main};
-pub use report::{Counters, PairReport, Rss};
+pub use report::{Compared, Counters, PairReport, Rss};
+pub use tap::{TapCounts, TapDrops};
 
 use crate::capture::{Capture, CaptureError, CaptureWriter};
 use crate::output::{self, Exit, Failure};
 use frames::Frames;
 use machine::Pinned;
 use peer::{Peer, PeerError};
+use tap::{Bridge, Ending};
 use traffic::{Outcome, Traffic};
 
 /// Why there is no report.
@@ -48,7 +56,20 @@ pub enum PairError {
         source: NetError,
         /// The last words of the backend, if there were any.
         said: String,
+        /// Whether the backend could not begin: something that it needs is missing.
+        missing: bool,
     },
+    /// The driver's end of the wire.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// A verdict on nothing.
+    #[error(
+        "--tap does not go with a hostile --mode: a verdict needs frames that are compared; leave --mode out, rules that are broken are reported all the same"
+    )]
+    HostileTap,
+    /// The operating system refused.
+    #[error(transparent)]
+    Os(#[from] OsError),
     /// Something was asked for that is not in force.
     #[error(
         "`{option}` needs {feature}, which was not negotiated: this driver or the backend does not offer it; leave it out"
@@ -66,8 +87,8 @@ impl PairError {
     #[must_use]
     pub fn to_failure(&self) -> Failure {
         let exit = match self {
-            Self::Capture(_) => Exit::Usage,
-            Self::Peer(_) => Exit::Unable,
+            Self::Capture(_) | Self::HostileTap | Self::Tap(TapError::Name { .. }) => Exit::Usage,
+            Self::Peer(_) | Self::Tap(_) | Self::Os(_) | Self::BringUp { missing: true, .. } => Exit::Unable,
             Self::BringUp { source: NetError::Transport(TransportError::Connect { .. }), .. } => Exit::Unable,
             Self::BringUp { source: NetError::Os(_), .. } => Exit::Unable,
             Self::BringUp { .. } | Self::NotNegotiated { .. } => Exit::Broke,
@@ -80,10 +101,7 @@ impl PairError {
 #[must_use]
 pub fn main(args: &PairArgs, log: Option<&str>, json: bool) -> ExitCode {
     let bar = output::progress("pair");
-    let result = args
-        .to_options(log)
-        .map_err(PairError::from)
-        .and_then(|options| run(&options, |done, of| bar.frames(done, of)));
+    let result = args.to_options(log).and_then(|options| run(&options, |done, of| bar.frames(done, of)));
     bar.finish();
     match result {
         Ok(report) => {
@@ -111,6 +129,7 @@ pub fn run(options: &PairOptions, progress: impl FnMut(u64, u64)) -> Result<Pair
         (Some(path), Source::Capture { path: input, .. }) => Some(CaptureWriter::check(path, input)?),
         _ => None,
     };
+    let ending = options.source.is_tap().then(Ending::at_signals).transpose()?;
     let mut frames = Frames::of(&options.source, options.seed);
     let cpus = (options.wait == WaitMode::Poll).then(machine::two_cpus).flatten();
     let (mut peer, channel) = connect(options, cpus.map(|(_, backend)| backend))?;
@@ -129,7 +148,8 @@ pub fn run(options: &PairOptions, progress: impl FnMut(u64, u64)) -> Result<Pair
         }
         Err(source) => {
             let said = peer.as_mut().map(Peer::last_words).unwrap_or_default();
-            return Err(PairError::BringUp { source, said });
+            let missing = peer.as_mut().is_some_and(Peer::could_not_begin);
+            return Err(PairError::BringUp { source, said, missing });
         }
     };
     options.check_negotiated(net.negotiated())?;
@@ -141,9 +161,16 @@ pub fn run(options: &PairOptions, progress: impl FnMut(u64, u64)) -> Result<Pair
         driver: machine::rss_bytes(None),
         backend: peer.as_ref().and_then(|p| machine::rss_bytes(Some(p.pid()))),
     };
-    let traffic = Traffic::new(&mut frames, options, out.as_mut()).run(&mut net, progress);
+    let (traffic, tap) = if let (Source::Tap { name, limit }, Some(ending)) = (&options.source, &ending) {
+        let tap = Tap::open(name, net.config().and_then(|config| config.mtu))?;
+        let (traffic, counts) = Bridge::new(tap, name, options.wait, *limit, ending).run(&mut net);
+        (traffic, Some(counts))
+    } else {
+        (Traffic::new(&mut frames, options, out.as_mut()).run(&mut net, progress), None)
+    };
     drop(pinned);
     let mut report = PairReport::of(options, &mut net, &traffic, rss);
+    report.tap = tap;
     end(net, &traffic, peer.as_mut(), &mut report);
     if let Some(mut out) = out {
         out.finish()?;
@@ -190,8 +217,13 @@ fn net_options(frames: &Frames) -> NetOptions {
     NetOptions { frame_max: options.frame_max.max(longest), ..options }
 }
 
-/// For a capture in memory.
 impl Source {
+    /// Whether frames come from an interface of this host.
+    #[must_use]
+    pub const fn is_tap(&self) -> bool {
+        matches!(self, Self::Tap { .. })
+    }
+
     /// The frames of a capture.
     #[must_use]
     pub fn embedded(capture: Capture) -> Self {

@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -84,10 +85,12 @@ impl Peer {
         if hostile {
             command.arg("--tell-strikes");
         }
-        command.args(["--", "--fd", "0", "--once", "--port", "loopback", "--wait", options.wait.name()]);
+        command.args(["--", "--fd", "0", "--once", "--port", &options.port, "--wait", options.wait.name()]);
         command.args(["--mode", &options.mode.to_string(), "--seed", &options.seed.to_string()]);
         command.args(["--log", options.log.as_deref().unwrap_or("warn")]);
+        // Ctrl-C in a terminal is for the parent, which then ends the session in order.
         let mut child = command
+            .process_group(0)
             .stdin(OwnedFd::from(listener))
             .stdout(if hostile { Stdio::piped() } else { Stdio::null() })
             .stderr(Stdio::piped())
@@ -113,6 +116,12 @@ impl Peer {
     pub(super) fn last_words(&mut self) -> String {
         let complaint = self.lines().into_iter().rev().find_map(|line| complaint(&line).map(ToOwned::to_owned));
         complaint.map(|words| format!("; the backend said: {words}")).unwrap_or_default()
+    }
+
+    /// Whether it ended because something that it needs is missing: its port, most likely. Ends the process.
+    pub(super) fn could_not_begin(&mut self) -> bool {
+        self.wait(LAST_WORDS);
+        matches!(self.child.try_wait(), Ok(Some(status)) if status.code() == Some(COULD_NOT_BEGIN))
     }
 
     /// How often its attacks struck, if it told: a backend that was killed tells nothing. Ends the process.
@@ -210,6 +219,8 @@ fn ended_within(child: &Child, limit: Duration) -> bool {
     matches!(rustix::event::poll(&mut fds, timeout.as_ref()), Ok(ready) if ready > 0)
 }
 
+/// The daemon's exit status when it could not begin.
+const COULD_NOT_BEGIN: i32 = 3;
 const LINES_KEPT: usize = 32;
 /// More than a backend has to tell.
 const TOLD_MAX: u64 = 4096;

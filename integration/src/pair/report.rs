@@ -9,6 +9,7 @@ use ironring_driver::queue::violation::Violation;
 use ironring_driver::transport::TransportError;
 use serde::Serialize;
 
+use super::tap::TapCounts;
 use super::traffic::{Outcome, Seen, Stop};
 use super::{Layout, PairOptions, WaitMode};
 use crate::output::{Cell, Exit, Look, Table, grouped, paint};
@@ -35,12 +36,9 @@ pub struct PairReport {
     pub frames_sent: u64,
     /// Frames that the driver received.
     pub frames_received: u64,
-    /// Frames that came back equal and in order.
-    pub frames_verified: u64,
-    /// Frames that came back and were none of those that were due.
-    pub frames_altered: u64,
-    /// Frames that did not come back though a later one did.
-    pub frames_missing: u64,
+    /// What the comparison found; left out if nothing was compared.
+    #[serde(flatten)]
+    pub compared: Option<Compared>,
     /// Frames that the driver dropped because they broke a rule.
     pub frames_dropped: u64,
     /// Rules that the device broke, and how often.
@@ -51,14 +49,15 @@ pub struct PairReport {
     pub verdict: &'static str,
     /// What was declared.
     pub expected: Vec<&'static str>,
-    /// From the first burst to the last verified frame.
+    /// From the first burst to the last verified frame, or to the end if nothing was compared.
     pub seconds: f64,
-    /// Million round trips a second.
-    pub mfps: f64,
     /// Resident memory, idle after start.
     pub rss_bytes: Rss,
     /// How often the backend struck, if it told.
     pub backend_strikes: Option<u64>,
+    /// What went through the TAP interface, if the driver's end was on one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tap: Option<TapCounts>,
     /// Why the run ended early, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -67,6 +66,19 @@ pub struct PairReport {
     pub skipped: Vec<String>,
     #[serde(skip)]
     wanted: u64,
+}
+
+/// What became of frames that were compared with what was sent.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Compared {
+    /// Frames that came back equal and in order.
+    pub frames_verified: u64,
+    /// Frames that came back and were none of those that were due.
+    pub frames_altered: u64,
+    /// Frames that did not come back though a later one did.
+    pub frames_missing: u64,
+    /// Million round trips a second.
+    pub mfps: f64,
 }
 
 /// What the queues counted.
@@ -112,16 +124,19 @@ impl PairReport {
         report.negotiated = net.negotiated().iter().map(Feature::name).collect();
         report.count(net);
         let Seen { sent, received, verified, altered, missing, dropped } = outcome.seen;
-        (report.frames_sent, report.frames_received, report.frames_verified) = (sent, received, verified);
-        (report.frames_altered, report.frames_missing, report.frames_dropped) = (altered, missing, dropped);
+        (report.frames_sent, report.frames_received, report.frames_dropped) = (sent, received, dropped);
         report.seconds = outcome.took.as_secs_f64();
-        report.mfps = if report.seconds > 0.0 { verified as f64 / report.seconds / 1e6 } else { 0.0 };
+        if let Some(compared) = &mut report.compared {
+            let mfps = if report.seconds > 0.0 { verified as f64 / report.seconds / 1e6 } else { 0.0 };
+            let (frames_verified, frames_altered, frames_missing) = (verified, altered, missing);
+            *compared = Compared { frames_verified, frames_altered, frames_missing, mfps };
+        }
         report.rss_bytes = rss;
         report.verdict = judge(options.mode.attacks(), &outcome.seen, outcome.stopped.as_ref());
         if let Some(stop) = &outcome.stopped {
             report.state = State::Broken;
             report.error = Some(stop.to_string());
-        } else if !options.mode.is_hostile() && verified != options.frames {
+        } else if !options.mode.is_hostile() && report.compared.is_some() && verified != options.frames {
             let lost = options.frames - verified;
             report.error = Some(format!("{lost} of {} frames did not come back; look at `violations`", options.frames));
         }
@@ -169,7 +184,14 @@ impl PairReport {
         if self.hostile() {
             return self.expected.contains(&self.verdict);
         }
-        self.error.is_none() && self.state == State::Ok && self.frames_verified == self.wanted
+        let all = self.compared.is_none_or(|compared| compared.frames_verified == self.wanted);
+        self.error.is_none() && self.state == State::Ok && all
+    }
+
+    /// Frames that came back equal and in order.
+    #[must_use]
+    pub fn verified(&self) -> u64 {
+        self.compared.map_or(0, |compared| compared.frames_verified)
     }
 
     /// What is to be said of it as an exit status.
@@ -190,15 +212,20 @@ impl PairReport {
         line("ring", format!("{}, {} both sides", self.layout.name(), self.wait.name()));
         line("backend", self.mode.clone());
         line("sent", format!("{} frames, {}", grouped(self.frames_sent), self.source));
-        line(
-            "back",
-            format!("{}, {} equal and in order", grouped(self.frames_received), grouped(self.frames_verified)),
-        );
-        if self.frames_altered + self.frames_missing + self.frames_dropped > 0 {
-            let Self { frames_altered, frames_missing, frames_dropped, .. } = self;
-            line("otherwise", format!("{frames_altered} changed, {frames_missing} missing, {frames_dropped} dropped"));
+        let (back, dropped) = (grouped(self.frames_received), self.frames_dropped);
+        if let Some(Compared { frames_verified, frames_altered, frames_missing, mfps }) = self.compared {
+            line("back", format!("{back}, {} equal and in order", grouped(frames_verified)));
+            if frames_altered + frames_missing + dropped > 0 {
+                line("otherwise", format!("{frames_altered} changed, {frames_missing} missing, {dropped} dropped"));
+            }
+            line("time", format!("{:.3} s, {mfps:.2} million round trips a second", self.seconds));
+        } else {
+            line("back", format!("{back}, not compared, and {dropped} dropped"));
+            line("time", format!("{:.3} s", self.seconds));
         }
-        line("time", format!("{:.3} s, {:.2} million round trips a second", self.seconds, self.mfps));
+        if let Some(tap) = &self.tap {
+            line("interface", tap.to_text());
+        }
         let Counters { kicks, kicks_suppressed, calls, used_entries, .. } = self.counters;
         line("signals", format!("{kicks} kicks, {kicks_suppressed} not wanted, {calls} calls, {used_entries} used"));
         line("memory", self.memory());
@@ -219,6 +246,7 @@ impl PairReport {
         let why = match (&self.error, self.held()) {
             (Some(error), _) => error.clone(),
             (None, true) if self.hostile() => "the attack is contained".into(),
+            (None, true) if self.compared.is_none() => "no rule was broken, and the pair ended as it was told".into(),
             (None, true) => "every frame came back as it was sent".into(),
             (None, false) => format!("the verdict {} was not declared", self.verdict),
         };
@@ -243,18 +271,16 @@ impl PairReport {
             counters: Counters::default(),
             frames_sent: 0,
             frames_received: 0,
-            frames_verified: 0,
-            frames_altered: 0,
-            frames_missing: 0,
+            compared: (!options.source.is_tap()).then(Compared::default),
             frames_dropped: 0,
             violations: BTreeMap::new(),
             state: State::Ok,
             verdict: Verdict::NoEffect.name(),
             expected,
             seconds: 0.0,
-            mfps: 0.0,
             rss_bytes: Rss::default(),
             backend_strikes: None,
+            tap: None,
             error: None,
             skipped: Vec::new(),
             wanted: options.frames,
@@ -311,7 +337,7 @@ fn judge(attacks: &[&Attack], seen: &Seen, stopped: Option<&Stop>) -> &'static s
         Some(Stop::Stalled { .. }) if attacks.iter().any(|attack| may_stop_the_device(attack)) => quiet(attacks, seen),
         Some(Stop::Stalled { .. }) => WEDGED,
         Some(Stop::Differs { .. }) => ESCAPED,
-        Some(Stop::Capture(_)) => CRASHED,
+        Some(Stop::Capture(_) | Stop::TapGone { .. }) => CRASHED,
         None => quiet(attacks, seen),
     }
 }
@@ -403,7 +429,7 @@ mod tests {
         options.mode = mode.parse::<Mode>().unwrap();
         let mut report = PairReport::empty(&options);
         report.verdict = verdict;
-        report.frames_verified = 10;
+        report.compared = Some(Compared { frames_verified: 10, ..Compared::default() });
         report.struck(strikes);
         report
     }

@@ -70,6 +70,10 @@ pub(super) enum Stop {
     Differs { number: u64, bytes: usize },
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    #[error(
+        "the TAP interface {name} was deleted while frames went through it; make it again, and start the pair anew"
+    )]
+    TapGone { name: String },
 }
 
 /// Where frames that came back are written.
@@ -269,7 +273,7 @@ impl From<TxError> for Stop {
 }
 
 /// Waits for the completion of the last frames sent, which may be behind their return.
-fn settle(net: &mut VirtioNet) -> Result<(), Stop> {
+pub(super) fn settle(net: &mut VirtioNet) -> Result<(), Stop> {
     let deadline = Instant::now() + CHECK;
     while net.tx().outstanding() > 0 && Instant::now() < deadline {
         net.tx().reclaim()?;
@@ -278,13 +282,14 @@ fn settle(net: &mut VirtioNet) -> Result<(), Stop> {
     Ok(())
 }
 
-fn dropped(net: &mut VirtioNet) -> u64 {
+/// Frames that the driver dropped, by its own count.
+pub(super) fn dropped(net: &mut VirtioNet) -> u64 {
     let stats = net.rx().stats();
     stats.dropped_short.wrapping_add(stats.dropped_header)
 }
 
 /// Frames a burst.
-const BURST: usize = 32;
+pub(super) const BURST: usize = 32;
 /// Frames in flight at most: fewer than a ring has, so that both sides always find work.
 const WINDOW: u64 = 192;
 /// Bursts between two looks at the clock while frames move.
@@ -292,10 +297,10 @@ const CLOCK_EVERY: u32 = 4096;
 /// Idle rounds between two looks at the clock when polling.
 const SPINS: u32 = 64;
 /// How long an adaptive side polls before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
+pub(super) const SPIN: Duration = Duration::from_micros(50);
 /// How long a sleeping side trusts that it will be called.
 const WATCHDOG: Duration = Duration::from_millis(10);
 /// How often a side that sees nothing move asks whether the other one is still there.
-const CHECK: Duration = Duration::from_millis(100);
+pub(super) const CHECK: Duration = Duration::from_millis(100);
 /// How long nothing may move.
 const STALL: Duration = Duration::from_secs(2);
