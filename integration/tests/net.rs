@@ -1,17 +1,23 @@
 //! The network device against the honest backend, in one process: what its calls promise besides frames.
 
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ironring_backend::config::{PortSpec, Settings};
+use ironring_backend::session::relay::{Filter, Message, Side, Step, relay};
 use ironring_backend::session::{Report, ServeError, SessionError, StopToken, serve, serve_connection};
 use ironring_common::error::Incompatible;
+use ironring_common::spec::net::{CONFIG_MTU, CONFIG_STATUS};
 use ironring_driver::net::{NetError, NetOptions, RxBatch, TxError, VirtioNet};
 use ironring_driver::queue::violation::ViolationKind;
-use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
+use ironring_driver::transport::{Deadlines, NetConfig, TransportError, VhostUser};
 
 const DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(10), request: Duration::from_secs(10) };
+/// The request code, and where the configuration begins in its answer: after the header and the window.
+const GET_CONFIG: u32 = 24;
+const CONFIG_AT: usize = 12 + 12;
 /// How long frames may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -102,6 +108,53 @@ fn a_backend_that_breaks_the_channel_is_broken_for_the_queues_too() {
     assert_eq!(net.rx().rx_burst(&mut RxBatch::new(1, 1514)), Err(violation));
     assert_eq!(net.tx().reclaim(), Err(violation));
     drop((net, backend));
+    session.join().unwrap().unwrap();
+}
+
+/// What a device says of its configuration after bring-up, byte by byte of the answers to GET_CONFIG.
+struct Retold(Arc<Mutex<Vec<(usize, u8)>>>);
+
+impl Filter for Retold {
+    fn on_reply(&mut self, mut message: Message) -> Vec<Step> {
+        if message.request() == GET_CONFIG {
+            for (at, byte) in &*self.0.lock().unwrap() {
+                message.bytes[CONFIG_AT + at] = *byte;
+            }
+        }
+        vec![Step::Send(Side::FrontEnd, message)]
+    }
+}
+
+/// Of a changed configuration only the link is taken; an answer that breaks the rules is the device's fault.
+#[test]
+fn the_link_is_asked_for_again_and_nothing_else_changes() {
+    let (front, relayed) = UnixStream::pair().unwrap();
+    let (onward, back) = UnixStream::pair().unwrap();
+    let session = std::thread::spawn(move || serve_connection(back, &with_mtu(1500), &StopToken::new().unwrap()));
+    let retold = Arc::<Mutex<Vec<_>>>::default();
+    let mut filter = Retold(Arc::clone(&retold));
+    let relay = std::thread::spawn(move || relay(&relayed, &onward, &mut filter));
+    let channel = VhostUser::from_stream(front, DEADLINES).unwrap();
+    let mut net = VirtioNet::bring_up(channel, NetOptions::default()).unwrap();
+    let before = net.config().unwrap();
+    assert!(before.link_up);
+    // Another address and MTU, both lawful.
+    *retold.lock().unwrap() = vec![(CONFIG_STATUS, 0), (1, before.mac.unwrap()[1] ^ 1), (CONFIG_MTU, 1)];
+    assert_eq!(net.link_up().unwrap(), Some(false));
+    assert_eq!(net.config(), Some(NetConfig { link_up: false, ..before }));
+    echo(&mut net);
+    retold.lock().unwrap().clear();
+    assert_eq!(net.link_up().unwrap(), Some(true));
+    assert_eq!(net.config(), Some(before));
+    // A group address.
+    *retold.lock().unwrap() = vec![(0, 0x01)];
+    assert!(matches!(net.link_up(), Err(NetError::Transport(TransportError::Misbehaved(_)))));
+    let violation = net.violation().unwrap();
+    assert_eq!(violation.kind, ViolationKind::Channel);
+    assert_eq!(net.tx().reclaim(), Err(violation));
+    assert!(matches!(net.link_up(), Err(NetError::Violation(found)) if found == violation));
+    drop(net);
+    relay.join().unwrap().unwrap();
     session.join().unwrap().unwrap();
 }
 

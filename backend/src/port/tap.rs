@@ -2,10 +2,12 @@
 //!
 //! Offloads are off, explicitly: the kernel hands over finished frames of the interface's MTU, and the virtio-net header
 //! before each, if the interface has one, is skipped on the way in and zero on the way out. Each frame is one system
-//! call. When the interface takes no more, the frame is kept and the guest's next ones stay on its ring; when it is down
+//! call. What the host sent while nobody was served is dropped when the next connection begins: it was not meant for that
+//! one. When the interface takes no more, the frame is kept and the guest's next ones stay on its ring; when it is down
 //! or gone, the guest's frames are lost and counted, as on a cable that leads nowhere.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use ironring_common::error::OsError;
 use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_NEEDS_CSUM, Header};
@@ -19,7 +21,7 @@ use crate::net::{MAX_FRAME, MIN_FRAME};
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
-    name: Name,
+    link: Link,
     /// Bytes of the virtio-net header before each frame: 12, or none.
     header: usize,
     /// The frame for the guest, after its header.
@@ -32,6 +34,14 @@ pub struct Tap {
     /// Bytes of a frame that was taken and that the interface had no room for.
     held_back: Option<usize>,
     stats: PortStats,
+}
+
+/// Tells whether an interface is up. It needs no rights, and no new descriptor to ask.
+#[derive(Clone, Debug)]
+pub struct Link {
+    name: Name,
+    /// A socket that sends nothing. Requests about interfaces go to any.
+    control: Arc<OwnedFd>,
 }
 
 /// Why there is no TAP interface.
@@ -108,7 +118,8 @@ impl Tap {
     /// [`TapError`].
     pub fn open(name: &str, mtu: Option<u16>) -> Result<Self, TapError> {
         let wanted = Name::parse(name)?;
-        let existed = tap_sys::is_up(wanted.0).map_err(|e| OsError::new("look for an interface", e))?.is_some();
+        let link = Link::of(wanted)?;
+        let existed = tap_sys::is_up(&link.control, wanted.0).map_err(|e| OsError::new("look for an interface", e))?;
         let fd = tap_sys::open().map_err(|e| TapError::NoTun { source: e.into() })?;
         let attached = tap_sys::attach(&fd, wanted.0).map_err(|error| {
             let name = name.to_owned();
@@ -119,10 +130,11 @@ impl Tap {
                 error => OsError::new("attach to a TAP interface", error).into(),
             }
         })?;
-        let tap = Self::over(fd, Name(attached.name), HDR_BYTES, mtu)?;
-        if !existed {
-            tap_sys::bring_up(tap.name.0).map_err(|e| OsError::new("bring a new TAP interface up", e))?;
-        } else if tap_sys::is_up(tap.name.0).is_ok_and(|up| up == Some(false)) {
+        let link = Link { name: Name(attached.name), ..link };
+        let tap = Self::over(fd, link, HDR_BYTES, mtu)?;
+        if existed.is_none() {
+            tap_sys::bring_up(attached.name).map_err(|e| OsError::new("bring a new TAP interface up", e))?;
+        } else if !tap.link.is_up() {
             tracing::warn!("the TAP interface {name} is down; `ip link set {name} up` lets frames pass");
         }
         Ok(tap)
@@ -136,7 +148,7 @@ impl Tap {
         let no_tap = TapError::NoTapFd { fd: number };
         let Ok(Some((interface, has_header))) = tap_sys::identify(&fd) else { return Err(no_tap) };
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| OsError::new("make a TAP interface non-blocking", e))?;
-        Self::over(fd, Name(interface.name), if has_header { HDR_BYTES } else { 0 }, mtu)
+        Self::over(fd, Link::of(Name(interface.name))?, if has_header { HDR_BYTES } else { 0 }, mtu)
     }
 
     /// The same end once more, for the next connection. Two of them must not be used at a time.
@@ -145,10 +157,18 @@ impl Tap {
     /// [`OsError`] if there is no descriptor left.
     pub fn again(&self) -> Result<Self, OsError> {
         let fd = self.fd.try_clone().map_err(|e| OsError::new("copy a descriptor", e))?;
-        Ok(Self::with(fd, self.name, self.header))
+        Ok(Self::with(fd, self.link.clone(), self.header))
     }
 
-    fn over(fd: OwnedFd, name: Name, header: usize, mtu: Option<u16>) -> Result<Self, TapError> {
+    /// Drops what the host has sent so far, and nothing that comes after the interface was seen empty: how many frames.
+    pub fn drop_backlog(&mut self) -> usize {
+        self.peeked = None;
+        // As many as an interface can be told to hold.
+        (0..BACKLOG_MAX).take_while(|_| rustix::io::read(&self.fd, &mut *self.incoming).is_ok()).count()
+    }
+
+    fn over(fd: OwnedFd, link: Link, header: usize, mtu: Option<u16>) -> Result<Self, TapError> {
+        let name = link.name;
         if let Ok(bytes) = i32::try_from(header)
             && bytes > 0
         {
@@ -166,14 +186,14 @@ impl Tap {
                 })?;
             }
         }
-        Ok(Self::with(fd, name, header))
+        Ok(Self::with(fd, link, header))
     }
 
-    fn with(fd: OwnedFd, name: Name, header: usize) -> Self {
+    fn with(fd: OwnedFd, link: Link, header: usize) -> Self {
         let buffer = || vec![0; HDR_BYTES.saturating_add(MAX_FRAME)].into_boxed_slice();
         Self {
             fd,
-            name,
+            link,
             header,
             incoming: buffer(),
             peeked: None,
@@ -187,7 +207,13 @@ impl Tap {
     /// What the interface is called.
     #[must_use]
     pub fn name(&self) -> String {
-        self.name.text()
+        self.link.name.text()
+    }
+
+    /// What tells whether the interface is up.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.link.clone()
     }
 
     /// Reads until there is a frame that a guest can be given, or nothing more.
@@ -228,6 +254,19 @@ impl Tap {
                 self.stats.lost = self.stats.lost.wrapping_add(1);
             }
         }
+    }
+}
+
+impl Link {
+    fn of(name: Name) -> Result<Self, TapError> {
+        let control = tap_sys::control().map_err(|e| OsError::new("make a socket to ask about interfaces", e))?;
+        Ok(Self { name, control: Arc::new(control) })
+    }
+
+    /// Whether it is up now. One that is gone is not; one that cannot be asked about is taken to be.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        tap_sys::is_up(&self.control, self.name.0).map_or(true, |up| up == Some(true))
     }
 }
 
@@ -302,6 +341,9 @@ impl Name {
         String::from_utf8_lossy(bytes).into_owned()
     }
 }
+
+/// So many frames are dropped at once at most: the longest queue that makes sense for an interface.
+const BACKLOG_MAX: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {

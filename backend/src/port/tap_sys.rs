@@ -108,11 +108,11 @@ pub(super) fn set_mtu(name: [u8; NAME_BYTES], mtu: i32) -> Result<(), Errno> {
     unsafe { ioctl(control()?, Updater::<SIOCSIFMTU, _>::new(&mut request)) }
 }
 
-/// Whether there is an interface of this name, and whether it is up.
-pub(super) fn is_up(name: [u8; NAME_BYTES]) -> Result<Option<bool>, Errno> {
+/// Whether there is an interface of this name, and whether it is up. `control` is any socket, for example of [`control`].
+pub(super) fn is_up(control: impl AsFd, name: [u8; NAME_BYTES]) -> Result<Option<bool>, Errno> {
     let mut request = InterfaceRequest::named(name);
     // SAFETY: SIOCGIFFLAGS reads and writes a `struct ifreq`, which `InterfaceRequest` is, for the time of the call.
-    match unsafe { ioctl(control()?, Updater::<SIOCGIFFLAGS, _>::new(&mut request)) } {
+    match unsafe { ioctl(control, Updater::<SIOCGIFFLAGS, _>::new(&mut request)) } {
         Ok(()) => Ok(Some(request.flags() & IFF_UP != 0)),
         Err(Errno::NODEV) => Ok(None),
         Err(error) => Err(error),
@@ -131,7 +131,7 @@ pub(super) fn bring_up(name: [u8; NAME_BYTES]) -> Result<(), Errno> {
 }
 
 /// Any socket will do for requests about interfaces; this one sends nothing.
-fn control() -> Result<OwnedFd, Errno> {
+pub(super) fn control() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
 }
 

@@ -138,6 +138,8 @@ const SESSION: &[Call] = &[
     Call(libc::SYS_accept4, &[]),
     // What a front-end sends as a channel of the backend's is looked at.
     Call(libc::SYS_getsockopt, &[Is(1, number(SOL_SOCKET))]),
+    // Whether an interface is up.
+    Call(libc::SYS_ioctl, &[Is(1, SIOCGIFFLAGS)]),
     Call(libc::SYS_fcntl, &[Is(1, number(F_DUPFD_CLOEXEC))]),
     Call(libc::SYS_fcntl, &[Is(1, number(F_GET_SEALS))]),
     Call(libc::SYS_fcntl, &[Is(1, number(F_ADD_SEALS))]),
@@ -194,6 +196,8 @@ mod older {
 
 /// What a call fails with that is on no list.
 pub(super) const ENOSYS: u32 = number(libc::ENOSYS);
+/// `SIOCGIFFLAGS` of `linux/sockios.h`, which is the same on all processors.
+const SIOCGIFFLAGS: u32 = 0x8913;
 /// The bits of a socket's type that are no flags.
 const SOCKET_TYPES: u32 = 0xf;
 

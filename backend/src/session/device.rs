@@ -16,6 +16,7 @@ use super::control::{RingControl, WorkerRing};
 use super::stop::{Breaker, lock};
 use super::vring::Vring;
 use crate::config::Settings;
+use crate::port::tap::Link;
 use crate::worker::WorkerHandle;
 
 /// Guest memory as the framework keeps it. The unit bitmap: no page is ever marked dirty, and the log is not offered.
@@ -29,6 +30,8 @@ pub(super) struct Device {
     max_queue_size: u16,
     offered: Supported,
     config: [u8; CONFIG_SPACE_BYTES],
+    /// What the link status of the configuration is asked of; the link is up if there is nothing.
+    link: Option<Link>,
     seals: SealPolicy,
     state: Mutex<State>,
     breaker: Arc<Breaker>,
@@ -43,8 +46,8 @@ struct State {
 }
 
 impl Device {
-    /// A device whose rings `worker` serves. `breaker` cuts its connection.
-    pub(super) fn new(settings: &Settings, worker: WorkerHandle, breaker: Arc<Breaker>) -> Self {
+    /// A device whose rings `worker` serves. `breaker` cuts its connection, `link` tells its link status.
+    pub(super) fn new(settings: &Settings, worker: WorkerHandle, breaker: Arc<Breaker>, link: Option<Link>) -> Self {
         let queues = settings.queues();
         let rings = (0..queues).map(|ring| WorkerRing::new(worker.clone(), ring, settings.queue_size)).collect();
         Self {
@@ -53,6 +56,7 @@ impl Device {
             max_queue_size: settings.queue_size,
             offered: offered(settings),
             config: config_space(settings),
+            link,
             seals: settings.seals,
             state: Mutex::default(),
             breaker,
@@ -172,11 +176,14 @@ impl VhostUserBackend for Device {
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let mut config = self.config;
+        let up = self.link.as_ref().is_none_or(Link::is_up);
+        put(&mut config, CONFIG_STATUS, &if up { STATUS_LINK_UP } else { 0 }.to_le_bytes());
         // Offset and size are the front-end's. What does not lie inside is answered by nothing, which tells it so.
         usize::try_from(offset)
             .ok()
             .zip(usize::try_from(size).ok())
-            .and_then(|(start, len)| self.config.get(start..start.checked_add(len)?))
+            .and_then(|(start, len)| config.get(start..start.checked_add(len)?))
             .unwrap_or_default()
             .to_vec()
     }
@@ -214,19 +221,19 @@ fn offered(settings: &Settings) -> Supported {
     if settings.mtu.is_some() { base.with(Feature::Mtu) } else { base }
 }
 
-/// `struct virtio_net_config` (virtio 1.3, 5.1.4), and zeros up to where the space ends.
+/// `struct virtio_net_config` (virtio 1.3, 5.1.4) without the link status, and zeros up to where the space ends.
 fn config_space(settings: &Settings) -> [u8; CONFIG_SPACE_BYTES] {
     let mut space = [0; CONFIG_SPACE_BYTES];
-    let mut put = |at: usize, field: &[u8]| {
-        for (byte, value) in space.iter_mut().skip(at).zip(field) {
-            *byte = *value;
-        }
-    };
-    put(CONFIG_MAC, &settings.mac.0);
-    put(CONFIG_STATUS, &STATUS_LINK_UP.to_le_bytes());
-    put(CONFIG_MAX_PAIRS, &settings.pairs.to_le_bytes());
-    put(CONFIG_MTU, &settings.mtu.unwrap_or(0).to_le_bytes());
+    put(&mut space, CONFIG_MAC, &settings.mac.0);
+    put(&mut space, CONFIG_MAX_PAIRS, &settings.pairs.to_le_bytes());
+    put(&mut space, CONFIG_MTU, &settings.mtu.unwrap_or(0).to_le_bytes());
     space
+}
+
+fn put(space: &mut [u8; CONFIG_SPACE_BYTES], at: usize, field: &[u8]) {
+    for (byte, value) in space.iter_mut().skip(at).zip(field) {
+        *byte = *value;
+    }
 }
 
 /// Bytes of the configuration space: what vhost-user can carry at most.

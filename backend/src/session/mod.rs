@@ -342,9 +342,10 @@ impl<H: Hook + Send + 'static> Session<'_, H> {
     fn serve(self, relay: impl FnOnce() -> Result<Relay, OsError>) -> Result<Report, SessionError> {
         let Self { settings, stop, life, listener, port, hook } = self;
         let stats = Arc::new(Stats::new(0, settings.queues()));
+        let link = port.link();
         let worker = WorkerGuard(port.serve(settings, hook, Arc::clone(&stats))?);
         let breaker = Arc::new(Breaker::default());
-        let device = Arc::new(Device::new(settings, worker.0.clone(), Arc::clone(&breaker)));
+        let device = Arc::new(Device::new(settings, worker.0.clone(), Arc::clone(&breaker), link));
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let mut daemon =
             vring::with_device(&device, || VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory))

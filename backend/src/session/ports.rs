@@ -16,7 +16,7 @@ use crate::port::generate::Generate;
 use crate::port::loopback::Loopback;
 use crate::port::null::Null;
 use crate::port::pcap::Pcap;
-use crate::port::tap::{Tap, TapError};
+use crate::port::tap::{Link, Tap, TapError};
 use crate::stats::Stats;
 use crate::vring::hook::Hook;
 use crate::worker::WorkerHandle;
@@ -67,12 +67,25 @@ impl Ports {
             Self::Null => AnyPort::Null(Null::new()),
             Self::Generate { bytes } => AnyPort::Generate(Generate::new(*bytes)?),
             Self::Pcap(port) => AnyPort::Pcap(port.again()?),
-            Self::Tap(port) => AnyPort::Tap(port.again()?),
+            Self::Tap(port) => {
+                let mut port = port.again()?;
+                let frames = port.drop_backlog();
+                tracing::debug!(frames, "what the interface held for nobody is dropped");
+                AnyPort::Tap(port)
+            }
         })
     }
 }
 
 impl AnyPort {
+    /// What tells whether frames can pass beyond the port; `None` if they always can.
+    pub(super) fn link(&self) -> Option<Link> {
+        match self {
+            Self::Tap(port) => Some(port.link()),
+            Self::Loopback(_) | Self::Null(_) | Self::Generate(_) | Self::Pcap(_) => None,
+        }
+    }
+
     /// Starts a worker on this port.
     pub(super) fn serve<H: Hook + Send + 'static>(
         self,

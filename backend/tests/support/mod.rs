@@ -295,6 +295,15 @@ impl Guest {
         UsedElem { id: memory.load_u32(element), len: memory.load_u32(element + 4) }
     }
 
+    /// The next frame that the device gives.
+    pub(crate) fn receive(&mut self) -> Vec<u8> {
+        self.add(RX, GUEST_BASE + RX_BUFFER as u64, BUFFER_BYTES);
+        let len = self.used(RX).len as usize;
+        let mut frame = vec![0; len - HDR_BYTES];
+        self.memory.area(0, MEMORY_BYTES).unwrap().copy_out(RX_BUFFER + HDR_BYTES, &mut frame);
+        frame
+    }
+
     /// One frame of `bytes` bytes from the transmit ring to the receive ring.
     pub(crate) fn echo(&mut self, bytes: usize) {
         self.sent = self.sent.wrapping_add(1);

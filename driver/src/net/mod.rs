@@ -117,10 +117,25 @@ impl VirtioNet {
         self.negotiated
     }
 
-    /// What the device says of itself, read once at bring-up; `None` if it cannot be asked.
+    /// What the device says of itself, read once at bring-up, and the link as of the last
+    /// [`link_up`](Self::link_up); `None` if it cannot be asked.
     #[must_use]
     pub const fn config(&self) -> Option<NetConfig> {
         self.config
+    }
+
+    /// Asks the device whether its link is up; `None` if it cannot be asked. One request: for a slow path, as it has to be
+    /// repeated to see a change. Nothing else that the answer says is taken: an address or MTU stays what it was at
+    /// bring-up.
+    ///
+    /// # Errors
+    /// [`NetError::Violation`], or [`NetError::Transport`] if the backend does not answer in time or answers nonsense.
+    pub fn link_up(&mut self) -> Result<Option<bool>, NetError> {
+        self.latch.check()?;
+        let answer = self.channel.config(self.negotiated).map_err(|error| self.blame(error))?;
+        let (Some(config), Some(answer)) = (&mut self.config, answer) else { return Ok(None) };
+        config.link_up = answer.link_up;
+        Ok(Some(answer.link_up))
     }
 
     /// How often the device has been reset.
@@ -148,12 +163,15 @@ impl VirtioNet {
     /// [`NetError::Violation`], or [`NetError::Transport`] if the backend hung up or sent what nobody asked for.
     pub fn check(&mut self) -> Result<(), NetError> {
         self.latch.check()?;
-        self.channel.check_alive().map_err(|error| {
-            if let TransportError::Misbehaved(_) = error {
-                self.latch.trip(Violation::of_device(ViolationKind::Channel));
-            }
-            error.into()
-        })
+        self.channel.check_alive().map_err(|error| self.blame(error))
+    }
+
+    /// A backend that breaks the rules of the channel is broken for the queues too.
+    fn blame(&self, error: TransportError) -> NetError {
+        if let TransportError::Misbehaved(_) = error {
+            self.latch.trip(Violation::of_device(ViolationKind::Channel));
+        }
+        error.into()
     }
 
     /// Whether every descriptor of every queue is free or lent, exactly once. Walks everything: for audits.
