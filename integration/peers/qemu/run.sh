@@ -12,7 +12,7 @@ source "$here/../harness.sh"
 daemon=$(readlink -f "$1")
 shift
 scenarios=("$@")
-[ $# -gt 0 ] || scenarios=(plain killed swiotlb reboot daemon_killed qemu_listens)
+[ $# -gt 0 ] || scenarios=(plain config killed swiotlb reboot daemon_killed qemu_listens)
 
 if [ -z "${IRONRING_NAMESPACE:-}" ]; then
     need_tools qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio python3:python3 ip:iproute2 unshare:util-linux
@@ -58,7 +58,8 @@ start_daemon() { # options...
 
 start_guest() { # name, steps, options of the chardev, options of the card, words for the kernel
     guest_log=$work/$1.log
-    qemu-system-x86_64 -machine q35,accel=tcg -cpu max -m 256 -smp 1 -nographic -nodefaults -serial stdio -monitor none \
+    qemu-system-x86_64 -machine q35,accel=tcg -cpu max -m 256 -smp 1 -nographic -nodefaults -serial stdio \
+        -monitor "unix:$work/monitor,server=on,wait=off" \
         -object memory-backend-memfd,id=memory,size=256M,share=on -numa node,memdev=memory \
         -chardev "socket,id=char,path=$work/socket$3" -netdev vhost-user,id=net,chardev=char \
         -device "virtio-net-pci,netdev=net,vectors=0$4" ${reboots:--no-reboot} \
@@ -66,6 +67,24 @@ start_guest() { # name, steps, options of the chardev, options of the card, word
         </dev/null >"$guest_log" 2>&1 &
     guest_pid=$!
     pids+=("$guest_pid")
+}
+
+monitor() { # command
+    python3 - "$work/monitor" "$1" <<'PYTHON' || die "QEMU's monitor does not take \"$1\""
+import socket, sys
+monitor = socket.socket(socket.AF_UNIX)
+monitor.settimeout(30)
+monitor.connect(sys.argv[1])
+def prompt():
+    said = b""
+    while not said.endswith(b"(qemu) "):
+        part = monitor.recv(4096)
+        assert part, said
+        said += part
+prompt()
+monitor.sendall(sys.argv[2].encode() + b"\n")
+prompt()
+PYTHON
 }
 
 end_of_guest() { # seconds
@@ -115,6 +134,18 @@ scenario_plain() {
     [ "$(grep -ac "guest: fetch $sum" "$guest_log")" = 2 ] || die "no traffic after the driver was bound anew"
     wait_for 10 "the end of the session" more_sessions "$1"
     balance
+}
+# What QEMU's options and its monitor say about the card reaches the guest. The rings stop and start with the link.
+scenario_config() {
+    start_guest config carrier,ping "" ",mac=52:54:00:ca:fe:01,host_mtu=1400" ""
+    wait_for 60 "the guest's link" grep -aq 'guest: carrier 1' "$guest_log"
+    monitor "set_link net off"
+    wait_for 30 "the link to go down" grep -aq 'guest: carrier 0' "$guest_log"
+    monitor "set_link net on"
+    end_of_guest 60
+    expect 'features [01]* mtu 1400 mac 52:54:00:ca:fe:01'
+    expect 'ping 20 packets transmitted, 20 packets received'
+    echo "    address and MTU as QEMU was told; the link went down and up again, and with it traffic"
 }
 scenario_killed() {
     start_guest killed fetch,fetch,fetch,fetch,fetch,fetch "" "" ""
