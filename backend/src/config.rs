@@ -181,7 +181,7 @@ struct Args {
     ///
     /// To each front-end that connects, IN is played from its beginning. OUT, replaced if it is there, gets what all of
     /// them send.
-    #[arg(long, value_name = "PORT", verbatim_doc_comment)]
+    #[arg(long, value_name = "PORT")]
     port: PortSpec,
 
     /// Queue pairs
