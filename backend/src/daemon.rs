@@ -13,7 +13,7 @@ use crate::port::PortError;
 use crate::sandbox::{Refusal, Role, Sandbox, SandboxError};
 use crate::session::listen::{Endpoint, ListenError};
 use crate::session::{Ports, ServeError, StopToken};
-use crate::signals::SignalCatch;
+use crate::signals::{self, SignalCatch};
 
 /// Runs the daemon with these arguments, the program's name first, until it is told to end.
 ///
@@ -27,8 +27,10 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             match run(&transport, *settings, &mode, confinement) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    tracing::error!("{error}");
-                    ExitCode::from(error.status())
+                    let status = error.status();
+                    // Signals are caught by now: a log that nobody reads must not keep the process from ending.
+                    signals::say(move || tracing::error!("{error}"));
+                    ExitCode::from(status)
                 }
             }
         }
@@ -90,10 +92,12 @@ fn run(
     }
     // From here on a signal ends it, also if the log does not take a line.
     let _signals = signals.watch(stop.clone(), endpoint.socket_file(), settings.sandbox.clone())?;
-    settings.sandbox.enter(Role::Main)?;
+    settings.sandbox.enter(if matches!(endpoint, Endpoint::Calling(_)) { Role::Caller } else { Role::Main })?;
     match (confinement, landlock) {
         (None, _) => tracing::warn!("no sandbox: a peer that finds a bug can do what the user of this process can"),
-        (_, RulesetStatus::NotEnforced) => tracing::info!("in a sandbox without Landlock, which this kernel lacks"),
+        (_, RulesetStatus::NotEnforced) => {
+            tracing::warn!("in a sandbox without Landlock, which this kernel lacks: files of this user can be removed");
+        }
         (_, landlock) => tracing::info!(?landlock, "in a sandbox"),
     }
     tracing::info!(mac = %settings.mac, "ready");

@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::sandbox::{Role, Sandbox};
+use crate::sandbox::{Role, Sandbox, SandboxError};
 use crate::session::StopToken;
 use crate::session::listen::SocketFile;
 
@@ -64,15 +64,18 @@ impl SignalCatch {
         stop: StopToken,
         socket: Weak<SocketFile>,
         sandbox: Sandbox,
-    ) -> Result<SignalWatch, OsError> {
+    ) -> Result<SignalWatch, SandboxError> {
         let shared = Arc::new(Shared { over: AtomicBool::new(false), socket });
+        let (entering, entered) = channel();
         let watch = {
             let shared = Arc::clone(&shared);
-            move || match sandbox.enter(Role::Signals) {
-                Ok(()) => shared.watch(self.reader, &stop),
-                Err(error) => {
-                    tracing::error!("{error}");
-                    stop.stop();
+            move || {
+                let outcome = sandbox.enter(Role::Signals);
+                let failed = outcome.is_err();
+                // Whoever starts this waits for it.
+                let _ = entering.send(outcome);
+                if !failed {
+                    shared.watch(self.reader, &stop);
                 }
             }
         };
@@ -80,6 +83,8 @@ impl SignalCatch {
             .name("signals".to_owned())
             .spawn(watch)
             .map_err(|e| OsError::new("watch for signals", e))?;
+        // The thread cannot go without saying.
+        entered.recv().unwrap_or(Ok(()))?;
         Ok(SignalWatch { shared, wake: self.wake })
     }
 }
@@ -139,7 +144,7 @@ fn wait_for_a_byte(pipe: &PipeReader) -> bool {
 
 /// Writes to the log, and waits for that only so long: what holds up the session may be the log itself, a pipe that
 /// nobody reads.
-fn say(line: impl FnOnce() + Send + 'static) {
+pub(crate) fn say(line: impl FnOnce() + Send + 'static) {
     let (saying, said) = channel::<()>();
     let line = move || {
         let _saying = saying;

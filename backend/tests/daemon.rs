@@ -66,15 +66,20 @@ fn a_daemon_that_is_short_of_descriptors_waits_for_more() {
     assert!(short >= 3, "{short} times short of descriptors");
 }
 
-/// A daemon that is held up by its log, a pipe that is full and that nobody reads; as long as its reader is there.
-fn held(dir: &Path) -> (Child, PathBuf, std::io::PipeReader) {
-    let socket = dir.join("socket");
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let bytes = rustix::pipe::fcntl_getpipe_size(&writer).unwrap();
     writer.write_all(&vec![b'.'; bytes]).unwrap();
+    (reader, writer)
+}
+
+/// A daemon that is held up by its log, a pipe that is full and that nobody reads; as long as its reader is there.
+fn held(dir: &Path) -> (Child, PathBuf, std::io::PipeReader) {
+    let socket = dir.join("socket");
+    let (reader, stderr) = full_pipe();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
     command.arg("--socket-path").arg(&socket).args(["--port", "loopback", "--sandbox-kill"]);
-    let child = command.stderr(writer).spawn().unwrap();
+    let child = command.stderr(stderr).spawn().unwrap();
     let deadline = Instant::now() + LIMIT;
     while !socket.exists() {
         assert!(Instant::now() < deadline, "no socket is made");
@@ -186,6 +191,17 @@ fn a_signal_ends_the_daemon_in_order() {
         assert_eq!(daemon.ends(), Some(0));
         assert!(!daemon.socket.exists());
     }
+}
+
+/// Signals are caught early, so nothing that comes later may wait for the log without end.
+#[test]
+fn a_daemon_that_cannot_begin_ends_also_if_nobody_reads_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_reader, stderr) = full_pipe();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
+    command.arg("--socket-path").arg(dir.path().join("none/socket")).args(["--port", "loopback"]);
+    let mut child = command.stderr(stderr).spawn().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
 }
 
 #[test]

@@ -81,6 +81,23 @@ fn what_the_interface_holds_when_a_front_end_leaves_reaches_no_other() {
     }
 }
 
+/// Nothing that is open when the daemon serves can send to a network, but the interface itself.
+#[test]
+fn no_socket_of_a_network_stays_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(daemon) = on_a_tap(dir.path()) else { return };
+    for table in ["tcp", "udp", "raw", "tcp6", "udp6", "raw6", "packet", "netlink", "icmp"] {
+        let sockets = std::fs::read_to_string(format!("/proc/{}/net/{table}", daemon.child.id())).unwrap();
+        // The first line has the names of the columns. The kernel's own ends of netlink are of process 0.
+        let open =
+            sockets.lines().skip(1).filter(|line| table != "netlink" || line.split_whitespace().nth(2) != Some("0"));
+        assert_eq!(open.collect::<Vec<_>>(), <[&str; 0]>::default(), "{table}");
+    }
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id())).unwrap();
+    let open: Vec<_> = fds.map(|fd| std::fs::read_link(fd.unwrap().path()).unwrap()).collect();
+    assert!(open.iter().any(|target| target == Path::new("/dev/net/tun")), "{open:?}");
+}
+
 #[test]
 fn the_link_is_up_while_the_interface_is() {
     let dir = tempfile::tempdir().unwrap();

@@ -130,9 +130,9 @@ pub(super) fn bring_up(name: [u8; NAME_BYTES]) -> Result<(), Errno> {
     unsafe { ioctl(&control, Updater::<SIOCSIFFLAGS, _>::new(&mut request)) }
 }
 
-/// Any socket will do for requests about interfaces; this one sends nothing.
+/// Any socket will do for requests about interfaces. This one is of no network, and connected to nobody.
 pub(super) fn control() -> Result<OwnedFd, Errno> {
-    rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }
 
 const IFF_UP: u16 = 1;

@@ -9,7 +9,7 @@ use std::ffi::c_long;
 
 use libc::{
     AF_UNIX, CLONE_THREAD, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS, F_GETFD, PR_SET_NAME, PR_SET_NO_NEW_PRIVS,
-    PROT_EXEC, SECCOMP_SET_MODE_FILTER, SOCK_STREAM, SOL_SOCKET,
+    PROT_EXEC, SECCOMP_SET_MODE_FILTER, SIGBUS, SIGSEGV, SOCK_STREAM, SOL_SOCKET,
 };
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
@@ -39,14 +39,19 @@ pub(super) fn of(role: Role) -> Result<Rules, SandboxError> {
         Role::Relay => &[EVERY, RELAY, older::WAITS],
         Role::Session => &[EVERY, DATA_PLANE, RELAY, older::WAITS, START, SESSION],
         Role::Signals => &[EVERY, START, SIGNALS, older::REMOVALS],
-        Role::Main => &[EVERY, DATA_PLANE, RELAY, older::WAITS, START, SESSION, SIGNALS, older::REMOVALS, MAIN],
+        Role::Main => {
+            &[EVERY, DATA_PLANE, RELAY, older::WAITS, START, SESSION, SIGNALS, older::REMOVALS, HANDOFF, OWN_NAMES]
+        }
+        Role::Caller => {
+            &[EVERY, DATA_PLANE, RELAY, older::WAITS, START, SESSION, SIGNALS, older::REMOVALS, HANDOFF, ANY_NAME]
+        }
     };
     rules(lists.iter().copied().flatten())
 }
 
 /// What the C library tries and does without.
 pub(super) fn dispensable() -> Result<Rules, SandboxError> {
-    rules(DISPENSABLE)
+    rules(DISPENSABLE.iter().chain(older::DISPENSABLE))
 }
 
 fn rules<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Result<Rules, SandboxError> {
@@ -55,8 +60,12 @@ fn rules<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Result<Rules, Sandbox
     for Call(number, arguments) in calls {
         let conditions: Result<Vec<_>, _> = arguments.iter().map(Argument::condition).collect();
         let conditions = conditions.map_err(refused)?;
+        // A call that is on two lists may be made in either way; no rule at all stands for any.
+        let known = rules.contains_key(number);
         let allowed = rules.entry(*number).or_default();
-        if !conditions.is_empty() {
+        if conditions.is_empty() {
+            allowed.clear();
+        } else if !known || !allowed.is_empty() {
             allowed.push(SeccompRule::new(conditions).map_err(refused)?);
         }
     }
@@ -102,6 +111,10 @@ const EVERY: &[Call] = &[
     Call(libc::SYS_gettid, &[]),
     Call(libc::SYS_rt_sigprocmask, &[]),
     Call(libc::SYS_rt_sigreturn, &[]),
+    // The standard library's handler of faults gives them back to the kernel, which ends the process; else the fault
+    // would come again for ever.
+    Call(libc::SYS_rt_sigaction, &[Is(0, number(SIGSEGV))]),
+    Call(libc::SYS_rt_sigaction, &[Is(0, number(SIGBUS))]),
     Call(libc::SYS_restart_syscall, &[]),
     Call(libc::SYS_sigaltstack, &[]),
     Call(libc::SYS_exit, &[]),
@@ -130,7 +143,7 @@ const RELAY: &[Call] = &[
 const START: &[Call] = &[
     Call(libc::SYS_clone, &[Bits(0, number(CLONE_THREAD), number(CLONE_THREAD))]),
     Call(libc::SYS_prctl, &[Is(0, number(PR_SET_NO_NEW_PRIVS))]),
-    Call(libc::SYS_seccomp, &[Is(0, SECCOMP_SET_MODE_FILTER)]),
+    Call(libc::SYS_seccomp, &[Is(0, SECCOMP_SET_MODE_FILTER), Is(1, 0)]),
 ];
 
 /// What it takes to serve a front-end's requests.
@@ -160,14 +173,21 @@ const SIGNALS: &[Call] = &[
     Call(libc::SYS_unlinkat, &[]),
 ];
 
-/// What it takes to await or call a front-end, and to hand its connection to a session.
-const MAIN: &[Call] = &[
+/// What it takes to hand a connection to a session. The sockets are of the Unix family and have names that the kernel
+/// chooses: see `session/listen.rs`.
+const HANDOFF: &[Call] = &[
     Call(libc::SYS_socket, &[Is(0, number(AF_UNIX)), Bits(1, SOCKET_TYPES, number(SOCK_STREAM))]),
-    Call(libc::SYS_bind, &[]),
+    Call(libc::SYS_bind, &[Is(2, NO_NAME_BYTES)]),
     Call(libc::SYS_listen, &[]),
-    Call(libc::SYS_connect, &[]),
     Call(libc::SYS_getsockname, &[]),
 ];
+
+/// Connections to names that the kernel chose. What the name is cannot be seen here, but how long it is: that leaves
+/// paths of at most 6 bytes.
+const OWN_NAMES: &[Call] = &[Call(libc::SYS_connect, &[Is(2, CHOSEN_NAME_BYTES)])];
+
+/// Connections to any path, of whoever calls a front-end.
+const ANY_NAME: &[Call] = &[Call(libc::SYS_connect, &[])];
 
 /// What the C library tries and does without.
 const DISPENSABLE: &[Call] = &[
@@ -175,6 +195,9 @@ const DISPENSABLE: &[Call] = &[
     Call(libc::SYS_clone3, &[]),
     // To count CPUs in /sys, where many threads allocate; `sched_getaffinity` comes after it.
     Call(libc::SYS_openat, &[]),
+    // For names in the backtrace of a panic, if RUST_BACKTRACE asks for one.
+    Call(libc::SYS_getcwd, &[]),
+    Call(libc::SYS_readlinkat, &[]),
 ];
 
 /// The older forms of calls above, which libraries make on processors that have them.
@@ -184,6 +207,7 @@ mod older {
 
     pub(super) const WAITS: &[Call] = &[Call(libc::SYS_poll, &[]), Call(libc::SYS_epoll_wait, &[])];
     pub(super) const REMOVALS: &[Call] = &[Call(libc::SYS_unlink, &[])];
+    pub(super) const DISPENSABLE: &[Call] = &[Call(libc::SYS_readlink, &[])];
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -192,12 +216,17 @@ mod older {
 
     pub(super) const WAITS: &[Call] = &[];
     pub(super) const REMOVALS: &[Call] = &[];
+    pub(super) const DISPENSABLE: &[Call] = &[];
 }
 
 /// What a call fails with that is on no list.
 pub(super) const ENOSYS: u32 = number(libc::ENOSYS);
 /// `SIOCGIFFLAGS` of `linux/sockios.h`, which is the same on all processors.
 const SIOCGIFFLAGS: u32 = 0x8913;
+/// Bytes of an address that is a family and no name.
+const NO_NAME_BYTES: u32 = 2;
+/// Bytes of an address with a name that the kernel chose: a zero byte and five digits.
+const CHOSEN_NAME_BYTES: u32 = 8;
 /// The bits of a socket's type that are no flags.
 const SOCKET_TYPES: u32 = 0xf;
 

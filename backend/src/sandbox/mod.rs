@@ -8,13 +8,16 @@
 //!
 //! 1. The process cannot be traced or dumped by others of its user, and `exec` gives no privileges
 //!    (`PR_SET_DUMPABLE`, `PR_SET_NO_NEW_PRIVS`).
-//! 2. All capabilities are dropped, from every set.
-//! 3. Landlock, where the kernel has it: no file can be opened, made or run, the only directory in which something can
-//!    be removed is that of the socket; no TCP port can be bound or connected to, no abstract socket and no process
-//!    outside can be reached.
-//! 4. A seccomp filter for each thread (`calls.rs` has the lists). No thread can open a file, run a program, make a socket of the
-//!    network, or trace; only the thread that awaits connections, which reads no byte of a peer's, can make a Unix
-//!    socket.
+//! 2. All capabilities are dropped, from every set that a thread may change.
+//! 3. Landlock, where the kernel has it: no file can be opened, made or run, and none removed but in and below the
+//!    directory of the socket; no TCP port can be bound or connected to, no abstract socket and no process outside can be
+//!    reached.
+//! 4. A seccomp filter for each thread (`calls.rs` has the lists). No thread can open a file, run a program, make a socket
+//!    of the network, or trace; only the thread that awaits connections can make a Unix socket, and only one that calls
+//!    its front-end can connect that to a path.
+//!
+//! Threads share memory. What has taken over one of them may in time make another one work for it, so what holds for
+//! certain is what holds for all threads; that each can do less is one more obstacle.
 //!
 //! What is not on a thread's list does not exist for it: it fails with `ENOSYS`, as on a kernel that is older than the
 //! call. So a C library that is newer than this list falls back to older calls instead of failing. [`Refusal::End`] ends
@@ -45,8 +48,10 @@ pub struct Sandbox(Option<Arc<Filters>>);
 /// What a thread does, and with that what it may ask the kernel for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Awaits or calls front-ends, and starts their sessions.
+    /// Awaits front-ends, and starts their sessions.
     Main,
+    /// Calls a front-end at a path, and starts its sessions.
+    Caller,
     /// Ends the daemon.
     Signals,
     /// Takes the requests of one front-end, and starts the threads below.
@@ -84,6 +89,12 @@ pub enum SandboxError {
         /// Its word.
         why: String,
     },
+    /// The directory of the socket cannot be looked at.
+    #[error("the directory of the socket cannot be opened: {why}; choose another --socket-path, or add --no-sandbox")]
+    Directory {
+        /// The system's word.
+        why: String,
+    },
     /// The kernel has Landlock, and does not do as it is told.
     #[error("Landlock fails: {0}; add --no-sandbox if you can do without")]
     Landlock(#[from] RulesetError),
@@ -102,16 +113,18 @@ struct Filters {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 6] = [Self::Main, Self::Signals, Self::Session, Self::Relay, Self::DataPlane, Self::Figures];
+    pub const ALL: [Self; 7] =
+        [Self::Main, Self::Caller, Self::Signals, Self::Session, Self::Relay, Self::DataPlane, Self::Figures];
 
     const fn index(self) -> usize {
         match self {
             Self::Main => 0,
-            Self::Signals => 1,
-            Self::Session => 2,
-            Self::Relay => 3,
-            Self::DataPlane => 4,
-            Self::Figures => 5,
+            Self::Caller => 1,
+            Self::Signals => 2,
+            Self::Session => 3,
+            Self::Relay => 4,
+            Self::DataPlane => 5,
+            Self::Figures => 6,
         }
     }
 }
@@ -131,7 +144,8 @@ impl Sandbox {
         let mut programs = [const { BpfProgram::new() }; Role::ALL.len()];
         for (program, role) in programs.iter_mut().zip(Role::ALL) {
             let mut rules = calls::of(role)?;
-            // Of two filters the stricter one counts: here they pass, so that the other one fails them.
+            // Of two filters the stricter one counts: here they pass, so that the other one, which every thread has too,
+            // fails them.
             if refusal == Refusal::End {
                 rules.extend(calls::dispensable()?);
             }
@@ -142,7 +156,7 @@ impl Sandbox {
     }
 
     /// Takes from this thread, and from all that it starts from now on, everything but the system calls, which
-    /// [`enter`](Self::enter) takes. Of files, those in `directory` may still be removed. How much of Landlock this
+    /// [`enter`](Self::enter) takes. Of files, those in and below `directory` may still be removed. How much of Landlock this
     /// kernel has.
     ///
     /// # Errors
@@ -151,6 +165,9 @@ impl Sandbox {
         if self.0.is_none() {
             return Ok(RulesetStatus::NotEnforced);
         }
+        // While it can be opened: there may be no right to that without capabilities.
+        let directory =
+            directory.map(PathFd::new).transpose().map_err(|e| SandboxError::Directory { why: e.to_string() })?;
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(|e| OsError::new("make the process undumpable", e))?;
         rustix::thread::set_no_new_privs(true).map_err(|e| OsError::new("give up new privileges", e))?;
@@ -164,10 +181,8 @@ impl Sandbox {
     /// [`SandboxError::Seccomp`].
     pub fn enter(&self, role: Role) -> Result<(), SandboxError> {
         let Some(filters) = &self.0 else { return Ok(()) };
-        // Either may be the first, and their threads inherit it.
-        if matches!(role, Role::Main | Role::Session) {
-            apply(&filters.dispensable)?;
-        }
+        // First, because a role may have no use for applying filters.
+        apply(&filters.dispensable)?;
         filters.programs.get(role.index()).map_or(Ok(()), apply)
     }
 }
@@ -193,14 +208,13 @@ fn apply(program: &BpfProgram) -> Result<(), SandboxError> {
 }
 
 /// Landlock, as far as this kernel has it.
-fn restrict_files(directory: Option<&Path>) -> Result<RulesetStatus, SandboxError> {
+fn restrict_files(directory: Option<PathFd>) -> Result<RulesetStatus, SandboxError> {
     let mut ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .scope(Scope::from_all(LANDLOCK))?
         .create()?;
-    // A directory that is gone by now is none in which we have something to remove.
-    if let Some(directory) = directory.and_then(|path| PathFd::new(path).ok()) {
+    if let Some(directory) = directory {
         ruleset = ruleset.add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?;
     }
     Ok(ruleset.restrict_self()?.ruleset)

@@ -298,7 +298,10 @@ impl SocketFile {
     /// Removes it, unless somebody has put another socket there meanwhile; that one stays.
     pub(crate) fn remove(&self) {
         if std::fs::symlink_metadata(&self.path).is_ok_and(|there| identity(&there) == self.identity) {
-            let _ = std::fs::remove_file(&self.path);
+            if let Err(error) = std::fs::remove_file(&self.path) {
+                let path = self.path.display();
+                tracing::warn!("{path} stays behind: {error}; this user must be able to write to its directory");
+            }
         }
     }
 }
