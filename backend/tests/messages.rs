@@ -12,12 +12,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Instant;
 
 use ironring_backend::session::relay::Message;
 use rustix::fs::MemfdFlags;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
-use support::daemon::Daemon;
+use support::daemon::{Daemon, LIMIT};
 use support::{FrontEnd, GUEST_BASE, MEMORY_BYTES, RX, SIZE, TX, USER_BASE};
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
@@ -383,7 +384,9 @@ fn a_guest_that_kicks_and_adds_nothing_is_suspected_of_memory_that_is_not_shared
     daemon.says("ready");
     let mut front_end = daemon.connect();
     front_end.bring_up();
+    let deadline = Instant::now() + LIMIT;
     let said = loop {
+        assert!(Instant::now() < deadline, "it is not suspected of anything");
         front_end.guest.bells[TX].kick.write(1).unwrap();
         if let Some(line) = daemon.said().filter(|line| line.contains("WARN")) {
             break line;
