@@ -3,6 +3,8 @@
 //! Each front-end has a guest in a thread of its own, which keeps both rings full to its last moment and beyond. The
 //! front-end goes when some frames have passed each way, in one of several manners.
 
+#![allow(clippy::cast_possible_truncation, reason = "sizes of this test's own memory")]
+
 mod support;
 
 use std::io::Write;
@@ -129,7 +131,7 @@ fn two_hundred_front_ends_on_a_tap_leave_nothing_behind() {
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root and /dev/net/tun");
         // To the test's own output.
-        writeln!(std::io::stderr(), "skipped: a TAP takes root and /dev/net/tun").unwrap();
+        std::io::stderr().write_all(b"skipped: a TAP takes root and /dev/net/tun\n").unwrap();
         return;
     }
     let dir = tempfile::tempdir().unwrap();
