@@ -5,15 +5,16 @@
 //! ```
 //!
 //! Frames from the interface are written into transmit slots in place, frames from the rings are copied out and then
-//! written to the interface. When nothing moves, one `poll` waits for both sides.
+//! written to the interface. When nothing moves, one `poll` waits for both sides. The device does not call for slots that
+//! it is done with, so while a frame waits for one, the wait is short and the interface, which stays readable, is left out.
 
 use std::error::Error;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ironring_backend::port::Port;
 use ironring_backend::port::tap::Tap;
+use ironring_common::spec::net::ETH_HEADER_BYTES;
 use ironring_driver::net::{NetOptions, RxBatch, VirtioNet};
 use ironring_driver::transport::{Deadlines, VhostUser};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -29,10 +30,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut batch = RxBatch::new(BURST, net.tx().frame_max());
     let mut checked = Instant::now();
     loop {
-        let out = to_the_rings(&mut tap, &mut net)?;
+        let (out, waits) = to_the_rings(&mut tap, &mut net)?;
         let back = to_the_interface(&mut net, &mut batch, &mut tap)?;
         if out + back == 0 {
-            sleep(&tap, &mut net)?;
+            sleep(&mut tap, &mut net, waits)?;
         }
         // A backend that went away says so on the socket only.
         if checked.elapsed() > CHECK {
@@ -42,19 +43,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Frames of the interface into transmit slots, in place, until one side has no more.
-fn to_the_rings(tap: &mut Tap, net: &mut VirtioNet) -> Result<usize, Box<dyn Error>> {
-    let mut moved = 0;
+/// Frames of the interface into transmit slots, in place, until one side has no more. How many, and whether one more
+/// waits for a slot.
+fn to_the_rings(tap: &mut Tap, net: &mut VirtioNet) -> Result<(usize, bool), Box<dyn Error>> {
+    let (mut moved, mut waits) = (0, false);
     while moved < BURST {
         let Some(frame) = tap.rx_peek() else { break };
-        let Some(mut slot) = net.tx().slot(frame.len())? else { break };
+        let Some(mut slot) = net.tx().slot(frame.len())? else {
+            waits = true;
+            break;
+        };
         slot.write(0, frame)?;
         slot.send()?;
         tap.rx_consume();
         moved += 1;
     }
     net.tx().publish()?;
-    Ok(moved)
+    Ok((moved, waits))
 }
 
 /// Received frames to the interface. What it has no room for is dropped, as by any network card.
@@ -70,17 +75,17 @@ fn to_the_interface(net: &mut VirtioNet, batch: &mut RxBatch, tap: &mut Tap) -> 
     Ok(count)
 }
 
-/// Until either side has something, or for a moment: the device may fail to call, and reclaimed slots make no noise.
-fn sleep(tap: &Tap, net: &mut VirtioNet) -> Result<(), Box<dyn Error>> {
+/// Until either side has something, or for a moment if a frame waits for room on either.
+fn sleep(tap: &mut Tap, net: &mut VirtioNet, waits: bool) -> Result<(), Box<dyn Error>> {
     if net.rx().arm()? {
         return Ok(());
     }
-    let slots_out = net.tx().outstanding() > 0;
-    let limit = if slots_out { Duration::from_millis(1) } else { Duration::from_millis(100) };
+    // Without a slot even for the shortest frame, the interface has not taken the last one yet.
+    let held_back = tap.tx_slot(ETH_HEADER_BYTES).is_none();
+    let limit = if waits || held_back { RETRY } else { CHECK };
     let rx = net.rx();
-    let mut fds = vec![PollFd::from_borrowed_fd(rx.call_fd(), PollFlags::IN)];
-    let interface = tap.readable_fd().unwrap_or_else(|| rx.call_fd());
-    fds.push(PollFd::from_borrowed_fd(interface.as_fd(), PollFlags::IN));
+    let interface = tap.readable_fd().filter(|_| !waits).unwrap_or_else(|| rx.call_fd());
+    let mut fds = [rx.call_fd(), interface].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     rustix::event::poll(&mut fds, Some(&Timespec::try_from(limit)?))?;
     net.rx().disarm()?;
     Ok(())
@@ -88,3 +93,4 @@ fn sleep(tap: &Tap, net: &mut VirtioNet) -> Result<(), Box<dyn Error>> {
 
 const BURST: usize = 32;
 const CHECK: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(1);

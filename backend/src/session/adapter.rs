@@ -5,11 +5,14 @@
 //! framework calls that a breach of the protocol and hangs up. The adapter keeps such requests, the last one for each
 //! ring, and passes them on right behind the SET_FEATURES that makes them lawful.
 //!
+//! It is also where requests are looked at that the framework would refuse without saying why ([`mistakes`](super::mistakes)).
+//!
 //! It stands on the socket as a [`Filter`], behind the one that a [`Conduct`](super::Conduct) may have.
 
 use std::collections::BTreeMap;
 
 use super::life::LastRequest;
+use super::mistakes::Watch;
 use super::relay::{Filter, Message, Side, Step};
 
 /// A filter with the adapter behind it.
@@ -22,13 +25,15 @@ pub(super) struct Adapter<F> {
     early: BTreeMap<u32, u32>,
     /// What the front-end has sent last, for whoever wonders.
     heard: LastRequest,
+    /// Looks at what is passed on.
+    watch: Watch,
 }
 
 impl<F: Filter> Adapter<F> {
-    /// An adapter for a new session, which tells `heard` about each request.
-    pub(super) fn behind(filter: F, heard: &LastRequest) -> Self {
+    /// An adapter for a new session, which tells `heard` and `watch` about each request.
+    pub(super) fn behind(filter: F, watch: Watch, heard: &LastRequest) -> Self {
         heard.forget();
-        Self { filter, acknowledged: false, early: BTreeMap::new(), heard: heard.clone() }
+        Self { filter, acknowledged: false, early: BTreeMap::new(), heard: heard.clone(), watch }
     }
 
     /// What becomes of a request on its way to the session.
@@ -69,7 +74,10 @@ impl<F: Filter> Filter for Adapter<F> {
         let mut steps = Vec::new();
         for step in self.filter.on_request(message) {
             match step {
-                Step::Send(Side::Backend, message) => steps.extend(self.adapt(message)),
+                Step::Send(Side::Backend, message) => {
+                    self.watch.look(&message);
+                    steps.extend(self.adapt(message));
+                }
                 step => steps.push(step),
             }
         }
@@ -115,8 +123,15 @@ const RINGS: u32 = 1 << 16;
 
 #[cfg(test)]
 mod tests {
+    use super::super::mistakes::Noted;
     use super::super::relay::NoFilter;
     use super::*;
+    use crate::config::Settings;
+
+    fn adapter() -> Adapter<NoFilter> {
+        let watch = Watch::new(&Settings::default(), &Noted::default());
+        Adapter::behind(NoFilter, watch, &LastRequest::default())
+    }
 
     fn enable(ring: u32, state: u32, flags: u32) -> Message {
         Message::new(SET_VRING_ENABLE, VERSION | flags, &[ring.to_ne_bytes(), state.to_ne_bytes()].concat())
@@ -137,7 +152,7 @@ mod tests {
 
     #[test]
     fn rings_enabled_early_are_enabled_when_features_are_acknowledged() {
-        let mut adapter = Adapter::behind(NoFilter, &LastRequest::default());
+        let mut adapter = adapter();
         assert_eq!(sent(adapter.on_request(enable(0, 1, 0))), []);
         assert_eq!(sent(adapter.on_request(enable(1, 1, 0))), []);
         let reply = (Side::FrontEnd, SET_VRING_ENABLE, VERSION | REPLY, vec![0; 8]);
@@ -157,7 +172,7 @@ mod tests {
 
     #[test]
     fn without_protocol_features_nothing_is_left_to_enable() {
-        let mut adapter = Adapter::behind(NoFilter, &LastRequest::default());
+        let mut adapter = adapter();
         adapter.on_request(enable(0, 0, 0));
         assert_eq!(sent(adapter.on_request(set_features(1 << 32))).len(), 1);
         assert_eq!(sent(adapter.on_request(set_features(PROTOCOL_FEATURES))).len(), 1);
@@ -165,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_is_malformed_is_for_the_session_to_refuse() {
-        let mut adapter = Adapter::behind(NoFilter, &LastRequest::default());
+        let mut adapter = adapter();
         for body in [&[][..], &[0; 7], &[0; 9], &[0xff; 8]] {
             let steps = sent(adapter.on_request(Message::new(SET_VRING_ENABLE, VERSION, body)));
             assert_eq!(steps, [(Side::Backend, SET_VRING_ENABLE, VERSION, body.to_vec())]);

@@ -3,6 +3,7 @@
 //! There is no end to it but a stop: a VMM may be started long after its backend, and comes back after an upgrade. Between
 //! two calls the pause grows from [`SHORTEST`] to [`LONGEST`]; a session that was served makes it short again.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -60,7 +61,13 @@ impl Patience {
         self.failures = self.failures.saturating_add(1);
         if self.failures.is_power_of_two() {
             let (path, tries) = (path.display(), self.failures);
-            tracing::info!(tries, "nobody listens at {path} ({error}); calling again until somebody does");
+            match error.kind() {
+                ErrorKind::PermissionDenied => tracing::warn!(
+                    tries,
+                    "this user may not connect to {path} ({error}); let it write to that socket and search its directories; calling again"
+                ),
+                _ => tracing::info!(tries, "nobody listens at {path} ({error}); calling again until somebody does"),
+            }
         }
     }
 

@@ -52,12 +52,14 @@ pub(super) struct RingAddrs {
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
     /// The size is none that a split ring can have here (virtio 1.3, 2.7).
-    #[error("ring {ring}: a size of {size} is no power of two between 1 and {max}; pick one, or raise --queue-size")]
+    #[error(
+        "ring {ring}: a size of {size} is no power of two between 1 and {max}; pick one at the front-end (rx_queue_size and tx_queue_size at QEMU, queue_size at cloud-hypervisor), or raise --queue-size"
+    )]
     Size {
         /// The ring.
         ring: usize,
         /// The size that was asked for.
-        size: u16,
+        size: u32,
         /// The largest size that is served.
         max: u16,
     },
@@ -154,7 +156,7 @@ impl WorkerRing {
 impl RingControl for WorkerRing {
     fn set_size(&self, size: u16) -> Result<(), RingError> {
         if !size.is_power_of_two() || size > self.max_size {
-            return Err(RingError::Size { ring: self.ring, size, max: self.max_size });
+            return Err(RingError::Size { ring: self.ring, size: size.into(), max: self.max_size });
         }
         let mut described = self.described();
         let same = described.size == Some(size);

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use vhost::vhost_user::message::FrontendReq;
 
+use super::mistakes::Noted;
 use super::stop::lock;
 use super::{Report, SessionError, StopToken};
 
@@ -17,6 +18,7 @@ use super::{Report, SessionError, StopToken};
 pub(super) struct Life {
     count: Mutex<Count>,
     heard: LastRequest,
+    noted: Noted,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +42,11 @@ impl Life {
     /// The last request of whichever session is served.
     pub(super) const fn heard(&self) -> &LastRequest {
         &self.heard
+    }
+
+    /// What its front-end does that is certain to be refused.
+    pub(super) const fn noted(&self) -> &Noted {
+        &self.noted
     }
 
     /// Writes to the log how a session ended. Without a number, it ended before it began.

@@ -86,6 +86,24 @@ pub enum ListenError {
         /// How many.
         count: u32,
     },
+    /// Not ours to make.
+    #[error("this user may not make a socket at {path}; let it write to {parent}, or choose another --socket-path")]
+    NotAllowed {
+        /// The path.
+        path: PathBuf,
+        /// The directory.
+        parent: PathBuf,
+    },
+    /// No address can hold the path.
+    #[error(
+        "the path {path} has {bytes} bytes and that of a socket has at most {PATH_BYTES}; choose a shorter --socket-path"
+    )]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+    },
     /// The system takes no socket there.
     #[error("cannot listen at {path}: {source}")]
     Bind {
@@ -127,7 +145,11 @@ impl Endpoint {
     /// [`ListenError`].
     pub fn bind(path: &Path, access: Access) -> Result<Self, ListenError> {
         clear_the_way(path)?;
-        let failed = |source| ListenError::Bind { path: path.to_owned(), source };
+        let failed = |source| refused(path, source);
+        // Linux takes a path without the zero byte, but hardly any program can connect to that.
+        if path.as_os_str().len() > PATH_BYTES {
+            return Err(failed(Errno::NAMETOOLONG.into()));
+        }
         let name = SocketAddrUnix::new(path).map_err(|e| failed(e.into()))?;
         let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed(e.into()))?;
@@ -239,7 +261,7 @@ pub(super) fn handoff() -> Result<(UnixListener, UnixStream), OsError> {
 
 /// Removes a socket that nobody listens on.
 fn clear_the_way(path: &Path) -> Result<(), ListenError> {
-    let failed = |source| ListenError::Bind { path: path.to_owned(), source };
+    let failed = |source| refused(path, source);
     let there = match std::fs::symlink_metadata(path) {
         Ok(there) => there,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
@@ -269,6 +291,16 @@ pub(super) fn copy_of(fd: i32) -> std::io::Result<OwnedFd> {
             let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
             Ok(rustix::process::pidfd_getfd(this, fd, PidfdGetfdFlags::empty())?)
         }
+    }
+}
+
+/// Why the system takes no socket at a path.
+fn refused(path: &Path, source: std::io::Error) -> ListenError {
+    let path = path.to_owned();
+    match Errno::from_io_error(&source) {
+        Some(Errno::ACCESS | Errno::PERM) => ListenError::NotAllowed { parent: parent_of(&path), path },
+        Some(Errno::NAMETOOLONG) => ListenError::TooLong { bytes: path.as_os_str().len(), path },
+        _ => ListenError::Bind { path, source },
     }
 }
 
@@ -316,6 +348,8 @@ const HANDOFF_TRIES: u32 = 16;
 
 /// Front-ends that may wait to be served.
 const BACKLOG: i32 = 128;
+/// Bytes of a path in `sockaddr_un`, which one zero byte ends.
+const PATH_BYTES: usize = 107;
 /// The first descriptor of those that systemd passes.
 const FIRST_PASSED: i32 = 3;
 
@@ -392,7 +426,7 @@ mod tests {
         assert!(sentence(&file).contains("exists and is no socket"));
         assert_eq!(std::fs::read(&file).unwrap(), b"mine");
         assert!(sentence(&dir.path().join("no/s")).contains("there is no directory"));
-        assert!(sentence(&dir.path().join("x".repeat(200))).contains("cannot listen at"));
+        assert!(sentence(&dir.path().join("x".repeat(200))).contains("at most 107"));
     }
 
     #[test]

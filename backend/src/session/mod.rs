@@ -25,6 +25,7 @@ mod device;
 mod figures;
 mod life;
 pub mod listen;
+mod mistakes;
 mod ports;
 pub mod relay;
 mod stop;
@@ -46,6 +47,7 @@ use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 pub use self::control::RingError;
+pub use self::mistakes::Mistake;
 pub(crate) use self::ports::Ports;
 pub use self::stop::StopToken;
 
@@ -54,6 +56,7 @@ use self::device::Device;
 use self::figures::Figures;
 use self::life::Life;
 use self::listen::{Endpoint, handoff};
+use self::mistakes::Watch;
 use self::ports::AnyPort;
 use self::relay::{Filter, NoFilter, Relay};
 use self::stop::Breaker;
@@ -135,6 +138,9 @@ pub enum SessionError {
     /// The worker refused.
     #[error(transparent)]
     Worker(#[from] ControlError),
+    /// The front-end is set up for something else.
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
     /// The front-end broke the rules of the protocol.
     #[error("the front-end broke the vhost-user protocol: {0}")]
     Protocol(String),
@@ -160,6 +166,7 @@ impl SessionError {
             Self::Memory(_) | Self::TooManyRegions { .. } | Self::TooMuchMemory { .. } => "memory",
             Self::Ring(_) => "ring",
             Self::Worker(_) => "worker",
+            Self::Mistake(mistake) => mistake.reason(),
             Self::Protocol(_) => "protocol",
             Self::Panicked => "panic",
             Self::Port(_) => "port",
@@ -317,7 +324,9 @@ impl<C: Conduct> Opening<'_, C> {
         std::thread::scope(|scope| {
             let serve = || {
                 sandbox.enter(Role::Session)?;
-                session.serve(|| Relay::start(connect()?, ours, Adapter::behind(filter, life.heard()), sandbox))
+                let watch = Watch::new(settings, life.noted());
+                let adapter = Adapter::behind(filter, watch, life.heard());
+                session.serve(|| Relay::start(connect()?, ours, adapter, sandbox))
             };
             let thread = std::thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, serve);
             let thread = thread.map_err(|e| OsError::new("start a session thread", e))?;
@@ -364,7 +373,7 @@ impl<H: Hook + Send + 'static> Session<'_, H> {
         let relayed = relay.join();
         // The last figures, now that nothing is counted any more.
         drop(figures);
-        device.take_error().map_or_else(|| protocol_error(ended), Err)?;
+        device.take_error().map_or_else(|| mistakes::explain(ended, life.noted(), life.heard()), Err)?;
         stopped?;
         relayed?;
         Ok(Report { negotiated, stats: stats.snapshot() })
@@ -416,17 +425,6 @@ fn pause(stop: &StopToken, time: Duration) -> Result<(), OsError> {
     match rustix::event::poll(&mut [PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)], timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(e) => Err(OsError::new("wait for a front-end", e)),
-    }
-}
-
-/// How the framework's word on the end of a connection is to be taken. A front-end may leave at any time, also in the
-/// middle of a message, when it is killed.
-fn protocol_error(ended: Result<(), DaemonError>) -> Result<(), SessionError> {
-    match ended {
-        Ok(()) | Err(DaemonError::HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => Ok(()),
-        Err(DaemonError::HandleRequest(error)) => Err(SessionError::Protocol(error.to_string())),
-        Err(DaemonError::WaitDaemon(_)) => Err(SessionError::Panicked),
-        Err(error) => Err(set_up(error)),
     }
 }
 

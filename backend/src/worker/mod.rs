@@ -30,6 +30,7 @@ use ironring_common::error::OsError;
 
 pub use self::command::{ControlError, RingSetup, WorkerHandle};
 pub use self::core::{Progress, WorkerCore};
+pub(crate) use self::ring::SHARE_MEMORY;
 pub use self::wait::WaitPolicy;
 
 use self::command::{Command, Mailbox, Outcome, Thread};

@@ -50,6 +50,10 @@ struct Running {
     quiet: bool,
     /// Whether the other side had no room, and no progress was made since.
     full: bool,
+    /// The index that the ring was started with.
+    base: u16,
+    /// Kicks that came before the first chain.
+    vain: u32,
 }
 
 /// What all rings of a worker share during a pass.
@@ -97,6 +101,8 @@ impl Ring {
             reported: false,
             quiet: false,
             full: false,
+            base: setup.base,
+            vain: 0,
         });
         Ok(())
     }
@@ -210,8 +216,11 @@ impl Ring {
         let Some(kick) = self.running.as_ref().and_then(|running| running.kick.as_ref()) else { return true };
         match kick.drain() {
             Ok(any) => {
-                if any && let Some(counters) = stats.queue(self.ring) {
-                    counters.count_kick();
+                if any {
+                    if let Some(counters) = stats.queue(self.ring) {
+                        counters.count_kick();
+                    }
+                    self.note_vain_kick();
                 }
                 true
             }
@@ -322,6 +331,24 @@ impl Ring {
             if let Some(counters) = stats.queue(self.ring) {
                 counters.store(&self.tally);
             }
+        }
+    }
+
+    /// A driver that kicks and never adds anything most likely adds it elsewhere: to memory that only the guest sees.
+    /// Nothing else tells, neither the messages of the front-end nor the memory, so it is said. Only of a transmit ring,
+    /// which is looked at after each kick.
+    fn note_vain_kick(&mut self) {
+        let Some(running) = self.running.as_mut().filter(|_| self.ring % 2 == 1) else { return };
+        if running.vring.next_avail() != running.base || running.vring.available() > 0 {
+            return;
+        }
+        running.vain = running.vain.saturating_add(1);
+        if running.vain == VAIN_KICKS {
+            let queue = self.queue;
+            tracing::warn!(
+                queue,
+                "kicked {VAIN_KICKS} times, and nothing was ever added to the ring: if the guest sends, its memory is not shared; {SHARE_MEMORY}"
+            );
         }
     }
 
@@ -472,3 +499,8 @@ struct Areas {
     avail: Area,
     used: Area,
 }
+
+/// What makes a guest's memory shared.
+pub(crate) const SHARE_MEMORY: &str = "give the guest shared memory, with -object memory-backend-memfd,id=mem,size=...,share=on -numa node,memdev=mem at QEMU, --memory shared=on at cloud-hypervisor";
+/// More kicks than a driver makes before there is anything: QEMU makes one or two of its own.
+const VAIN_KICKS: u32 = 8;

@@ -309,8 +309,7 @@ impl Guest {
         self.sent = self.sent.wrapping_add(1);
         let memory = self.memory.area(0, MEMORY_BYTES).unwrap();
         let frame: Vec<u8> = (0..bytes).map(|at| (at as u8).wrapping_mul(7).wrapping_add(self.sent)).collect();
-        memory.zero(TX_BUFFER, HDR_BYTES);
-        memory.copy_in(TX_BUFFER + HDR_BYTES, &frame);
+        self.write_frame(&frame);
         self.add(RX, GUEST_BASE + RX_BUFFER as u64, BUFFER_BYTES);
         self.add(TX, GUEST_BASE + TX_BUFFER as u64, (HDR_BYTES + bytes) as u32);
         self.used(TX);
@@ -319,6 +318,34 @@ impl Guest {
         let mut back = vec![0; bytes];
         memory.copy_out(RX_BUFFER + HDR_BYTES, &mut back);
         assert!(back == frame, "the frame of {bytes} bytes came back changed");
+    }
+
+    /// What is sent from now on by [`stream`](Self::stream).
+    pub(crate) fn write_frame(&self, frame: &[u8]) {
+        let memory = self.memory.area(0, MEMORY_BYTES).unwrap();
+        memory.zero(TX_BUFFER, HDR_BYTES);
+        memory.copy_in(TX_BUFFER + HDR_BYTES, frame);
+    }
+
+    /// One step of a driver that keeps both rings full, of frames of `bytes` bytes; how many chains of each were used.
+    pub(crate) fn stream(&mut self, bytes: usize) -> [u32; 2] {
+        let mut used = [0; 2];
+        for (ring, addr, len) in [(RX, RX_BUFFER, BUFFER_BYTES), (TX, TX_BUFFER, (HDR_BYTES + bytes) as u32)] {
+            while self.is_used(ring) {
+                self.used(ring);
+                used[ring] += 1;
+            }
+            while self.added[ring].wrapping_sub(self.seen[ring]) < SIZE {
+                self.add(ring, GUEST_BASE + addr as u64, len);
+            }
+        }
+        used
+    }
+
+    /// Whether there is a used element to be taken.
+    fn is_used(&self, ring: usize) -> bool {
+        let memory = self.memory.area(0, MEMORY_BYTES).unwrap();
+        memory.load_u16_acquire(Self::ring(ring) + USED + USED_IDX) != self.seen[ring]
     }
 
     /// A driver that starts its rings anew.

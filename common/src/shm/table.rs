@@ -32,7 +32,7 @@ pub enum TableError {
     },
     /// A region is larger than the file that backs it: touching its end would kill the process.
     #[error(
-        "memory region at {start} needs {need} bytes of its file, which has {have}; the peer shared less than it says"
+        "memory region at {start} needs {need} bytes of its file, which has {have}; the peer shared less than it says: make the file as large as the guest's memory"
     )]
     FileTooSmall {
         /// First address.
@@ -59,7 +59,7 @@ pub enum TableError {
     },
     /// The file could be shrunk under us.
     #[error(
-        "memory region at {start} can be truncated by the peer at any time; share a memfd sealed with F_SEAL_SHRINK, or allow unsealed memory"
+        "memory region at {start} can be truncated by the peer at any time, which would kill this process; share a memfd that takes F_SEAL_SHRINK (QEMU: memory-backend-memfd with share=on and not seal=off), or accept the risk with --allow-unsealed-memory (SealPolicy::Tolerate), as memory-backend-file and cloud-hypervisor need it"
     )]
     NotSealed {
         /// First address.
