@@ -121,7 +121,8 @@ impl Shared {
     /// Ends the process as it stands.
     fn end(&self, why: String) {
         if let Some(socket) = self.socket.upgrade() {
-            socket.remove();
+            // Whoever starts the daemon again finds it, and replaces it.
+            let _ = socket.remove();
         }
         say(move || {
             tracing::error!("{why}; the process ends as it stands, look for a file or device that does not answer");

@@ -9,13 +9,12 @@ mod support;
 
 use std::io::Write;
 use std::net::Shutdown;
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use support::FrontEnd;
-use support::daemon::{Daemon, LIMIT};
+use support::daemon::{Daemon, LIMIT, has_taps};
 
 /// What a daemon has: descriptors, threads, mappings of guest memory, and mappings of any kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,10 +127,7 @@ fn two_hundred_front_ends_under_a_flood_leave_nothing_behind() {
 /// The guest asks for the host's address, and the host answers, as fast as both can.
 #[test]
 fn two_hundred_front_ends_on_a_tap_leave_nothing_behind() {
-    if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root and /dev/net/tun");
-        // To the test's own output.
-        std::io::stderr().write_all(b"skipped: a TAP takes root and /dev/net/tun\n").unwrap();
+    if !has_taps() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ use ironring_backend::session::relay::Message;
 use rustix::fs::MemfdFlags;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
-use support::daemon::{Daemon, LIMIT};
+use support::daemon::{Daemon, LIMIT, has_taps};
 use support::{FrontEnd, GUEST_BASE, MEMORY_BYTES, RX, SIZE, TX, USER_BASE};
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
@@ -66,17 +66,6 @@ const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// Whether a test that needs root and TAP interfaces can do its work.
-fn has_taps() -> bool {
-    if is_root() && Path::new("/dev/net/tun").exists() {
-        return true;
-    }
-    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root and /dev/net/tun");
-    // To the test's own output.
-    std::io::stderr().write_all(b"skipped: network namespaces and a TAP take root and /dev/net/tun\n").unwrap();
-    false
 }
 
 /// Ends by itself with `status`, after a line that contains all of `words`.

@@ -328,19 +328,18 @@ impl SocketFile {
     }
 
     /// Removes it, unless somebody has put another socket there meanwhile; that one stays.
-    pub(crate) fn remove(&self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|there| identity(&there) == self.identity) {
-            if let Err(error) = std::fs::remove_file(&self.path) {
-                let path = self.path.display();
-                tracing::warn!("{path} stays behind: {error}; this user must be able to write to its directory");
-            }
-        }
+    pub(crate) fn remove(&self) -> std::io::Result<()> {
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|there| identity(&there) == self.identity);
+        if ours { std::fs::remove_file(&self.path) } else { Ok(()) }
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        self.remove();
+        if let Err(error) = self.remove() {
+            let path = self.path.display();
+            tracing::warn!("{path} stays behind: {error}; this user must be able to write to its directory");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The daemon as a process, and what it says.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -94,6 +94,17 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a test that needs root and TAP interfaces can do its work.
+pub(crate) fn has_taps() -> bool {
+    if rustix::process::geteuid().is_root() && Path::new("/dev/net/tun").exists() {
+        return true;
+    }
+    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "this test needs root and /dev/net/tun");
+    // To the test's own output.
+    std::io::stderr().write_all(b"skipped: network namespaces and a TAP take root and /dev/net/tun\n").unwrap();
+    false
 }
 
 /// How long anything may take.
