@@ -204,7 +204,7 @@ fn a_tap_that_cannot_be_had_says_why() {
     // The user who is named may: what is wrong then is the socket's path.
     let own = format!("ip tuntap add dev tap7 mode tap vnet_hdr user 65534; {nobody}");
     refuses(&own, "tap7", &["there is no directory /nonexistent"]);
-    let words = ["/dev/net/tun cannot be opened: Permission denied"];
+    let words = ["this user may not open /dev/net/tun: Permission denied", "tap:fd=N"];
     refuses(&format!("chmod 600 /dev/net/tun; {nobody}"), "tap7", &words);
     refuses("rm /dev/net/tun;", "tap7", &["/dev/net/tun cannot be opened", "load the module `tun`"]);
     let words = ["is no TAP interface with one queue; pick another name"];

@@ -59,6 +59,14 @@ pub enum TapError {
         /// The system's word.
         source: std::io::Error,
     },
+    /// The device that makes interfaces is not for us.
+    #[error(
+        "this user may not open /dev/net/tun: {source}; let it read and write that device, or pass an open interface as tap:fd=N"
+    )]
+    TunNotAllowed {
+        /// The system's word.
+        source: std::io::Error,
+    },
     /// Not ours to use or to make.
     #[error(
         "the TAP interface {name} may not be used or made by this user; make it with `ip tuntap add dev {name} mode tap user USER`, or give this program CAP_NET_ADMIN"
@@ -120,7 +128,10 @@ impl Tap {
         let wanted = Name::parse(name)?;
         let link = Link::of(wanted)?;
         let existed = tap_sys::is_up(&link.control, wanted.0).map_err(|e| OsError::new("look for an interface", e))?;
-        let fd = tap_sys::open().map_err(|e| TapError::NoTun { source: e.into() })?;
+        let fd = tap_sys::open().map_err(|error| match error {
+            Errno::ACCESS | Errno::PERM => TapError::TunNotAllowed { source: error.into() },
+            _ => TapError::NoTun { source: error.into() },
+        })?;
         let attached = tap_sys::attach(&fd, wanted.0).map_err(|error| {
             let name = name.to_owned();
             match error {

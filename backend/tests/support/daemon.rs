@@ -27,14 +27,12 @@ impl Daemon {
         Self::run(&mut command, socket)
     }
 
-    /// One whose descriptors can be counted: in a sandbox, that takes root.
+    /// One whose descriptors and mappings can be counted: in a sandbox, that takes root.
     pub(crate) fn start_open(dir: &Path, port: &str) -> Self {
-        if rustix::process::geteuid().is_root() {
-            return Self::start(dir, port);
-        }
         let socket = dir.join("socket");
+        let sandbox = if rustix::process::geteuid().is_root() { "--sandbox-kill" } else { "--no-sandbox" };
         let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
-        command.arg("--socket-path").arg(&socket).args(["--port", port, "--no-sandbox"]);
+        command.env(ONE_ARENA.0, ONE_ARENA.1).arg("--socket-path").arg(&socket).args(["--port", port, sandbox]);
         Self::run(&mut command, socket)
     }
 
@@ -106,6 +104,10 @@ pub(crate) fn has_taps() -> bool {
     std::io::stderr().write_all(b"skipped: network namespaces and a TAP take root and /dev/net/tun\n").unwrap();
     false
 }
+
+/// Has the C library allocate from one heap, instead of making another whenever two threads meet at one: then mappings
+/// can be counted.
+pub(crate) const ONE_ARENA: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
 /// How long anything may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
