@@ -48,6 +48,12 @@ pub enum Misuse {
         /// The size that was asked for.
         size: u16,
     },
+    /// A queue size that a packed ring cannot have.
+    #[error("a packed ring has 1 to 32768 descriptors, not {size}; pick such a size, for example 256")]
+    PackedSize {
+        /// The size that was asked for.
+        size: u16,
+    },
     /// An area of shared memory is too small for what is to live there.
     #[error("an area of {have} bytes cannot hold {need} bytes; make the arena larger")]
     AreaTooSmall {

@@ -85,10 +85,12 @@ impl Feature {
         }
     }
 
-    /// The feature that this one may not be offered without (virtio 1.3, 5.1.3.1).
+    /// The feature that this one may not be offered without (virtio 1.3, 5.1.3.1 and 6.1).
     const fn needs(self) -> Option<Self> {
         match self {
             Self::Mq => Some(Self::CtrlVq),
+            // A legacy device has split rings in guest order and nothing of these (6.1, 2.8).
+            Self::RingPacked | Self::InOrder | Self::AccessPlatform => Some(Self::Version1),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::error::Misuse;
 
-/// Number of descriptors of a split virtqueue: a power of two, 1 to 32768 (virtio 1.3, section 2.7).
+/// Number of descriptors of a virtqueue: 1 to 32768, and for the split layout a power of two (virtio 1.3, 2.7 and 2.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueSize(u16);
 
@@ -18,6 +18,21 @@ impl QueueSize {
         if size.is_power_of_two() && size <= Self::MAX { Ok(Self(size)) } else { Err(Misuse::QueueSize { size }) }
     }
 
+    /// Checks a size for a packed ring.
+    ///
+    /// # Errors
+    /// [`Misuse::PackedSize`] if it is 0 or above 32768.
+    pub const fn packed(size: u16) -> Result<Self, Misuse> {
+        if size != 0 && size <= Self::MAX { Ok(Self(size)) } else { Err(Misuse::PackedSize { size }) }
+    }
+
+    /// Whether a split ring may have this size.
+    #[inline]
+    #[must_use]
+    pub const fn is_split(self) -> bool {
+        self.0.is_power_of_two()
+    }
+
     /// The size in descriptors.
     #[inline]
     #[must_use]
@@ -25,10 +40,11 @@ impl QueueSize {
         self.0
     }
 
-    /// The slot of a free-running index: the index modulo the size.
+    /// The slot of a free-running index of a split ring: the index modulo the size.
     #[inline]
     #[must_use]
     pub const fn slot(self, index: SplitIndex) -> u16 {
+        debug_assert!(self.is_split(), "a split ring checks its size when it is made");
         // The size is at least 1 and a power of two, so the mask is the remainder.
         index.0 & self.0.wrapping_sub(1)
     }
@@ -53,6 +69,85 @@ impl SplitIndex {
         self.0.wrapping_sub(earlier.0)
     }
 }
+
+/// A place in a packed ring: the slot and the wrap counter, which flips each time the slots have been gone round (2.8.1).
+///
+/// Both sides keep theirs in private memory, and nothing in shared memory is ever taken for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PackedPosition {
+    slot: u16,
+    wrap: bool,
+}
+
+impl PackedPosition {
+    /// Where every packed ring begins: slot 0, wrap counter 1 (2.8.1).
+    pub const START: Self = Self { slot: 0, wrap: true };
+
+    /// The position of 15 bits of slot and the wrap counter in bit 15, as vhost-user and event areas have it (2.8.14);
+    /// `None` if the ring has no such slot.
+    #[inline]
+    #[must_use]
+    pub const fn from_bits(bits: u16, size: QueueSize) -> Option<Self> {
+        let slot = bits & !WRAP_BIT;
+        if slot < size.0 { Some(Self { slot, wrap: bits & WRAP_BIT != 0 }) } else { None }
+    }
+
+    /// The slot in 15 bits and the wrap counter in bit 15.
+    #[inline]
+    #[must_use]
+    pub const fn to_bits(self) -> u16 {
+        if self.wrap { self.slot | WRAP_BIT } else { self.slot }
+    }
+
+    /// The slot: below the queue size.
+    #[inline]
+    #[must_use]
+    pub const fn slot(self) -> u16 {
+        self.slot
+    }
+
+    /// The wrap counter.
+    #[inline]
+    #[must_use]
+    pub const fn wrap(self) -> bool {
+        self.wrap
+    }
+
+    /// The position `slots` further on, at most one round.
+    #[inline]
+    #[must_use]
+    pub const fn advance(self, slots: u16, size: QueueSize) -> Self {
+        debug_assert!(slots <= size.0, "a position moves by a chain, and no chain is longer than the ring");
+        // Both are at most 32768, so the sum fits into 16 bits but for 65536, which `slot < size` excludes.
+        let sum = self.slot.wrapping_add(slots);
+        if sum >= size.0 {
+            Self { slot: sum.wrapping_sub(size.0), wrap: !self.wrap }
+        } else {
+            Self { slot: sum, wrap: self.wrap }
+        }
+    }
+
+    /// Slots from `earlier` to `self`, modulo two rounds: after two rounds a position comes back.
+    #[inline]
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "two positions are less than two rounds apart, at most 65535 slots"
+    )]
+    pub const fn since(self, earlier: Self, size: QueueSize) -> u16 {
+        let rounds = (size.0 as u32).wrapping_mul(2);
+        let (to, from) = (self.linear(size), earlier.linear(size));
+        let apart = if to >= from { to.wrapping_sub(from) } else { to.wrapping_add(rounds).wrapping_sub(from) };
+        apart as u16
+    }
+
+    /// The place in a round of two: wrap counter 1 first.
+    const fn linear(self, size: QueueSize) -> u32 {
+        if self.wrap { self.slot as u32 } else { (self.slot as u32).wrapping_add(size.0 as u32) }
+    }
+}
+
+const WRAP_BIT: u16 = 1 << 15;
 
 /// Index of a descriptor in its table; always below the queue size, because only private state makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,6 +215,22 @@ pub const fn need_event(event: u16, new: SplitIndex, old: SplitIndex) -> bool {
     new.0.wrapping_sub(event).wrapping_sub(1) < new.0.wrapping_sub(old.0)
 }
 
+/// As [`need_event`] for a packed ring (2.8.14): whether a peer that asked to be told about the position `event` is to be
+/// told, when `steps` slots up to `new` were published. An event that is no position of the ring is a broken wish, and is
+/// told about everything: that costs notifications and stalls nobody.
+#[inline]
+#[must_use]
+pub const fn need_event_packed(event: u16, new: PackedPosition, steps: u16, size: QueueSize) -> bool {
+    match PackedPosition::from_bits(event, size) {
+        // How far back the event lies: 1 is the slot that was published last.
+        Some(event) => {
+            let back = new.since(event, size);
+            back != 0 && back <= steps
+        }
+        None => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +267,75 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn packed_sizes_are_all_up_to_32768() {
+        for size in 0..=u16::MAX {
+            assert_eq!(QueueSize::packed(size).is_ok(), (1..=32768).contains(&size), "{size}");
+        }
+    }
+
+    /// Against counting one slot after the other, for every size, start and number of steps.
+    #[test]
+    fn packed_positions_go_round_for_all_small_sizes() {
+        for size in (1..=64).map(|size| QueueSize::packed(size).unwrap()) {
+            let mut slow = Vec::new();
+            let (mut slot, mut wrap) = (0u16, true);
+            for _ in 0..4 * size.get() {
+                slow.push(PackedPosition { slot, wrap });
+                slot += 1;
+                if slot == size.get() {
+                    (slot, wrap) = (0, !wrap);
+                }
+            }
+            for start in 0..2 * size.get() {
+                let from = slow[usize::from(start)];
+                assert_eq!(PackedPosition::from_bits(from.to_bits(), size), Some(from));
+                for steps in 0..=size.get() {
+                    let to = slow[usize::from(start + steps)];
+                    assert_eq!(from.advance(steps, size), to, "{size:?} {from:?} {steps}");
+                    assert_eq!(to.since(from, size), steps);
+                    assert_eq!(from.since(to, size), if steps == 0 { 0 } else { 2 * size.get() - steps });
+                }
+            }
+        }
+    }
+
+    /// Every event word of the ring, every burst: told exactly if the event lies among the slots that were published.
+    #[test]
+    fn packed_events_are_told_when_their_slot_is_published_for_all_small_sizes() {
+        for size in (1..=64).map(|size| QueueSize::packed(size).unwrap()) {
+            let mut old = PackedPosition::START;
+            for _ in 0..2 * size.get() {
+                let mut told = std::collections::HashSet::new();
+                for steps in 0..=size.get() {
+                    let new = old.advance(steps, size);
+                    let mut event = PackedPosition::START;
+                    for _ in 0..2 * size.get() {
+                        let bits = event.to_bits();
+                        assert_eq!(need_event_packed(bits, new, steps, size), told.contains(&bits), "{size:?} {old:?}");
+                        event = event.advance(1, size);
+                    }
+                    told.insert(new.to_bits());
+                }
+                old = old.advance(1, size);
+            }
+            for broken in [size.get(), 0x7fff].into_iter().filter(|bits| bits & 0x7fff >= size.get()) {
+                assert!(need_event_packed(broken, PackedPosition::START, 1, size));
+                assert!(need_event_packed(broken | 0x8000, PackedPosition::START, 1, size));
+            }
+        }
+    }
+
+    #[test]
+    fn packed_positions_of_the_largest_ring_do_not_overflow() {
+        let size = QueueSize::packed(32768).unwrap();
+        let last = PackedPosition { slot: 32767, wrap: false };
+        assert_eq!(last.advance(1, size), PackedPosition::START);
+        assert_eq!(last.advance(32768, size), PackedPosition { slot: 32767, wrap: true });
+        assert_eq!(last.since(PackedPosition::START, size), 65535);
+        assert_eq!(PackedPosition::START.since(last, size), 1);
     }
 
     #[test]

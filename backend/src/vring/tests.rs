@@ -428,6 +428,10 @@ impl Words for Counting<'_> {
         self.note(|part| Access::Load(part, at, 8));
         self.area.load_u64(at)
     }
+    fn load_u64_acquire(&self, at: usize) -> u64 {
+        self.note(|part| Access::Acquire(part, at));
+        self.area.load_u64_acquire(at)
+    }
     fn store_u16(&self, at: usize, value: u16) {
         self.note(|part| Access::Store(part, at, 2));
         self.area.store_u16(at, value);
@@ -443,6 +447,10 @@ impl Words for Counting<'_> {
     fn store_u64(&self, at: usize, value: u64) {
         self.note(|part| Access::Store(part, at, 8));
         self.area.store_u64(at, value);
+    }
+    fn store_u64_release(&self, at: usize, value: u64) {
+        self.note(|part| Access::Release(part, at));
+        self.area.store_u64_release(at, value);
     }
     fn copy_in(&self, _at: usize, _from: &[u8]) {
         panic!("a ring has words only");

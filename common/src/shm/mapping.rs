@@ -306,6 +306,11 @@ impl Words for Bytes<'_> {
         u64::from_le(unsafe { AtomicU64::from_ptr(self.word(at)) }.load(Ordering::Relaxed))
     }
     #[inline]
+    fn load_u64_acquire(&self, at: usize) -> u64 {
+        // SAFETY: as `load_u64`.
+        u64::from_le(unsafe { AtomicU64::from_ptr(self.word(at)) }.load(Ordering::Acquire))
+    }
+    #[inline]
     fn store_u16(&self, at: usize, value: u16) {
         // SAFETY: as `load_u16`.
         unsafe { AtomicU16::from_ptr(self.word(at)) }.store(value.to_le(), Ordering::Relaxed);
@@ -324,6 +329,11 @@ impl Words for Bytes<'_> {
     fn store_u64(&self, at: usize, value: u64) {
         // SAFETY: as `load_u64`.
         unsafe { AtomicU64::from_ptr(self.word(at)) }.store(value.to_le(), Ordering::Relaxed);
+    }
+    #[inline]
+    fn store_u64_release(&self, at: usize, value: u64) {
+        // SAFETY: as `load_u64`.
+        unsafe { AtomicU64::from_ptr(self.word(at)) }.store(value.to_le(), Ordering::Release);
     }
     #[inline]
     fn copy_in(&self, at: usize, from: &[u8]) {
@@ -371,6 +381,10 @@ impl Words for Area {
         self.bytes().load_u64(at)
     }
     #[inline]
+    fn load_u64_acquire(&self, at: usize) -> u64 {
+        self.bytes().load_u64_acquire(at)
+    }
+    #[inline]
     fn store_u16(&self, at: usize, value: u16) {
         self.bytes().store_u16(at, value);
     }
@@ -385,6 +399,10 @@ impl Words for Area {
     #[inline]
     fn store_u64(&self, at: usize, value: u64) {
         self.bytes().store_u64(at, value);
+    }
+    #[inline]
+    fn store_u64_release(&self, at: usize, value: u64) {
+        self.bytes().store_u64_release(at, value);
     }
     #[inline]
     fn copy_in(&self, at: usize, from: &[u8]) {

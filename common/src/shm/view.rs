@@ -1,7 +1,8 @@
 //! Views that say whose words an area holds.
 //!
 //! The type decides what can be done: words of [`Ours`] are stored and never read back, words of [`Theirs`] are loaded
-//! as claims and can be scrubbed. The packed ring, where both sides write the same slots, will add a third.
+//! as claims and can be scrubbed. The slots of a packed ring are written by both sides: loads of [`Both`] are claims too,
+//! even where this side was the last to write.
 
 use super::words::Words;
 use crate::claim::Alleged;
@@ -119,5 +120,61 @@ impl<W: Words> Theirs<W> {
     #[inline]
     pub fn scrub(&self, at: usize, len: usize) {
         self.0.zero(at, len);
+    }
+}
+
+/// An area that both sides write: the slots of a packed ring (2.8.13).
+///
+/// Each slot is two 64-bit words. Nothing tells whether this side or the peer stored a word last, so every load is a
+/// claim. The load methods are called from the two files named `boundary.rs` only.
+#[derive(Clone, Debug)]
+pub struct Both<W>(W);
+
+impl<W: Words> Both<W> {
+    /// Takes an area for reading and writing.
+    #[inline]
+    pub const fn new(words: W) -> Self {
+        Self(words)
+    }
+    /// Bytes in the area.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+    /// Whether the area has no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// Whether words of `bytes` bytes can live at offset `at`.
+    #[inline]
+    pub fn is_aligned(&self, at: usize, bytes: usize) -> bool {
+        self.0.is_aligned(at, bytes)
+    }
+    /// Stores a 64-bit word.
+    #[inline]
+    pub fn store_u64(&self, at: usize, value: u64) {
+        self.0.store_u64(at, value);
+    }
+    /// Publishes the word of a slot that has its flags: Release, so that whoever loads it with Acquire sees everything
+    /// stored before.
+    #[inline]
+    pub fn publish_u64(&self, at: usize, value: u64) {
+        self.0.store_u64_release(at, value);
+    }
+    /// Stores zeros.
+    #[inline]
+    pub fn zero(&self, at: usize, len: usize) {
+        self.0.zero(at, len);
+    }
+    /// Loads the word of a slot that has its flags once, Acquire: pairs with the peer's Release store of it.
+    #[inline]
+    pub fn load_flags_alleged(&self, at: usize) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64_acquire(at))
+    }
+    /// Loads a 64-bit word once.
+    #[inline]
+    pub fn load_u64_alleged(&self, at: usize) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64(at))
     }
 }

@@ -25,6 +25,8 @@ pub trait Words {
     fn load_u32(&self, at: usize) -> u32;
     /// Loads a 64-bit word, Relaxed.
     fn load_u64(&self, at: usize) -> u64;
+    /// Loads a 64-bit word, Acquire.
+    fn load_u64_acquire(&self, at: usize) -> u64;
     /// Stores a 16-bit word, Relaxed.
     fn store_u16(&self, at: usize, value: u16);
     /// Stores a 16-bit word, Release.
@@ -33,6 +35,8 @@ pub trait Words {
     fn store_u32(&self, at: usize, value: u32);
     /// Stores a 64-bit word, Relaxed.
     fn store_u64(&self, at: usize, value: u64);
+    /// Stores a 64-bit word, Release.
+    fn store_u64_release(&self, at: usize, value: u64);
 
     /// Copies private bytes into the area.
     fn copy_in(&self, at: usize, from: &[u8]);
@@ -68,6 +72,10 @@ impl<W: Words + ?Sized> Words for &W {
         (**self).load_u64(at)
     }
     #[inline]
+    fn load_u64_acquire(&self, at: usize) -> u64 {
+        (**self).load_u64_acquire(at)
+    }
+    #[inline]
     fn store_u16(&self, at: usize, value: u16) {
         (**self).store_u16(at, value);
     }
@@ -82,6 +90,10 @@ impl<W: Words + ?Sized> Words for &W {
     #[inline]
     fn store_u64(&self, at: usize, value: u64) {
         (**self).store_u64(at, value);
+    }
+    #[inline]
+    fn store_u64_release(&self, at: usize, value: u64) {
+        (**self).store_u64_release(at, value);
     }
     #[inline]
     fn copy_in(&self, at: usize, from: &[u8]) {

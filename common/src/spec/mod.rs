@@ -3,4 +3,5 @@
 //! Section numbers in this project are those of virtio 1.3 (OASIS).
 
 pub mod net;
+pub mod packed;
 pub mod split;

@@ -80,6 +80,10 @@ impl<W: Words> Words for Counting<W> {
         self.log.note(self.area, at, 8);
         self.words.load_u64(at)
     }
+    fn load_u64_acquire(&self, at: usize) -> u64 {
+        self.log.note(self.area, at, 8);
+        self.words.load_u64_acquire(at)
+    }
     fn store_u16(&self, at: usize, value: u16) {
         self.words.store_u16(at, value);
     }
@@ -91,6 +95,9 @@ impl<W: Words> Words for Counting<W> {
     }
     fn store_u64(&self, at: usize, value: u64) {
         self.words.store_u64(at, value);
+    }
+    fn store_u64_release(&self, at: usize, value: u64) {
+        self.words.store_u64_release(at, value);
     }
     fn copy_in(&self, at: usize, from: &[u8]) {
         self.words.copy_in(at, from);
