@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: tap SOCKET INTERFACE".into());
     };
     let channel = VhostUser::connect(Path::new(socket), Deadlines::default())?;
-    let mut net = VirtioNet::bring_up(channel, NetOptions { calls: true, ..NetOptions::default() })?;
+    let mut net = VirtioNet::bring_up(channel, NetOptions::default())?;
     let mut tap = Tap::open(interface, net.config().and_then(|config| config.mtu))?;
     let mut batch = RxBatch::new(BURST, net.tx().frame_max());
     let mut checked = Instant::now();
@@ -86,7 +86,9 @@ fn sleep(tap: &mut Tap, net: &mut VirtioNet, waits: bool) -> Result<(), Box<dyn 
     let rx = net.rx();
     let interface = tap.readable_fd().filter(|_| !waits).unwrap_or_else(|| rx.call_fd());
     let mut fds = [rx.call_fd(), interface].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    rustix::event::poll(&mut fds, Some(&Timespec::try_from(limit)?))?;
+    if rustix::event::poll(&mut fds, Some(&Timespec::try_from(limit)?))? == 0 {
+        net.nudge()?;
+    }
     net.rx().disarm()?;
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! The shared memory of a device, split by who writes it.
 //!
-//! Two sealed memfds. *Ours* holds descriptor tables, available rings and transmit slots: the device only reads them.
-//! *Theirs* holds used rings and receive slots: the device writes them. Nothing private lives in either: no free list, no
-//! token, no pointer. The addresses that the device knows are synthetic.
+//! Two sealed memfds. *Ours* holds descriptor tables, available rings, indirect tables, the driver's event areas and transmit
+//! slots: the device only reads them. *Theirs* holds used rings, packed rings, the device's event areas and receive slots:
+//! the device writes them. Nothing private lives in either: no free list, no token, no pointer. The addresses that the
+//! device knows are synthetic.
 //!
 //! Everything is made anew for every epoch: a device that was left behind keeps its mapping of the old memory and may
 //! write it for ever, without effect.
@@ -13,10 +14,12 @@ use std::sync::Arc;
 use ironring_common::error::{Misuse, OsError};
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
-use ironring_common::spec::split;
+use ironring_common::spec::{packed, split};
 
 use crate::mapper::slots::FixedSlots;
+use crate::queue::packed::PackedAreas;
 use crate::queue::split::SplitAreas;
+use crate::queue::{RingLayout, Tables};
 use crate::transport::{Region as SharedRegion, RingAddresses};
 
 /// What an arena has room for.
@@ -28,6 +31,10 @@ pub struct ArenaShape {
     pub pairs: u16,
     /// Bytes of a slot: net header and frame.
     pub slot_bytes: u32,
+    /// The layout of every ring.
+    pub layout: RingLayout,
+    /// Descriptors of the indirect table that each descriptor of a transmit queue has; 0 for no tables.
+    pub table_entries: u16,
 }
 
 /// The memory of one device, for one epoch.
@@ -50,13 +57,24 @@ struct Region {
 #[derive(Clone, Debug)]
 pub struct QueueMemory {
     /// The ring, to be read and written here.
-    pub areas: SplitAreas<Area>,
+    pub areas: RingAreas,
     /// The ring, as the device is told.
     pub addresses: RingAddresses,
+    /// The indirect tables, if the queue has any.
+    pub tables: Option<Tables<Area>>,
     /// The slots, to be read or written here.
     pub slots: Area,
     /// The slots, as descriptors say them.
     pub mapper: FixedSlots,
+}
+
+/// The memory of a ring of either layout.
+#[derive(Clone, Debug)]
+pub enum RingAreas {
+    /// Descriptor table, available ring, used ring.
+    Split(SplitAreas<Area>),
+    /// Slots and two event areas.
+    Packed(PackedAreas<Area>),
 }
 
 /// Why there is no arena.
@@ -77,6 +95,9 @@ impl Arena {
     /// [`ArenaError`]. Nothing stays behind.
     pub fn create(shape: ArenaShape) -> Result<Self, ArenaError> {
         let ArenaShape { pairs, slot_bytes, .. } = shape;
+        if shape.layout == RingLayout::Split && !shape.queue_size.is_split() {
+            return Err(Misuse::QueueSize { size: shape.queue_size.get() }.into());
+        }
         let impossible = Misuse::ArenaShape { pairs, slot_bytes };
         let queues = pairs.checked_mul(2).filter(|_| (1..=SLOT_BYTES_MAX).contains(&slot_bytes)).ok_or(impossible)?;
         let mut ours = Carver::default();
@@ -134,26 +155,41 @@ impl Region {
 /// Offsets of one queue's parts in the two regions.
 #[derive(Debug)]
 struct Plan {
-    desc: usize,
-    avail: usize,
-    used: usize,
+    ring: RingPlan,
+    tables: Option<usize>,
     slots: usize,
     slots_are_ours: bool,
     stride: u32,
 }
 
+#[derive(Debug)]
+enum RingPlan {
+    Split { desc: usize, avail: usize, used: usize },
+    Packed { ring: usize, driver_event: usize, device_event: usize },
+}
+
 fn plan_queue(shape: ArenaShape, queue: u16, ours: &mut Carver, theirs: &mut Carver) -> Plan {
     let size = shape.queue_size;
-    let desc = ours.take(split::desc_bytes(size), 0);
-    // Four bytes before a line: index and flags in one line, the entries or elements from the start of the next. For
-    // the used ring this also puts every element on 8 bytes, so that it is one word.
-    let avail = ours.take(split::avail_bytes(size), LINE_BYTES.saturating_sub(split::AVAIL_RING));
-    let used = theirs.take(split::used_bytes(size), LINE_BYTES.saturating_sub(split::USED_RING));
+    let ring = match shape.layout {
+        RingLayout::Split => RingPlan::Split {
+            desc: ours.take(split::desc_bytes(size), 0),
+            // Four bytes before a line: index and flags in one line, the entries or elements from the start of the next.
+            // For the used ring this also puts every element on 8 bytes, so that it is one word.
+            avail: ours.take(split::avail_bytes(size), LINE_BYTES.saturating_sub(split::AVAIL_RING)),
+            used: theirs.take(split::used_bytes(size), LINE_BYTES.saturating_sub(split::USED_RING)),
+        },
+        RingLayout::Packed => RingPlan::Packed {
+            ring: theirs.take(packed::ring_bytes(size), 0),
+            driver_event: ours.take(packed::EVENT_BYTES, 0),
+            device_event: theirs.take(packed::EVENT_BYTES, 0),
+        },
+    };
+    let slots_are_ours = queue % 2 == 1;
+    let tables = (slots_are_ours && shape.table_entries > 0).then(|| ours.take(table_bytes(shape), 0));
     let stride = stride_of(shape.slot_bytes);
     let slot_bytes = usize::from(size.get()).saturating_mul(usize::try_from(stride).unwrap_or(usize::MAX));
-    let slots_are_ours = queue % 2 == 1;
     let slots = if slots_are_ours { ours.take(slot_bytes, 0) } else { theirs.take(slot_bytes, 0) };
-    Plan { desc, avail, used, slots, slots_are_ours, stride }
+    Plan { ring, tables, slots, slots_are_ours, stride }
 }
 
 impl Plan {
@@ -161,22 +197,51 @@ impl Plan {
         let size = shape.queue_size;
         let slots_in = if self.slots_are_ours { ours } else { theirs };
         let slot_bytes = usize::from(size.get()).saturating_mul(usize::try_from(self.stride).unwrap_or(usize::MAX));
+        let (areas, addresses) = self.ring.carve(size, ours, theirs)?;
+        let tables = self.tables.map(|at| -> Result<_, Misuse> {
+            let words = ours.mapping.area(at, table_bytes(shape))?;
+            Ok(Tables { words, base: ours.addr(at), entries: shape.table_entries })
+        });
         Ok(QueueMemory {
-            areas: SplitAreas {
-                desc: ours.mapping.area(self.desc, split::desc_bytes(size))?,
-                avail: ours.mapping.area(self.avail, split::avail_bytes(size))?,
-                used: theirs.mapping.area(self.used, split::used_bytes(size))?,
-            },
-            addresses: RingAddresses {
-                size: size.get(),
-                desc: ours.addr(self.desc),
-                avail: ours.addr(self.avail),
-                used: theirs.addr(self.used),
-            },
+            areas,
+            addresses,
+            tables: tables.transpose()?,
             slots: slots_in.mapping.area(self.slots, slot_bytes)?,
             mapper: FixedSlots::new(slots_in.addr(self.slots), self.stride, shape.slot_bytes),
         })
     }
+}
+
+impl RingPlan {
+    fn carve(&self, size: QueueSize, ours: &Region, theirs: &Region) -> Result<(RingAreas, RingAddresses), Misuse> {
+        Ok(match *self {
+            Self::Split { desc, avail, used } => {
+                let areas = SplitAreas {
+                    desc: ours.mapping.area(desc, split::desc_bytes(size))?,
+                    avail: ours.mapping.area(avail, split::avail_bytes(size))?,
+                    used: theirs.mapping.area(used, split::used_bytes(size))?,
+                };
+                let (desc, avail, used) = (ours.addr(desc), ours.addr(avail), theirs.addr(used));
+                (RingAreas::Split(areas), RingAddresses { size: size.get(), desc, avail, used })
+            }
+            Self::Packed { ring, driver_event, device_event } => {
+                let areas = PackedAreas {
+                    ring: theirs.mapping.area(ring, packed::ring_bytes(size))?,
+                    driver_event: ours.mapping.area(driver_event, packed::EVENT_BYTES)?,
+                    device_event: theirs.mapping.area(device_event, packed::EVENT_BYTES)?,
+                };
+                let (desc, avail, used) = (theirs.addr(ring), ours.addr(driver_event), theirs.addr(device_event));
+                (RingAreas::Packed(areas), RingAddresses { size: size.get(), desc, avail, used })
+            }
+        })
+    }
+}
+
+/// Bytes of the tables of one queue.
+fn table_bytes(shape: ArenaShape) -> usize {
+    // At most 32768 tables of 65535 descriptors of 16 bytes: far from overflow.
+    let tables = usize::from(shape.queue_size.get());
+    tables.saturating_mul(usize::from(shape.table_entries)).saturating_mul(split::DESC_BYTES)
 }
 
 /// Cuts a region into parts, each beginning on a cache line plus an offset.
@@ -214,29 +279,57 @@ mod tests {
     use super::*;
     use ironring_common::shm::words::Words;
 
-    fn arena(queue_size: u16) -> Arena {
-        let queue_size = QueueSize::split(queue_size).unwrap();
-        Arena::create(ArenaShape { queue_size, pairs: 1, slot_bytes: 2048 }).unwrap()
+    const SPLIT: ArenaShape = ArenaShape {
+        queue_size: match QueueSize::split(256) {
+            Ok(size) => size,
+            Err(_) => unreachable!(),
+        },
+        pairs: 1,
+        slot_bytes: 2048,
+        layout: RingLayout::Split,
+        table_entries: 2,
+    };
+
+    fn arena(queue_size: u16, layout: RingLayout) -> Arena {
+        let queue_size = QueueSize::packed(queue_size).unwrap();
+        Arena::create(ArenaShape { queue_size, layout, ..SPLIT }).unwrap()
+    }
+
+    fn parts(memory: &QueueMemory) -> Vec<(GuestAddr, usize, bool)> {
+        let a = memory.addresses;
+        let mut parts = match &memory.areas {
+            RingAreas::Split(s) => {
+                vec![(a.desc, s.desc.len(), true), (a.avail, s.avail.len(), true), (a.used, s.used.len(), false)]
+            }
+            RingAreas::Packed(p) => vec![
+                (a.desc, p.ring.len(), false),
+                (a.avail, p.driver_event.len(), true),
+                (a.used, p.device_event.len(), false),
+            ],
+        };
+        parts.extend(memory.tables.as_ref().map(|tables| (tables.base, tables.words.len(), true)));
+        parts
     }
 
     #[test]
     fn parts_do_not_overlap_and_lie_in_the_region_of_their_writer() {
-        for size in [1, 2, 64, 256, 1024] {
-            let arena = arena(size);
-            let mut parts = Vec::new();
+        let split = [1, 2, 64, 256, 1024].map(|size| (size, RingLayout::Split));
+        let packed = [1, 3, 64, 1000].map(|size| (size, RingLayout::Packed));
+        for (size, layout) in split.into_iter().chain(packed) {
+            let arena = arena(size, layout);
+            let mut all = Vec::new();
             for queue in 0..2 {
                 let memory = arena.queue(queue).unwrap();
-                let a = memory.addresses;
-                parts.push((a.desc.0, memory.areas.desc.len() as u64));
-                parts.push((a.avail.0, memory.areas.avail.len() as u64));
-                parts.push((a.used.0, memory.areas.used.len() as u64));
-                let slots = memory.slots_base();
-                parts.push((slots.0, memory.slots.len() as u64));
-                assert!(a.desc.0 < THEIRS_BASE.0 && a.avail.0 < THEIRS_BASE.0 && a.used.0 >= THEIRS_BASE.0);
-                assert_eq!(slots.0 >= THEIRS_BASE.0, queue == 0, "receive slots are theirs, transmit slots ours");
+                let mut parts = parts(memory);
+                assert_eq!(memory.tables.is_some(), queue == 1, "only transmit queues have tables");
+                parts.push((memory.slots_base(), memory.slots.len(), queue == 1));
+                for (addr, len, ours) in parts {
+                    assert_eq!(addr < THEIRS_BASE, ours, "{addr:?} {len}");
+                    all.push((addr.0, len as u64));
+                }
             }
-            parts.sort_unstable();
-            for pair in parts.windows(2) {
+            all.sort_unstable();
+            for pair in all.windows(2) {
                 assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
             }
         }
@@ -246,7 +339,7 @@ mod tests {
     fn shapes_that_cannot_be_are_refused() {
         let make = |queue_size, pairs, slot_bytes| {
             let queue_size = QueueSize::split(queue_size).unwrap();
-            Arena::create(ArenaShape { queue_size, pairs, slot_bytes }).map(|_| ())
+            Arena::create(ArenaShape { queue_size, pairs, slot_bytes, ..SPLIT }).map(|_| ())
         };
         make(2, 3, 65535).unwrap();
         for (queue_size, pairs, slot_bytes) in
@@ -258,24 +351,37 @@ mod tests {
     }
 
     #[test]
-    fn used_elements_are_words() {
-        let arena = arena(256);
-        assert!(arena.queue(0).unwrap().areas.used.is_aligned(split::USED_RING, 8));
-        assert!(arena.queue(0).unwrap().areas.desc.is_aligned(0, 16));
+    fn a_split_ring_of_three_is_refused() {
+        let queue_size = QueueSize::packed(3).unwrap();
+        let error = Arena::create(ArenaShape { queue_size, ..SPLIT }).unwrap_err();
+        assert!(matches!(error, ArenaError::Misuse(Misuse::QueueSize { size: 3 })), "{error}");
+    }
+
+    #[test]
+    fn used_elements_and_slots_are_words() {
+        let split = arena(256, RingLayout::Split);
+        let RingAreas::Split(areas) = &split.queue(0).unwrap().areas else { panic!("it is split") };
+        assert!(areas.used.is_aligned(split::USED_RING, 8) && areas.desc.is_aligned(0, 16));
+        let packed = arena(3, RingLayout::Packed);
+        let RingAreas::Packed(areas) = &packed.queue(1).unwrap().areas else { panic!("it is packed") };
+        assert!(
+            areas.ring.is_aligned(0, 16) && areas.driver_event.is_aligned(0, 4) && areas.device_event.is_aligned(0, 4)
+        );
+        assert!(packed.queue(1).unwrap().tables.as_ref().unwrap().words.is_aligned(0, 16));
     }
 
     #[test]
     fn every_epoch_has_memory_of_its_own() {
-        let (old, new) = (arena(2), arena(2));
+        let (old, new) = (arena(2, RingLayout::Split), arena(2, RingLayout::Split));
         old.queue(0).unwrap().slots.store_u64(0, 7);
         assert_eq!(new.queue(0).unwrap().slots.load_u64(0), 0);
     }
 
     impl QueueMemory {
         fn slots_base(&self) -> GuestAddr {
-            use crate::mapper::{Direction, Mapper, slots::SlotLen};
+            use crate::mapper::{Direction, Mapper, slots::SlotPart};
             let first = ironring_common::index::DescId::below(0, QueueSize::split(1).unwrap()).unwrap();
-            self.mapper.clone().map(first, &SlotLen(1), Direction::ToDevice).unwrap().addr
+            self.mapper.clone().map(first, &SlotPart::first(1), Direction::ToDevice).unwrap().addr
         }
     }
 }

@@ -5,16 +5,19 @@
 //! - `used.idx`, by an Acquire load, checked against the window of what was published and is not back;
 //! - a used element, by one 64-bit load, its id redeemed by the ledger at full width, its length checked against what
 //!   was posted writable;
-//! - `used.flags`, a hint about kicks;
+//! - a slot of a packed ring at the private position, its second word by one 64-bit Acquire load, and only if something is
+//!   out: flags, id and length of one moment; the id redeemed by the ledger, the length checked as above;
+//! - `used.flags`, `avail_event`, or the device's event area, by one load: hints about kicks;
 //! - the bytes of a completed device-writable buffer, as many as the checked length says, by one copy to private memory.
 //!
-//! Never a descriptor, an entry of the available ring, a buffer that the device only reads, or a word that this side
-//! wrote. A test double counts the loads and fails on any other.
+//! Never a descriptor, an entry of the available ring, an indirect table, the address in a slot, a buffer that the device
+//! only reads, or a word that this side alone writes. A test double counts the loads and fails on any other.
 
 use ironring_common::claim::Alleged;
-use ironring_common::index::{QueueSize, SplitIndex};
-use ironring_common::shm::view::Theirs;
+use ironring_common::index::{PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};
+use ironring_common::shm::view::{Both, Theirs};
 use ironring_common::shm::words::Words;
+use ironring_common::spec::packed::{self, Event, SlotRest};
 use ironring_common::spec::split::{self, UsedElem};
 
 use crate::queue::violation::{Fault, ViolationKind};
@@ -59,6 +62,53 @@ impl<W: Words> UsedRing<W> {
         let flags = self.words.load_u16_alleged(split::USED_FLAGS);
         let flags = flags.check_advisory("a wrong flag costs a kick too many, or a delay that polling bounds");
         flags & split::USED_F_NO_NOTIFY == 0
+    }
+}
+
+impl<W: Words> UsedRing<W> {
+    /// With event indices: whether the device asks to be kicked for what was published from `old` to `new`.
+    #[inline]
+    pub(crate) fn kick_wanted_at(&self, new: SplitIndex, old: SplitIndex) -> bool {
+        let event = self.words.load_u16_alleged(split::avail_event_at(self.size));
+        let event = event.check_advisory("a wrong event costs a kick too many, or a delay that a watchdog bounds");
+        need_event(event, new, old)
+    }
+}
+
+/// The slot of a packed ring at `at`, if the device has used it in the round of that position: the id and the length, which
+/// come from the same load as the flags.
+#[inline]
+pub(crate) fn used_slot<W: Words>(ring: &Both<W>, at: PackedPosition) -> Option<(Alleged<u32>, Alleged<u32>)> {
+    let offset = usize::from(at.slot()).wrapping_mul(packed::SLOT_BYTES).wrapping_add(packed::SLOT_REST);
+    // Acquire: pairs with the device's Release store of this word, and orders the loads of the buffer after it.
+    let rest = ring.load_flags_alleged(offset).map(SlotRest::from_word);
+    let used = rest.map(|rest| packed::is_used(rest.flags, at.wrap()));
+    let why = "a false mark is a completion, which the ledger judges; without a mark nothing happens";
+    used.check_advisory(why).then(|| rest.map(|rest| (u32::from(rest.id), rest.len)).split())
+}
+
+/// What the device says in its event area.
+#[derive(Debug)]
+pub(crate) struct DeviceEvent<W> {
+    words: Theirs<W>,
+}
+
+impl<W: Words> DeviceEvent<W> {
+    pub(crate) const fn new(words: Theirs<W>) -> Self {
+        Self { words }
+    }
+
+    /// Whether the device asks to be kicked for the `steps` slots that were published up to `new`. A wish that makes no sense
+    /// counts as one for every kick.
+    #[inline]
+    pub(crate) fn kick_wanted(&self, new: PackedPosition, steps: u16, size: QueueSize, event_idx: bool) -> bool {
+        let event = self.words.load_u32_alleged(0).map(Event::from_word);
+        let event = event.check_advisory("a wrong event costs a kick too many, or a delay that a watchdog bounds");
+        match event.flags & packed::EVENT_F_MASK {
+            packed::EVENT_F_DISABLE => false,
+            packed::EVENT_F_DESC if event_idx => need_event_packed(event.off_wrap, new, steps, size),
+            _ => true,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use ironring_common::shm::mapping::{Area, Mapping, Memfd};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{self, UsedElem};
 use ironring_driver::mapper::bounce::{BLOCK_BYTES, Bounce, PrivateBuffer};
+use ironring_driver::queue::DriverRing;
 use ironring_driver::queue::split::{SplitAreas, SplitRing};
 use ironring_driver::queue::violation::{Latch, ViolationKind};
 use ironring_integration::double::counting::{Counting, Load, LoadLog};

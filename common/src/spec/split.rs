@@ -61,6 +61,20 @@ pub const fn used_bytes(size: QueueSize) -> usize {
     USED_ELEM_BYTES.saturating_mul(size.get() as usize).saturating_add(USED_RING).saturating_add(2)
 }
 
+/// Offset of `used_event` in the available ring: with `VIRTIO_F_EVENT_IDX`, the used index at which the driver wants to be
+/// interrupted (2.7.10).
+#[must_use]
+pub const fn used_event_at(size: QueueSize) -> usize {
+    AVAIL_ENTRY_BYTES.saturating_mul(size.get() as usize).saturating_add(AVAIL_RING)
+}
+
+/// Offset of `avail_event` in the used ring: with `VIRTIO_F_EVENT_IDX`, the available index at which the device wants to be
+/// kicked (2.7.10).
+#[must_use]
+pub const fn avail_event_at(size: QueueSize) -> usize {
+    USED_ELEM_BYTES.saturating_mul(size.get() as usize).saturating_add(USED_RING)
+}
+
 /// A descriptor as it stands in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Descriptor {

@@ -16,15 +16,29 @@ pub struct FixedSlots {
     len: u32,
 }
 
-/// How many bytes of its slot a descriptor covers.
+/// What of its slot a descriptor covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotLen(pub u32);
+pub struct SlotPart {
+    /// Where it begins, in bytes from the start of the slot.
+    pub offset: u32,
+    /// Bytes.
+    pub len: u32,
+}
 
-/// A length that no slot has.
+impl SlotPart {
+    /// The first bytes of the slot.
+    #[inline]
+    #[must_use]
+    pub const fn first(len: u32) -> Self {
+        Self { offset: 0, len }
+    }
+}
+
+/// A part that no slot has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{len} bytes do not fit into a slot of {slot}; send smaller frames or make the slots larger")]
 pub struct SlotTooSmall {
-    /// Bytes asked for.
+    /// Bytes from the start of the slot to the end of the part.
     pub len: u32,
     /// Bytes of a slot.
     pub slot: u32,
@@ -60,16 +74,19 @@ impl FixedSlots {
 }
 
 impl Mapper for FixedSlots {
-    type Buffer = SlotLen;
+    type Buffer = SlotPart;
     type Error = SlotTooSmall;
 
     #[inline]
-    fn map(&mut self, id: DescId, buffer: &SlotLen, _direction: Direction) -> Result<Mapped, SlotTooSmall> {
-        if buffer.0 > self.len {
-            return Err(SlotTooSmall { len: buffer.0, slot: self.len });
+    fn map(&mut self, id: DescId, buffer: &SlotPart, _direction: Direction) -> Result<Mapped, SlotTooSmall> {
+        let end = buffer.offset.saturating_add(buffer.len);
+        if end > self.len {
+            return Err(SlotTooSmall { len: end, slot: self.len });
         }
-        let offset = u64::from(id.get()).wrapping_mul(u64::from(self.stride));
-        Ok(Mapped { addr: GuestAddr(self.base.0.wrapping_add(offset)), len: buffer.0 })
+        // 32768 slots of less than 64 KiB: far from overflow.
+        let slot = u64::from(id.get()).wrapping_mul(u64::from(self.stride));
+        let offset = slot.wrapping_add(u64::from(buffer.offset));
+        Ok(Mapped { addr: GuestAddr(self.base.0.wrapping_add(offset)), len: buffer.len })
     }
 
     #[inline]

@@ -7,14 +7,18 @@
 use std::sync::Arc;
 
 use ironring_common::error::Incompatible;
-use ironring_common::features::Negotiated;
+use ironring_common::features::{Feature, Negotiated};
 use ironring_common::index::QueueSize;
+use ironring_common::shm::mapping::Area;
 use ironring_common::spec::net;
 
 use super::{Bells, FRAME_MAX, NetError, NetOptions, RX_QUEUE, RxQueue, TX_QUEUE, TxQueue, VirtioNet, supported};
-use crate::arena::{Arena, ArenaShape, QueueMemory};
+use crate::arena::{Arena, ArenaShape, QueueMemory, RingAreas};
+use crate::queue::any::AnyRing;
+use crate::queue::packed::PackedRing;
 use crate::queue::split::SplitRing;
 use crate::queue::violation::Latch;
+use crate::queue::{RingLayout, RingOptions};
 use crate::transport::{NetConfig, VhostUser};
 
 /// A device on its way up, in state `S`.
@@ -52,7 +56,10 @@ impl Bringup<Connected> {
     /// # Errors
     /// [`NetError::Misuse`] or [`NetError::FrameMax`].
     pub fn new(channel: VhostUser, options: NetOptions) -> Result<Self, NetError> {
-        let queue_size = QueueSize::split(options.queue_size)?;
+        let queue_size = match options.layout {
+            RingLayout::Split => QueueSize::split(options.queue_size)?,
+            RingLayout::Packed => QueueSize::packed(options.queue_size)?,
+        };
         if !(60..=FRAME_MAX).contains(&options.frame_max) {
             return Err(NetError::FrameMax { frame_max: options.frame_max });
         }
@@ -64,7 +71,7 @@ impl Bringup<Connected> {
     /// # Errors
     /// [`NetError`].
     pub fn negotiate(mut self) -> Result<Bringup<Agreed>, NetError> {
-        let negotiated = self.channel.negotiate(supported())?;
+        let negotiated = self.channel.negotiate(supported(&self.options))?;
         let config = self.channel.config(negotiated)?;
         let frame_max = match config.and_then(|config| config.mtu) {
             Some(mtu) => self.frames_of(mtu)?,
@@ -92,7 +99,14 @@ impl Bringup<Agreed> {
     /// [`NetError`].
     pub fn share(mut self) -> Result<Bringup<Shared>, NetError> {
         let slot_bytes = self.state.frame_max.saturating_add(net::HDR_LEN);
-        let arena = Arena::create(ArenaShape { queue_size: self.queue_size, pairs: 1, slot_bytes })?;
+        let indirect = self.state.negotiated.has(Feature::IndirectDesc);
+        let arena = Arena::create(ArenaShape {
+            queue_size: self.queue_size,
+            pairs: 1,
+            slot_bytes,
+            layout: self.options.layout,
+            table_entries: if indirect { TABLE_ENTRIES } else { 0 },
+        })?;
         self.channel.set_memory(&arena.regions())?;
         let Self { channel, options, queue_size, state } = self;
         Ok(Bringup { channel, options, queue_size, state: Shared { agreed: state, arena } })
@@ -108,24 +122,47 @@ impl Bringup<Shared> {
         let Self { mut channel, options, queue_size, state: Shared { agreed, arena } } = self;
         let latch = Latch::new();
         let memory = |index| arena.queue(index).cloned().ok_or(NetError::FrameMax { frame_max: options.frame_max });
-        let ring = |index, memory: &QueueMemory| {
-            SplitRing::new(index, queue_size, memory.areas.clone(), Arc::clone(&latch)).map_err(NetError::Misuse)
-        };
+        let features = agreed.negotiated;
+        let ring = |index, memory: &QueueMemory| make_ring(index, queue_size, memory, features, &latch);
         let (rx_memory, tx_memory) = (memory(RX_QUEUE)?, memory(TX_QUEUE)?);
         let (rx_at, tx_at) = (rx_memory.addresses, tx_memory.addresses);
         let (rx_ring, tx_ring) = (ring(RX_QUEUE, &rx_memory)?, ring(TX_QUEUE, &tx_memory)?);
-        let mut rx = RxQueue::new(rx_ring, rx_memory, Bells::new(options.kicks)?, options.calls);
+        let mut rx = RxQueue::new(rx_ring, rx_memory, Bells::new(options.kicks)?);
         let tx = TxQueue::new(tx_ring, tx_memory, Bells::new(options.kicks)?, agreed.frame_max);
+        let rx_base = rx.start_base();
         // Before the ring starts: the device finds every slot at its first look, and needs no kick for them.
         rx.fill()?;
-        channel.start_queue(RX_QUEUE, &rx_at, 0, rx.kick_fd(), rx.call_fd())?;
-        channel.start_queue(TX_QUEUE, &tx_at, 0, tx.kick_fd(), tx.call_fd())?;
+        channel.start_queue(RX_QUEUE, &rx_at, rx_base, rx.kick_fd(), rx.call_fd())?;
+        channel.start_queue(TX_QUEUE, &tx_at, tx.start_base(), tx.kick_fd(), tx.call_fd())?;
         channel.enable_queue(RX_QUEUE, true)?;
         channel.enable_queue(TX_QUEUE, true)?;
         let Agreed { negotiated, config, .. } = agreed;
         Ok(VirtioNet { channel, negotiated, config, rx, tx, arena, latch, options, epoch: 0 })
     }
 }
+
+/// An empty ring of either layout.
+fn make_ring(
+    index: u16,
+    size: QueueSize,
+    memory: &QueueMemory,
+    features: Negotiated,
+    latch: &Arc<Latch>,
+) -> Result<AnyRing<Area, ()>, NetError> {
+    let options = RingOptions {
+        event_idx: features.has(Feature::EventIdx),
+        in_order: features.has(Feature::InOrder),
+        tables: memory.tables.clone(),
+    };
+    let latch = Arc::clone(latch);
+    Ok(match memory.areas.clone() {
+        RingAreas::Split(areas) => AnyRing::Split(SplitRing::with_options(index, size, areas, latch, options)?),
+        RingAreas::Packed(areas) => AnyRing::Packed(PackedRing::with_options(index, size, areas, latch, options)?),
+    })
+}
+
+/// Descriptors of an indirect table: one for the header of a frame, one for its bytes.
+const TABLE_ENTRIES: u16 = 2;
 
 impl<S> Bringup<S> {
     fn with<N>(self, state: N) -> Bringup<N> {

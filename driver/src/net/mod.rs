@@ -13,6 +13,7 @@ mod bringup;
 mod error;
 mod rx;
 mod tx;
+mod wait;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,18 +28,28 @@ pub use rx::{RxBatch, RxQueue, RxStats};
 pub use tx::{TxError, TxQueue, TxSlot, TxStats};
 
 use crate::arena::Arena;
+use crate::queue::RingLayout;
 use crate::queue::violation::{Latch, Violation, ViolationKind};
 use crate::transport::{NetConfig, TransportError, VhostUser};
+use wait::Patience;
 
 /// What a network device is to be like.
 #[derive(Clone, Copy, Debug)]
 pub struct NetOptions {
-    /// Descriptors of each queue: a power of two up to 32768.
+    /// How the rings are laid out. A device that does not have the layout is refused.
+    pub layout: RingLayout,
+    /// Descriptors of each queue: up to 32768, and a power of two for split rings.
     pub queue_size: u16,
+    /// Whether frames are sent by indirect tables, header and frame as two descriptors, if the device takes them.
+    pub indirect: bool,
+    /// Whether both sides say at which index they want to be notified, if the device can.
+    pub event_idx: bool,
+    /// Whether the device may use buffers in order and in batches, if it can.
+    pub in_order: bool,
     /// The longest frame, in bytes without checksum: at least 60.
     pub frame_max: u32,
-    /// Whether this side sleeps until it is called, or polls and asks not to be called.
-    pub calls: bool,
+    /// How long [`VirtioNet::wait`] polls before it sleeps.
+    pub spin: Duration,
     /// Whether the device is kicked when it asks for that. Without kicks it must poll; a backend that sleeps looks at its
     /// rings when its own timer says so.
     pub kicks: bool,
@@ -47,9 +58,19 @@ pub struct NetOptions {
 }
 
 impl Default for NetOptions {
-    /// 256 descriptors, frames of up to 2036 bytes (a slot of 2048 with the header), polled.
+    /// Split rings of 256 descriptors without further features, frames of up to 2036 bytes (a slot of 2048 with the header).
     fn default() -> Self {
-        Self { queue_size: 256, frame_max: 2036, calls: false, kicks: true, drain: Duration::from_secs(1) }
+        Self {
+            layout: RingLayout::Split,
+            queue_size: 256,
+            indirect: false,
+            event_idx: false,
+            in_order: false,
+            frame_max: 2036,
+            spin: Duration::ZERO,
+            kicks: true,
+            drain: Duration::from_secs(1),
+        }
     }
 }
 
@@ -174,6 +195,43 @@ impl VirtioNet {
         error.into()
     }
 
+    /// Waits until there is something to receive, or `timeout` passes; whether there is. Polls for
+    /// [`NetOptions::spin`], then sleeps until the device calls.
+    ///
+    /// Whatever the device says about notifications, a wait costs a bounded delay and never a stall: this side looks by
+    /// itself now and then, and kicks both queues if the device has not been kicked since it was shown something.
+    ///
+    /// # Errors
+    /// [`NetError::Violation`], new or latched, or [`NetError::Os`].
+    pub fn wait(&mut self, timeout: Duration) -> Result<bool, NetError> {
+        let mut patience = Patience::new(timeout);
+        let spun = Instant::now().checked_add(self.options.spin.min(timeout));
+        while spun.is_some_and(|spun| Instant::now() < spun) {
+            if self.rx.poll()? {
+                return Ok(true);
+            }
+            core::hint::spin_loop();
+        }
+        while !self.rx.sleep(&mut patience)? {
+            if patience.is_over() {
+                return Ok(false);
+            }
+            self.nudge()?;
+        }
+        Ok(true)
+    }
+
+    /// Kicks both queues, whether the device wants that or not, if it was shown something since its last kick. For whoever
+    /// sleeps on [`RxQueue::call_fd`] by other means than [`wait`](Self::wait): to be called when such a sleep ended by its
+    /// limit.
+    ///
+    /// # Errors
+    /// The latched [`Violation`].
+    pub fn nudge(&mut self) -> Result<(), Violation> {
+        self.rx.nudge()?;
+        self.tx.nudge()
+    }
+
     /// Whether every descriptor of every queue is free or lent, exactly once. Walks everything: for audits.
     #[must_use]
     pub fn is_conserved(&self) -> bool {
@@ -194,8 +252,8 @@ impl VirtioNet {
                 std::thread::yield_now();
             }
         }
-        self.channel.stop_queue(RX_QUEUE, self.rx.published().0, self.rx.held())?;
-        self.channel.stop_queue(TX_QUEUE, self.tx.published().0, self.tx.held())?;
+        self.channel.stop_queue(RX_QUEUE, self.rx.stop_window())?;
+        self.channel.stop_queue(TX_QUEUE, self.tx.stop_window())?;
         Ok(())
     }
 }
@@ -216,8 +274,18 @@ impl Bells {
 }
 
 /// What this driver can do, and what it needs.
-fn supported() -> Supported {
-    Supported::none().require(Feature::Version1).with(Feature::Mac).with(Feature::Mtu).with(Feature::Status)
+fn supported(options: &NetOptions) -> Supported {
+    let net = Supported::none().require(Feature::Version1).with(Feature::Mac).with(Feature::Mtu).with(Feature::Status);
+    let rings = [
+        (options.indirect, Feature::IndirectDesc),
+        (options.event_idx, Feature::EventIdx),
+        (options.in_order, Feature::InOrder),
+    ];
+    let wanted = rings.into_iter().filter(|(on, _)| *on).fold(net, |all, (_, feature)| all.with(feature));
+    match options.layout {
+        RingLayout::Split => wanted,
+        RingLayout::Packed => wanted.require(Feature::RingPacked),
+    }
 }
 
 /// The first receive queue (5.1.2).

@@ -12,27 +12,36 @@ use std::time::Duration;
 
 use ironring_common::doorbell::{Doorbell, Rung};
 use ironring_common::error::OsError;
-use ironring_common::index::SplitIndex;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Theirs;
 use ironring_common::spec::net::{self, Header};
 
+use super::wait::Patience;
 use super::{Bells, FRAME_MAX, NetError};
 use crate::arena::QueueMemory;
 use crate::boundary;
-use crate::mapper::slots::{FixedSlots, SlotLen};
-use crate::queue::split::{AddError, Completion, SplitRing};
+use crate::mapper::slots::{FixedSlots, SlotPart};
+use crate::queue::any::AnyRing;
 use crate::queue::violation::Violation;
+use crate::queue::{AddError, Completion, DriverRing, RingCounters, StopWindow};
 
 /// Receives frames.
 #[derive(Debug)]
 pub struct RxQueue {
-    ring: SplitRing<Area, ()>,
-    slots: Theirs<Area>,
-    mapper: FixedSlots,
+    ring: AnyRing<Area, ()>,
+    slots: RxSlots,
     kick: Doorbell,
     kicks: bool,
     call: Doorbell,
+    /// Whether something was published since the device was kicked last.
+    unkicked: bool,
+}
+
+/// The receive slots, and what was counted.
+#[derive(Debug)]
+struct RxSlots {
+    words: Theirs<Area>,
+    mapper: FixedSlots,
     stats: RxStats,
 }
 
@@ -55,6 +64,8 @@ pub struct RxStats {
     pub kicks: u64,
     /// Kicks that the device did not want, or that are turned off.
     pub kicks_suppressed: u64,
+    /// Kicks that the device did not want and got all the same, because nothing came for a while.
+    pub watchdog_kicks: u64,
     /// Calls found pending when this side waited.
     pub calls: u64,
 }
@@ -125,28 +136,16 @@ impl core::fmt::Debug for RxBatch {
 }
 
 impl RxQueue {
-    pub(super) fn new(ring: SplitRing<Area, ()>, memory: QueueMemory, bells: Bells, calls: bool) -> Self {
-        let mut queue = Self {
-            ring,
-            slots: Theirs::new(memory.slots),
-            mapper: memory.mapper,
-            kick: bells.kick,
-            kicks: bells.kicks,
-            call: bells.call,
-            stats: RxStats::default(),
-        };
-        if calls {
-            queue.ring.arm_calls();
-        } else {
-            queue.ring.suppress_calls();
-        }
-        queue
+    pub(super) fn new(mut ring: AnyRing<Area, ()>, memory: QueueMemory, bells: Bells) -> Self {
+        ring.suppress_calls();
+        let slots = RxSlots { words: Theirs::new(memory.slots), mapper: memory.mapper, stats: RxStats::default() };
+        Self { ring, slots, kick: bells.kick, kicks: bells.kicks, call: bells.call, unkicked: false }
     }
 
     /// Posts every free slot.
     pub(super) fn fill(&mut self) -> Result<(), Violation> {
         for _ in 0..self.ring.free() {
-            self.post()?;
+            self.slots.post(&mut self.ring)?;
         }
         self.ring.publish();
         Ok(())
@@ -159,32 +158,63 @@ impl RxQueue {
     /// The [`Violation`], new or latched. Frames that were taken before it stand in the batch.
     pub fn rx_burst(&mut self, batch: &mut RxBatch) -> Result<usize, Violation> {
         batch.clear();
-        let mut posted = false;
-        for _ in 0..batch.capacity {
-            let Some(done) = self.ring.take(&mut self.mapper)? else { break };
-            self.copy_frame(done, batch);
-            self.post()?;
-            posted = true;
-        }
-        if posted {
+        let slots = &mut self.slots;
+        let posted = match &mut self.ring {
+            AnyRing::Split(ring) => slots.burst(ring, batch),
+            AnyRing::Packed(ring) => slots.burst(ring, batch),
+        };
+        if posted? {
             self.ring.publish();
             self.notify();
         }
         Ok(batch.len())
     }
 
-    /// Waits until the device calls or `timeout` passes; returns at once if there is something to take. For a side that
-    /// asked for calls.
+    /// Waits until there is something to take, or `timeout` passes; whether there is. Sleeps at once: for polling before
+    /// that, and for the transmit queue's sake, there is [`VirtioNet::wait`](super::VirtioNet::wait).
+    ///
+    /// A device that does not call, or that says that it needs no kick and waits for one, costs a bounded delay: now and
+    /// then this side looks by itself and kicks all the same.
     ///
     /// # Errors
     /// [`NetError`].
     pub fn wait(&mut self, timeout: Duration) -> Result<bool, NetError> {
+        let mut patience = Patience::new(timeout);
+        while !self.sleep(&mut patience)? {
+            if patience.is_over() {
+                return Ok(false);
+            }
+            self.nudge()?;
+        }
+        Ok(true)
+    }
+
+    /// Sleeps until the device calls, or for one turn of `patience`; whether there is something to take.
+    pub(super) fn sleep(&mut self, patience: &mut Patience) -> Result<bool, NetError> {
         if self.arm()? {
+            self.ring.suppress_calls();
             return Ok(true);
         }
-        let called = self.call.wait(timeout).map_err(os)?;
-        self.take_call().map_err(os)?;
-        Ok(called)
+        self.call.wait(patience.turn()).map_err(os)?;
+        self.disarm()?;
+        Ok(self.ring.has_completions()?)
+    }
+
+    /// Whether there is something to take.
+    ///
+    /// # Errors
+    /// The [`Violation`], new or latched.
+    pub fn poll(&mut self) -> Result<bool, Violation> {
+        self.ring.has_completions()
+    }
+
+    /// Kicks the device, whether it wants that or not, if it was shown slots since its last kick.
+    pub(super) fn nudge(&mut self) -> Result<(), Violation> {
+        self.ring.check()?;
+        if self.kicks && std::mem::take(&mut self.unkicked) && matches!(self.kick.ring(), Ok(Rung::Yes)) {
+            self.slots.stats.watchdog_kicks = self.slots.stats.watchdog_kicks.wrapping_add(1);
+        }
+        Ok(())
     }
 
     /// Asks the device to call, and looks once more: `true` if there is something to take already. Otherwise the caller
@@ -216,7 +246,7 @@ impl RxQueue {
 
     fn take_call(&mut self) -> Result<(), OsError> {
         if self.call.drain()? {
-            self.stats.calls = self.stats.calls.wrapping_add(1);
+            self.slots.stats.calls = self.slots.stats.calls.wrapping_add(1);
         }
         Ok(())
     }
@@ -224,7 +254,13 @@ impl RxQueue {
     /// What was counted.
     #[must_use]
     pub const fn stats(&self) -> RxStats {
-        self.stats
+        self.slots.stats
+    }
+
+    /// What the ring counted.
+    #[must_use]
+    pub fn ring_counters(&self) -> RingCounters {
+        self.ring.counters()
     }
 
     /// Slots that the device holds.
@@ -237,12 +273,43 @@ impl RxQueue {
         self.kick.as_fd()
     }
 
-    pub(super) fn published(&self) -> SplitIndex {
-        self.ring.published()
+    pub(super) fn start_base(&self) -> u32 {
+        self.ring.start_base()
+    }
+
+    pub(super) fn stop_window(&self) -> StopWindow {
+        self.ring.stop_window()
     }
 
     pub(super) fn is_conserved(&self) -> bool {
         self.ring.is_conserved()
+    }
+
+    #[inline]
+    fn notify(&mut self) {
+        let stats = &mut self.slots.stats;
+        if !self.kicks || !self.ring.should_kick() {
+            stats.kicks_suppressed = stats.kicks_suppressed.wrapping_add(1);
+            self.unkicked = true;
+        } else if matches!(self.kick.ring(), Ok(Rung::Yes)) {
+            stats.kicks = stats.kicks.wrapping_add(1);
+            self.unkicked = false;
+        }
+    }
+}
+
+impl RxSlots {
+    /// Takes up to a batch of frames and posts their slots again; whether there were any.
+    #[inline]
+    fn burst<R: DriverRing<()>>(&mut self, ring: &mut R, batch: &mut RxBatch) -> Result<bool, Violation> {
+        let mut posted = false;
+        for _ in 0..batch.capacity {
+            let Some(done) = ring.take(&mut self.mapper)? else { break };
+            self.copy_frame(done, batch);
+            self.post(ring)?;
+            posted = true;
+        }
+        Ok(posted)
     }
 
     /// Copies one completed slot out, and keeps the frame if it is one.
@@ -260,7 +327,7 @@ impl RxQueue {
             self.stats.dropped_long = self.stats.dropped_long.wrapping_add(1);
             return;
         };
-        boundary::copy_completed(&self.slots, at, slot);
+        boundary::copy_completed(&self.words, at, slot);
         if !plain(slot) {
             self.stats.dropped_header = self.stats.dropped_header.wrapping_add(1);
             return;
@@ -272,23 +339,14 @@ impl RxQueue {
     }
 
     #[inline]
-    fn post(&mut self) -> Result<(), Violation> {
-        let whole = SlotLen(self.mapper.len());
-        match self.ring.add(&mut self.mapper, &[], &[whole], ()) {
+    fn post<R: DriverRing<()>>(&mut self, ring: &mut R) -> Result<(), Violation> {
+        let whole = SlotPart::first(self.mapper.len());
+        match ring.add(&mut self.mapper, &[], &[whole], ()) {
             Err(AddError::Violation(violation)) => Err(violation),
             posted => {
                 assert!(posted.is_ok(), "a slot that came back can be posted again");
                 Ok(())
             }
-        }
-    }
-
-    #[inline]
-    fn notify(&mut self) {
-        if !self.kicks || !self.ring.should_kick() {
-            self.stats.kicks_suppressed = self.stats.kicks_suppressed.wrapping_add(1);
-        } else if matches!(self.kick.ring(), Ok(Rung::Yes)) {
-            self.stats.kicks = self.stats.kicks.wrapping_add(1);
         }
     }
 }

@@ -5,30 +5,42 @@
 //! offloads it never changes, and is not written again.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use ironring_common::doorbell::{Doorbell, Rung};
-use ironring_common::index::{DescId, SplitIndex};
+use ironring_common::index::DescId;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 
-use super::Bells;
+use super::wait::Patience;
+use super::{Bells, NetError};
 use crate::arena::QueueMemory;
-use crate::mapper::slots::{FixedSlots, SlotLen};
-use crate::queue::split::{AddError, SplitRing};
+use crate::mapper::slots::{FixedSlots, SlotPart};
+use crate::queue::any::AnyRing;
 use crate::queue::violation::Violation;
+use crate::queue::{AddError, DriverRing, RingCounters, StopWindow};
 
 /// Sends frames.
 #[derive(Debug)]
 pub struct TxQueue {
-    ring: SplitRing<Area, ()>,
-    slots: Ours<Area>,
-    mapper: FixedSlots,
+    ring: AnyRing<Area, ()>,
+    slots: TxSlots,
     kick: Doorbell,
     kicks: bool,
-    /// Kept open for the device, which may call; nobody waits for it.
     call: Doorbell,
+    /// Whether something was published since the device was kicked last.
+    unkicked: bool,
     frame_max: u32,
+}
+
+/// The transmit slots, and what was counted.
+#[derive(Debug)]
+struct TxSlots {
+    words: Ours<Area>,
+    mapper: FixedSlots,
+    /// Whether each frame goes by an indirect table: its header and its bytes as two descriptors.
+    indirect: bool,
     stats: TxStats,
 }
 
@@ -47,6 +59,8 @@ pub struct TxStats {
     pub kicks: u64,
     /// Kicks that the device did not want, or that are turned off.
     pub kicks_suppressed: u64,
+    /// Kicks that the device did not want and got all the same, because nothing came back for a while.
+    pub watchdog_kicks: u64,
     /// Completions that claimed to have written to a frame that is only read. Ignored.
     pub idle_claims: u64,
 }
@@ -90,7 +104,7 @@ impl TxSlot<'_> {
             let max = u32::try_from(self.len).unwrap_or(u32::MAX);
             return Err(TxError::FrameLength { index: 0, len: end, max });
         }
-        self.queue.slots.copy_in(self.at.saturating_add(at), bytes);
+        self.queue.slots.words.copy_in(self.at.saturating_add(at), bytes);
         Ok(())
     }
 
@@ -99,7 +113,8 @@ impl TxSlot<'_> {
     /// # Errors
     /// The [`Violation`], new or latched.
     pub fn send(self) -> Result<(), Violation> {
-        let posted = self.queue.post(self.len)?;
+        let queue = self.queue;
+        let posted = queue.slots.post(&mut queue.ring, self.len)?;
         // Nothing else could take the slot: this value borrows the queue.
         assert!(posted == Some(self.at), "a free slot is posted as itself");
         Ok(())
@@ -107,12 +122,12 @@ impl TxSlot<'_> {
 }
 
 impl TxQueue {
-    pub(super) fn new(ring: SplitRing<Area, ()>, memory: QueueMemory, bells: Bells, frame_max: u32) -> Self {
-        let mut ring = ring;
+    pub(super) fn new(mut ring: AnyRing<Area, ()>, memory: QueueMemory, bells: Bells, frame_max: u32) -> Self {
         let Bells { kick, kicks, call } = bells;
         ring.suppress_calls();
-        let slots = Ours::new(memory.slots);
-        Self { ring, slots, mapper: memory.mapper, kick, kicks, call, frame_max, stats: TxStats::default() }
+        let QueueMemory { slots, mapper, tables, .. } = memory;
+        let slots = TxSlots { words: Ours::new(slots), mapper, indirect: tables.is_some(), stats: TxStats::default() };
+        Self { ring, slots, kick, kicks, call, unkicked: false, frame_max }
     }
 
     /// Copies frames into free slots and shows them to the device. Returns how many were sent: the first ones. Slots that
@@ -128,16 +143,13 @@ impl TxQueue {
         if usize::from(self.ring.free()) < frames.len() {
             self.reclaim()?;
         }
-        let mut sent = 0usize;
-        for frame in frames {
-            let frame = frame.as_ref();
-            let Some(at) = self.post(frame.len())? else { break };
-            self.slots.copy_in(at, frame);
-            sent = sent.wrapping_add(1);
-        }
+        let slots = &mut self.slots;
+        let sent = match &mut self.ring {
+            AnyRing::Split(ring) => slots.send(ring, frames),
+            AnyRing::Packed(ring) => slots.send(ring, frames),
+        }?;
         self.publish()?;
-        let left = frames.len().wrapping_sub(sent);
-        self.stats.full = self.stats.full.wrapping_add(u64::try_from(left).unwrap_or(0));
+        self.slots.count_full(frames.len().wrapping_sub(sent));
         Ok(sent)
     }
 
@@ -152,10 +164,10 @@ impl TxQueue {
             self.reclaim()?;
         }
         let Some(head) = self.ring.next_head() else {
-            self.stats.full = self.stats.full.wrapping_add(1);
+            self.slots.count_full(1);
             return Ok(None);
         };
-        let at = self.frame_at(head);
+        let at = self.slots.frame_at(head);
         Ok(Some(TxSlot { queue: self, at, len }))
     }
 
@@ -176,26 +188,59 @@ impl TxQueue {
     /// # Errors
     /// The [`Violation`], new or latched. What was taken before it is counted.
     pub fn reclaim(&mut self) -> Result<usize, Violation> {
-        let mut taken = 0usize;
-        let mut end = Ok(());
-        for _ in 0..self.ring.held() {
-            match self.ring.take(&mut self.mapper) {
-                Ok(Some(_)) => taken = taken.wrapping_add(1),
-                Ok(None) => break,
-                Err(violation) => {
-                    end = Err(violation);
-                    break;
-                }
-            }
+        let slots = &mut self.slots;
+        match &mut self.ring {
+            AnyRing::Split(ring) => slots.reclaim(ring),
+            AnyRing::Packed(ring) => slots.reclaim(ring),
         }
-        self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(taken).unwrap_or(0));
-        end.map(|()| taken)
+    }
+
+    /// Waits until the device is done with a frame, or `timeout` passes; whether there is one to
+    /// [`reclaim`](Self::reclaim). What holds for [`RxQueue::wait`](super::RxQueue::wait) holds here.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn wait(&mut self, timeout: Duration) -> Result<bool, NetError> {
+        let mut patience = Patience::new(timeout);
+        while !self.sleep(&mut patience)? {
+            if patience.is_over() {
+                return Ok(false);
+            }
+            self.nudge()?;
+        }
+        Ok(true)
+    }
+
+    fn sleep(&mut self, patience: &mut Patience) -> Result<bool, NetError> {
+        self.ring.check()?;
+        self.ring.arm_calls();
+        if !self.ring.has_completions()? {
+            self.call.wait(patience.turn()).map_err(NetError::Os)?;
+            self.call.drain().map_err(NetError::Os)?;
+        }
+        self.ring.suppress_calls();
+        Ok(self.ring.has_completions()?)
+    }
+
+    /// Kicks the device, whether it wants that or not, if it was shown frames since its last kick.
+    pub(super) fn nudge(&mut self) -> Result<(), Violation> {
+        self.ring.check()?;
+        if self.kicks && std::mem::take(&mut self.unkicked) && matches!(self.kick.ring(), Ok(Rung::Yes)) {
+            self.slots.stats.watchdog_kicks = self.slots.stats.watchdog_kicks.wrapping_add(1);
+        }
+        Ok(())
     }
 
     /// What was counted.
     #[must_use]
     pub fn stats(&self) -> TxStats {
-        TxStats { idle_claims: self.ring.idle_claims(), ..self.stats }
+        TxStats { idle_claims: self.ring.counters().idle_claims, ..self.slots.stats }
+    }
+
+    /// What the ring counted.
+    #[must_use]
+    pub fn ring_counters(&self) -> RingCounters {
+        self.ring.counters()
     }
 
     /// Frames that are out: sent and not reclaimed.
@@ -210,10 +255,6 @@ impl TxQueue {
         self.frame_max
     }
 
-    pub(super) fn held(&self) -> u16 {
-        self.ring.held()
-    }
-
     pub(super) fn kick_fd(&self) -> BorrowedFd<'_> {
         self.kick.as_fd()
     }
@@ -222,8 +263,12 @@ impl TxQueue {
         self.call.as_fd()
     }
 
-    pub(super) fn published(&self) -> SplitIndex {
-        self.ring.published()
+    pub(super) fn start_base(&self) -> u32 {
+        self.ring.start_base()
+    }
+
+    pub(super) fn stop_window(&self) -> StopWindow {
+        self.ring.stop_window()
     }
 
     pub(super) fn is_conserved(&self) -> bool {
@@ -239,14 +284,67 @@ impl TxQueue {
         Ok(())
     }
 
+    #[inline]
+    fn notify(&mut self) {
+        let stats = &mut self.slots.stats;
+        if !self.kicks || !self.ring.should_kick() {
+            stats.kicks_suppressed = stats.kicks_suppressed.wrapping_add(1);
+            self.unkicked = true;
+        } else if matches!(self.kick.ring(), Ok(Rung::Yes)) {
+            stats.kicks = stats.kicks.wrapping_add(1);
+            self.unkicked = false;
+        }
+    }
+}
+
+impl TxSlots {
+    /// Copies frames into free slots. Returns how many: the first ones.
+    #[inline]
+    fn send<R: DriverRing<()>, F: AsRef<[u8]>>(&mut self, ring: &mut R, frames: &[F]) -> Result<usize, Violation> {
+        let mut sent = 0usize;
+        for frame in frames {
+            let frame = frame.as_ref();
+            let Some(at) = self.post(ring, frame.len())? else { break };
+            self.words.copy_in(at, frame);
+            sent = sent.wrapping_add(1);
+        }
+        Ok(sent)
+    }
+
+    /// Takes back the slots that the device is done with. Returns how many.
+    #[inline]
+    fn reclaim<R: DriverRing<()>>(&mut self, ring: &mut R) -> Result<usize, Violation> {
+        let mut taken = 0usize;
+        let mut end = Ok(());
+        for _ in 0..ring.held() {
+            match ring.take(&mut self.mapper) {
+                Ok(Some(_)) => taken = taken.wrapping_add(1),
+                Ok(None) => break,
+                Err(violation) => {
+                    end = Err(violation);
+                    break;
+                }
+            }
+        }
+        self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(taken).unwrap_or(0));
+        end.map(|()| taken)
+    }
+
     /// Lends a slot for a frame of `len` bytes. Returns where the frame goes, or `None` if no slot is free.
     #[inline]
-    fn post(&mut self, len: usize) -> Result<Option<usize>, Violation> {
-        let total = u32::try_from(len).unwrap_or(u32::MAX).saturating_add(net::HDR_LEN);
-        match self.ring.add(&mut self.mapper, &[SlotLen(total)], &[], ()) {
+    fn post<R: DriverRing<()>>(&mut self, ring: &mut R, len: usize) -> Result<Option<usize>, Violation> {
+        let frame = u32::try_from(len).unwrap_or(u32::MAX);
+        let added = if self.indirect {
+            let parts = [SlotPart::first(net::HDR_LEN), SlotPart { offset: net::HDR_LEN, len: frame }];
+            ring.add(&mut self.mapper, &parts, &[], ())
+        } else {
+            let whole = SlotPart::first(frame.saturating_add(net::HDR_LEN));
+            ring.add(&mut self.mapper, &[whole], &[], ())
+        };
+        match added {
             Ok(head) => {
                 self.stats.frames = self.stats.frames.wrapping_add(1);
-                self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
+                self.stats.bytes = self.stats.bytes.wrapping_add(u64::from(frame));
                 Ok(Some(self.frame_at(head)))
             }
             Err(AddError::Violation(violation)) => Err(violation),
@@ -263,12 +361,7 @@ impl TxQueue {
         self.mapper.offset(head).wrapping_add(net::HDR_BYTES)
     }
 
-    #[inline]
-    fn notify(&mut self) {
-        if !self.kicks || !self.ring.should_kick() {
-            self.stats.kicks_suppressed = self.stats.kicks_suppressed.wrapping_add(1);
-        } else if matches!(self.kick.ring(), Ok(Rung::Yes)) {
-            self.stats.kicks = self.stats.kicks.wrapping_add(1);
-        }
+    fn count_full(&mut self, frames: usize) {
+        self.stats.full = self.stats.full.wrapping_add(u64::try_from(frames).unwrap_or(0));
     }
 }

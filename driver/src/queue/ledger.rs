@@ -5,9 +5,11 @@
 //! is there *is* the in-flight state; there is no second flag to disagree with it.
 //!
 //! The ledger decides whether a completion is lawful: the id at its full width, in range, the head of a chain that is
-//! out, taken once; the length at most what the chain lends writable.
+//! out, taken once; the length at most what the chain lends writable. With `VIRTIO_F_IN_ORDER` it also keeps the order in
+//! which chains went out, and one completion may stand for all chains up to the one that it names.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use ironring_common::claim::Alleged;
@@ -29,7 +31,7 @@ pub(crate) struct Record<T> {
     count: u16,
     /// On the free list: the next free descriptor. In a chain: the one before it, by which an unfinished chain is undone.
     link: u16,
-    /// At a head: the position in the ring at which the device is shown the chain.
+    /// At a head: the number of the chain among those that were posted, modulo 2^16.
     place: u16,
     state: State,
 }
@@ -54,6 +56,21 @@ pub(crate) struct Ledger<T> {
     free: u16,
     /// Chains that are out.
     outstanding: u16,
+    /// With `VIRTIO_F_IN_ORDER`: the heads that are out, oldest first.
+    order: Option<VecDeque<DescId>>,
+    /// What is left of a completion that stands for many.
+    batch: Batch,
+}
+
+/// Chains that one completion has named and that were not handed out yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Batch {
+    /// How many.
+    left: u16,
+    /// What the device says it wrote into the last one.
+    written: u32,
+    /// As [`Redeemed::idle_claim`], of the last one.
+    idle_claim: bool,
 }
 
 /// What a chain lends.
@@ -63,11 +80,11 @@ pub(crate) struct Loan {
     pub(crate) count: u16,
     /// Bytes that the device may write.
     pub(crate) writable: u32,
-    /// The position in the ring at which the device is shown the chain.
+    /// The number of the chain among those that were posted, modulo 2^16.
     pub(crate) place: u16,
 }
 
-/// What the device has not been shown yet: `count` positions of the ring from `from` on.
+/// What the device has not been shown yet: `count` chains from number `from` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unshown {
     pub(crate) from: u16,
@@ -87,7 +104,8 @@ pub(crate) struct Redeemed<T> {
 }
 
 impl<T> Ledger<T> {
-    pub(crate) fn new(size: QueueSize) -> Self {
+    /// The records of an empty queue. `in_order` if its device uses chains in the order in which they went out.
+    pub(crate) fn new(size: QueueSize, in_order: bool) -> Self {
         let records: Vec<_> = (0..size.get())
             .map(|id| Record {
                 token: None,
@@ -107,7 +125,14 @@ impl<T> Ledger<T> {
             free_tail: size.get().wrapping_sub(1),
             free: size.get(),
             outstanding: 0,
+            order: in_order.then(|| VecDeque::with_capacity(usize::from(size.get()))),
+            batch: Batch::default(),
         }
+    }
+
+    #[inline]
+    pub(crate) const fn size(&self) -> QueueSize {
+        self.size
     }
 
     #[inline]
@@ -202,6 +227,10 @@ impl<T> Ledger<T> {
             record.place = loan.place;
             record.state = State::Head;
         }
+        if let Some(order) = &mut self.order {
+            // Never more than there are descriptors, which is what it was made for.
+            order.push_back(head);
+        }
         self.outstanding = self.outstanding.wrapping_add(1);
     }
 
@@ -214,6 +243,59 @@ impl<T> Ledger<T> {
         slot: u32,
         unshown: Unshown,
     ) -> Result<Redeemed<T>, Fault> {
+        let head = self.find(id, slot, unshown)?;
+        let (written, idle_claim) = self.length(head, len, slot)?;
+        self.end(head, written, idle_claim, slot)
+    }
+
+    /// Decides a completion of a device that works in order: it stands for every chain from the oldest that is out up to
+    /// the one that it names, at most `limit`. Returns how many; [`next_in_batch`](Self::next_in_batch) ends their loans.
+    #[inline]
+    pub(crate) fn open_batch(
+        &mut self,
+        id: Alleged<u32>,
+        len: Alleged<u32>,
+        slot: u32,
+        unshown: Unshown,
+        limit: u16,
+    ) -> Result<u16, Fault> {
+        let head = self.find(id, slot, unshown)?;
+        let (written, idle_claim) = self.length(head, len, slot)?;
+        let place = |id: DescId| self.records.get(id.index()).map_or(0, |record| record.place);
+        let oldest = self.order.as_ref().and_then(VecDeque::front).copied().unwrap_or(head);
+        // Numbers of chains that are out follow one another, so this is exact; the named one counts.
+        let chains = place(head).wrapping_sub(place(oldest)).wrapping_add(1);
+        if chains > limit {
+            let (observed, expected) = (chains.into(), limit.into());
+            return Err(Fault { kind: ViolationKind::BatchOverrun, slot, observed, expected });
+        }
+        self.batch = Batch { left: chains, written, idle_claim };
+        Ok(chains)
+    }
+
+    /// Chains of an opened batch that were not handed out.
+    #[inline]
+    pub(crate) const fn in_batch(&self) -> u16 {
+        self.batch.left
+    }
+
+    /// Ends the loan of the oldest chain of an opened batch. A device that leaves chains out says by that that it has used
+    /// them completely (virtio 1.3, 2.7.9 and 2.8.9), so they count as written in full.
+    #[inline]
+    pub(crate) fn next_in_batch(&mut self, slot: u32) -> Result<Redeemed<T>, Fault> {
+        let nothing = Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 };
+        let head = self.order.as_ref().and_then(VecDeque::front).copied().ok_or(nothing)?;
+        self.batch.left = self.batch.left.wrapping_sub(1);
+        if self.batch.left == 0 {
+            return self.end(head, self.batch.written, self.batch.idle_claim, slot);
+        }
+        let writable = self.records.get(head.index()).map_or(0, |record| record.writable);
+        self.end(head, writable, false, slot)
+    }
+
+    /// The head that a completion names, if it is out and was shown.
+    #[inline]
+    fn find(&self, id: Alleged<u32>, slot: u32, unshown: Unshown) -> Result<DescId, Fault> {
         let size = u32::from(self.size.get());
         let id = id.check_below(size).map_err(|refused| Fault {
             kind: ViolationKind::IdOutOfRange,
@@ -221,39 +303,55 @@ impl<T> Ledger<T> {
             observed: u64::from(refused.observed),
             expected: u64::from(size.wrapping_sub(1)),
         })?;
-        let head = u16::try_from(id).ok().and_then(|id| DescId::below(id, self.size));
-        let record = head.and_then(|head| Some((head, self.records.get_mut(head.index())?)));
         let not_out = |kind| Fault { kind, slot, observed: u64::from(id), expected: 0 };
+        let head = u16::try_from(id).ok().and_then(|id| DescId::below(id, self.size));
+        let record = head.and_then(|head| Some((head, self.records.get(head.index())?)));
         let Some((head, record)) = record else {
             return Err(not_out(ViolationKind::IdOutOfRange));
         };
         match record.state {
-            State::Free => return Err(not_out(ViolationKind::IdNotOutstanding)),
-            State::Member => return Err(not_out(ViolationKind::IdNotHead)),
+            State::Free => Err(not_out(ViolationKind::IdNotOutstanding)),
+            State::Member => Err(not_out(ViolationKind::IdNotHead)),
             // A chain that was added and not published: the device was never shown it.
             State::Head if record.place.wrapping_sub(unshown.from) < unshown.count => {
-                return Err(not_out(ViolationKind::IdNotOutstanding));
+                Err(not_out(ViolationKind::IdNotOutstanding))
             }
-            State::Head => {}
+            State::Head => Ok(head),
         }
-        let (written, idle_claim) = if record.writable == 0 {
+    }
+
+    /// The length that a completion of a chain claims, if it was lent so much; and whether nothing was lent and all the
+    /// same something claimed.
+    #[inline]
+    fn length(&self, head: DescId, len: Alleged<u32>, slot: u32) -> Result<(u32, bool), Fault> {
+        let writable = self.records.get(head.index()).map_or(0, |record| record.writable);
+        if writable == 0 {
             let claim = len.check_advisory("nothing was lent writable: the claim is counted and never used");
-            (0, claim != 0)
-        } else {
-            let written = len.check_at_most(record.writable).map_err(|refused| Fault {
-                kind: ViolationKind::LengthOverPosted,
-                slot,
-                observed: u64::from(refused.observed),
-                expected: u64::from(record.writable),
-            })?;
-            (written, false)
-        };
-        let Some(token) = record.token.take() else {
-            return Err(not_out(ViolationKind::IdNotOutstanding));
-        };
+            return Ok((0, claim != 0));
+        }
+        let written = len.check_at_most(writable).map_err(|refused| Fault {
+            kind: ViolationKind::LengthOverPosted,
+            slot,
+            observed: u64::from(refused.observed),
+            expected: u64::from(writable),
+        })?;
+        Ok((written, false))
+    }
+
+    /// Ends a loan.
+    #[inline]
+    fn end(&mut self, head: DescId, written: u32, idle_claim: bool, slot: u32) -> Result<Redeemed<T>, Fault> {
+        let not_out =
+            Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: u64::from(head.get()), expected: 0 };
+        let record = self.records.get_mut(head.index()).ok_or(not_out)?;
+        let token = record.token.take().ok_or(not_out)?;
         record.state = State::Member;
+        let count = record.count;
+        if let Some(order) = &mut self.order {
+            order.pop_front();
+        }
         self.outstanding = self.outstanding.wrapping_sub(1);
-        Ok(Redeemed { head, token, count: record.count, written, idle_claim })
+        Ok(Redeemed { head, token, count, written, idle_claim })
     }
 
     /// Every head that is out, with its descriptor count: for quarantine and teardown.
@@ -293,7 +391,8 @@ impl<T> Ledger<T> {
                 id = self.records.get(usize::from(id)).map_or(0, |record| record.desc.next);
             }
         }
-        chains == self.outstanding && seen.iter().all(|flag| *flag)
+        let in_order = self.order.as_ref().is_none_or(|order| order.len() == usize::from(self.outstanding));
+        chains == self.outstanding && in_order && seen.iter().all(|flag| *flag)
     }
 }
 
@@ -310,7 +409,7 @@ mod tests {
     const ALL_SHOWN: Unshown = Unshown { from: 0, count: 0 };
 
     fn ledger(size: u16) -> Ledger<u64> {
-        Ledger::new(QueueSize::split(size).unwrap())
+        Ledger::new(QueueSize::split(size).unwrap(), false)
     }
 
     fn reserve(ledger: &mut Ledger<u64>) -> Option<DescId> {
@@ -409,6 +508,38 @@ mod tests {
         let (id, len) = claim(0, u32::MAX);
         let redeemed = ledger.redeem(id, len, 0, ALL_SHOWN).unwrap();
         assert_eq!((redeemed.written, redeemed.idle_claim), (0, true));
+    }
+
+    /// Batches of every length, of every number of chains that are out, across the wrap of their numbers.
+    #[test]
+    fn a_batch_is_every_chain_up_to_the_one_that_is_named() {
+        for out in 1..=8u16 {
+            for named in 0..out {
+                for first in [0u16, u16::MAX - 3] {
+                    let mut ledger = Ledger::new(QueueSize::split(8).unwrap(), true);
+                    for n in 0..out {
+                        let head = reserve(&mut ledger).unwrap();
+                        ledger.lend(head, u64::from(n), Loan { count: 1, writable: 10, place: first.wrapping_add(n) });
+                    }
+                    let open = |ledger: &mut Ledger<u64>, limit| {
+                        let (id, len) = claim(named.into(), 7);
+                        ledger.open_batch(id, len, 0, ALL_SHOWN, limit).map_err(|fault| fault.kind)
+                    };
+                    assert_eq!(open(&mut ledger, named), Err(ViolationKind::BatchOverrun));
+                    assert_eq!(open(&mut ledger, named + 1), Ok(named + 1));
+                    for n in 0..=named {
+                        assert_eq!(ledger.in_batch(), named + 1 - n);
+                        let redeemed = ledger.next_in_batch(0).unwrap();
+                        let written = if n == named { 7 } else { 10 };
+                        assert_eq!((redeemed.token, redeemed.written), (u64::from(n), written));
+                        ledger.release(redeemed.head);
+                    }
+                    assert!(ledger.is_conserved());
+                    assert_eq!((ledger.outstanding(), ledger.in_batch()), (out - named - 1, 0));
+                    assert_eq!(open(&mut ledger, 8), Err(ViolationKind::IdNotOutstanding), "it is back already");
+                }
+            }
+        }
     }
 
     #[test]

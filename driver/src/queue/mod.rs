@@ -14,11 +14,21 @@
 //! The price: a device that breaks the rules once loses the queue. Buffers that it held are quarantined until the arena
 //! is gone, because the device may go on writing them.
 //!
-//! # What a layout provides
+//! # Layouts
 //!
-//! `new`, `add`, `publish`, `should_kick`, `take`, `has_completions`, `arm_calls`, `suppress_calls`, `free`, `outstanding`, in this order,
-//! over the same [`ledger`]. The split layout is [`split`]; the packed one joins as its twin.
+//! [`split`] and [`packed`] are twins: the same [`DriverRing`], the same [`ledger`], the same building and undoing of chains
+//! and of indirect tables, and the same order of things inside.
 
+pub mod any;
+mod chain;
+mod indirect;
 pub mod ledger;
+pub mod packed;
+mod ring;
 pub mod split;
 pub mod violation;
+
+pub use ring::{AddError, Completion, DriverRing, RingCounters, RingLayout, RingOptions, StopWindow, Tables};
+
+#[cfg(all(test, feature = "std"))]
+mod tests;

@@ -22,11 +22,13 @@ pub enum ViolationKind {
     Channel = 6,
     /// The device was given up: a reset closed its channel, and no new device came up.
     Abandoned = 7,
+    /// With `VIRTIO_F_IN_ORDER`, a used element that stands for more chains than the used index moved (2.7.9).
+    BatchOverrun = 9,
 }
 
 impl ViolationKind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::UsedIndexJump,
         Self::IdOutOfRange,
         Self::IdNotOutstanding,
@@ -34,6 +36,7 @@ impl ViolationKind {
         Self::LengthOverPosted,
         Self::Channel,
         Self::Abandoned,
+        Self::BatchOverrun,
     ];
 
     /// A short stable name for counters and reports.
@@ -47,6 +50,7 @@ impl ViolationKind {
             Self::LengthOverPosted => "length-over-posted",
             Self::Channel => "channel",
             Self::Abandoned => "abandoned",
+            Self::BatchOverrun => "batch-overrun",
         }
     }
 

@@ -8,6 +8,8 @@ use ironring_common::error::{Incompatible, OsError};
 use ironring_common::index::GuestAddr;
 use vhost::vhost_user::message::FrontendReq;
 
+use crate::queue::StopWindow;
+
 /// An error of the channel to the backend. `Clone`, because a poisoned channel returns its first error for ever.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TransportError {
@@ -197,18 +199,14 @@ pub enum ChannelViolation {
         got: u32,
     },
     /// The device claims to have stopped at a position that it cannot have reached.
-    #[error(
-        "it says that queue {queue} stopped at {got}, where {published} is the driver's index and {outstanding} buffers are outstanding"
-    )]
+    #[error("it says that queue {queue} stopped at {got:#x}, but it can have stopped {window} only")]
     BaseMismatch {
         /// The queue.
         queue: u16,
         /// The low 16 bits of the position in the reply.
         got: u16,
-        /// The index that the driver published last.
-        published: u16,
-        /// Buffers that the device holds.
-        outstanding: u16,
+        /// Where it can have stopped.
+        window: StopWindow,
     },
 }
 

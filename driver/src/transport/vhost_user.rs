@@ -30,6 +30,7 @@ use super::channel::Channel;
 use super::error::{ChannelMisuse, ChannelViolation, TransportError};
 use super::socket::MAX_FDS;
 use super::wire::Message;
+use crate::queue::StopWindow;
 
 /// How long the backend may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,13 +245,14 @@ impl VhostUser {
         self.settle(agreed)
     }
 
-    /// Stops a split queue and returns the index of the first buffer that the device has not taken. It must lie between
-    /// `published - outstanding` and `published`, modulo 2^16: the driver's index, and the buffers it has not had back.
-    /// The backend's word is only compared; the driver's own index is the one to go on from.
+    /// Stops a queue and returns the position of the first buffer that the device has not taken, as 16 bits: an index, or a
+    /// slot and its wrap counter. It must lie in `window`, which the ring knows. The backend's word is only compared; the
+    /// driver's own position is the one to go on from. Of the 32 bits of the answer the lower half counts: backends differ
+    /// in the upper one.
     ///
     /// # Errors
     /// [`ChannelViolation::BaseMismatch`] if the device cannot have stopped there; otherwise see [`VhostUser`].
-    pub fn stop_queue(&mut self, index: u16, published: u16, outstanding: u16) -> Result<u16, TransportError> {
+    pub fn stop_queue(&mut self, index: u16, window: StopWindow) -> Result<u16, TransportError> {
         self.agreed()?;
         let body = VhostUserVringState::new(u32::from(index), 0);
         let message = Message::new(FrontendReq::GET_VRING_BASE, false, &[body.as_slice()]);
@@ -260,12 +262,10 @@ impl VhostUser {
         queue.check_with(|queue| (queue == u32::from(index)).then_some(())).map_err(|refused| {
             self.channel.poison(ChannelViolation::WrongQueue { sent: index, got: refused.observed })
         })?;
-        let first = published.wrapping_sub(outstanding);
-        let taken = base.map(low_half).check_window(first, outstanding).map_err(|refused| {
+        base.map(low_half).check_with(|base| window.accepts(base).then_some(base)).map_err(|refused| {
             let got = refused.observed;
-            self.channel.poison(ChannelViolation::BaseMismatch { queue: index, got, published, outstanding })
-        })?;
-        Ok(first.wrapping_add(taken))
+            self.channel.poison(ChannelViolation::BaseMismatch { queue: index, got, window })
+        })
     }
 
     /// Whether the backend is still there and has sent nothing that nobody asked for. A look at the socket, no request.

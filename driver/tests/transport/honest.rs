@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use ironring_common::error::Incompatible;
 use ironring_common::features::{Feature, Supported};
-use ironring_common::index::GuestAddr;
+use ironring_common::index::{GuestAddr, SplitIndex};
+use ironring_driver::queue::StopWindow;
 use ironring_driver::transport::{
     ChannelMisuse, ChannelViolation, Deadlines, NetConfig, Region, RingAddresses, TransportError, USER_BASE, VhostUser,
 };
@@ -164,17 +165,18 @@ fn misuse_sends_nothing_and_ends_nothing() {
 /// Every position that the device can have reached is taken, across the wrap, and every other one is refused.
 #[test]
 fn the_stop_position_is_checked_against_the_drivers_own() {
-    let (published, outstanding) = (3u16, 5u16);
+    let published = 3u16;
+    let window = StopWindow::Split { published: SplitIndex(published), held: 5 };
     for base in [0xfffd, 0xfffe, 0xffff, 0, 2, 3, 4, 0x8000] {
         // The upper half carries what some backends leave there.
         let device = Device { base: 0xabcd_0000 | u32::from(base), ..Device::default() };
         let (mut driver, _peer) = pair(device, LONG, Peer::serve);
         driver.negotiate(supported()).unwrap();
-        let outcome = driver.stop_queue(0, published, outstanding);
+        let outcome = driver.stop_queue(0, window);
         if base >= 0xfffe || base <= published {
             assert_eq!(outcome.unwrap(), base);
         } else {
-            let expected = ChannelViolation::BaseMismatch { queue: 0, got: base, published, outstanding };
+            let expected = ChannelViolation::BaseMismatch { queue: 0, got: base, window };
             assert!(matches!(outcome, Err(TransportError::Misbehaved(got)) if got == expected), "{outcome:?}");
         }
     }

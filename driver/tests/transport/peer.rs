@@ -9,7 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ironring_common::features::{Feature, Supported};
-use ironring_common::index::GuestAddr;
+use ironring_common::index::{GuestAddr, SplitIndex};
+use ironring_driver::queue::StopWindow;
 use ironring_driver::transport::{Deadlines, NetConfig, Region, RingAddresses, TransportError, VhostUser};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
@@ -182,7 +183,7 @@ pub(crate) fn session(driver: &mut VhostUser) -> Result<Option<NetConfig>, Trans
         driver.enable_queue(index, true)?;
     }
     for index in 0..2 {
-        driver.stop_queue(index, PUBLISHED, OUTSTANDING)?;
+        driver.stop_queue(index, WINDOW)?;
     }
     driver.check_alive()?;
     Ok(config)
@@ -251,6 +252,7 @@ pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const RING: RingAddresses =
     RingAddresses { size: 256, desc: GuestAddr(0x10_0000), avail: GuestAddr(0x10_2000), used: GuestAddr(0x20_0000) };
 pub(crate) const PUBLISHED: u16 = 5;
-pub(crate) const OUTSTANDING: u16 = 9;
+/// Where a device that has served all but the last nine can have stopped.
+pub(crate) const WINDOW: StopWindow = StopWindow::Split { published: SplitIndex(PUBLISHED), held: 9 };
 const NEED_REPLY: u32 = 8;
 pub(crate) const REPLY_ACK: u64 = 8;

@@ -101,7 +101,7 @@ impl<'a> Live<'a> {
 
     fn options(&self) -> NetOptions {
         // Notification attacks need a driver that sleeps.
-        NetOptions { calls: self.attack.surface == Surface::Notify, ..NetOptions::default() }
+        NetOptions::default()
     }
 
     /// The device never came up: the error says how, and it must have come in time.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::Area;
 use ironring_driver::mapper::bounce::{Bounce, PrivateBuffer};
-use ironring_driver::queue::split::{AddError, SplitAreas, SplitRing};
+use ironring_driver::queue::split::{SplitAreas, SplitRing};
 use ironring_driver::queue::violation::{Latch, Violation};
+use ironring_driver::queue::{AddError, DriverRing};
 
 use crate::trusting::{Bite, TrustingRing};
 

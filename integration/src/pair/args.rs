@@ -7,6 +7,7 @@ use std::time::Duration;
 use ironring_backend::config::PortSpec;
 use ironring_backend::hostile::{Attack, Plan};
 use ironring_common::features::{Feature, Negotiated};
+use ironring_driver::queue::RingLayout;
 use serde::Serialize;
 
 use super::{FRAME_MAX, PairError, machine};
@@ -42,6 +43,9 @@ pub struct PairArgs {
     #[arg(long, value_name = "BYTES", default_value = "64", conflicts_with = "pcap",
           value_parser = clap::value_parser!(u32).range(60..=1518))]
     pub size: u32,
+    /// Descriptors of each queue: 1 to 32768, for the split layout a power of two
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub queue_size: u16,
     /// Send every frame by an indirect table
     #[arg(long, value_enum, default_value = "off")]
     pub indirect: Switch,
@@ -74,6 +78,8 @@ pub struct PairArgs {
 pub struct PairOptions {
     /// Ring layout.
     pub layout: Layout,
+    /// Descriptors of each queue.
+    pub queue_size: u16,
     /// What is sent.
     pub source: Source,
     /// Where what came back is written; for captures only.
@@ -126,7 +132,7 @@ pub enum Source {
 pub enum Layout {
     /// Descriptor table, available ring, used ring.
     Split,
-    /// One ring of slots. Not built yet.
+    /// One ring of slots.
     Packed,
 }
 
@@ -187,6 +193,7 @@ impl PairArgs {
             .unwrap_or_else(|| if self.tap.is_some() { WaitMode::Adaptive } else { WaitMode::of_this_machine() });
         Ok(PairOptions {
             layout: self.layout,
+            queue_size: self.queue_size,
             source,
             out: self.out.clone(),
             frames,
@@ -219,6 +226,7 @@ impl PairOptions {
     pub fn new(source: Source, frames: u64) -> Self {
         Self {
             layout: Layout::Split,
+            queue_size: 256,
             source,
             out: None,
             frames,
@@ -265,6 +273,15 @@ impl Layout {
         match self {
             Self::Split => "split",
             Self::Packed => "packed",
+        }
+    }
+}
+
+impl From<Layout> for RingLayout {
+    fn from(layout: Layout) -> Self {
+        match layout {
+            Layout::Split => Self::Split,
+            Layout::Packed => Self::Packed,
         }
     }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use ironring_backend::port::tap::{Tap, TapError};
 use ironring_common::error::OsError;
+use ironring_common::features::Feature;
 use ironring_driver::net::{NetError, NetOptions, VirtioNet};
 use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
 
@@ -38,7 +39,7 @@ use frames::Frames;
 use machine::Pinned;
 use peer::{Peer, PeerError};
 use tap::{Bridge, Ending};
-use traffic::{Outcome, Traffic};
+use traffic::{Outcome, SPIN, Traffic};
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -134,9 +135,8 @@ pub fn run(options: &PairOptions, progress: impl FnMut(u64, u64)) -> Result<Pair
     let cpus = (options.wait == WaitMode::Poll).then(machine::two_cpus).flatten();
     let (mut peer, channel) = connect(options, cpus.map(|(_, backend)| backend))?;
     let pinned = cpus.and_then(|(driver, _)| Pinned::to(driver));
-    let brought_up = channel.map_err(NetError::from).and_then(|channel| {
-        VirtioNet::bring_up(channel, NetOptions { calls: options.wait != WaitMode::Poll, ..net_options(&frames) })
-    });
+    let brought_up =
+        channel.map_err(NetError::from).and_then(|channel| VirtioNet::bring_up(channel, net_options(options, &frames)));
     let mut net = match brought_up {
         Ok(net) => net,
         Err(error) if options.mode.is_hostile() => {
@@ -211,10 +211,20 @@ fn end(net: VirtioNet, traffic: &Outcome, peer: Option<&mut Peer>, report: &mut 
     }
 }
 
-fn net_options(frames: &Frames) -> NetOptions {
+fn net_options(pair: &PairOptions, frames: &Frames) -> NetOptions {
     let options = NetOptions::default();
     let longest = u32::try_from(frames.longest()).unwrap_or(u32::MAX);
-    NetOptions { frame_max: options.frame_max.max(longest), ..options }
+    let wants = |feature| pair.wanted.iter().any(|(_, wanted)| *wanted == feature);
+    NetOptions {
+        layout: pair.layout.into(),
+        queue_size: pair.queue_size,
+        indirect: wants(Feature::IndirectDesc),
+        event_idx: wants(Feature::EventIdx),
+        in_order: wants(Feature::InOrder),
+        frame_max: options.frame_max.max(longest),
+        spin: if pair.wait == WaitMode::Adaptive { SPIN } else { Duration::ZERO },
+        ..options
+    }
 }
 
 impl Source {

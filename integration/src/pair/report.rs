@@ -290,12 +290,14 @@ impl PairReport {
     /// Takes the counters of the queues and the rules that were broken.
     fn count(&mut self, net: &mut VirtioNet) {
         let (rx, tx) = (net.rx().stats(), net.tx().stats());
+        let rings = [net.rx().ring_counters(), net.tx().ring_counters()];
         self.counters = Counters {
-            kicks: rx.kicks + tx.kicks,
+            kicks: rx.kicks + tx.kicks + rx.watchdog_kicks + tx.watchdog_kicks,
             kicks_suppressed: rx.kicks_suppressed + tx.kicks_suppressed,
             calls: rx.calls,
-            used_entries: rx.used_entries + tx.completed,
-            ..Counters::default()
+            indirect_tables: rings.iter().map(|ring| ring.indirect_tables).sum(),
+            in_order_batches: rings.iter().map(|ring| ring.in_order_batches).sum(),
+            used_entries: rings.iter().map(|ring| ring.used_entries).sum(),
         };
         let ring = net.violation().map(|violation| (violation.kind.class(), 1));
         let packets = [

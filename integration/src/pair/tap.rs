@@ -207,8 +207,12 @@ impl<'a, P: Port> Bridge<'a, P> {
         }
         let limit = if self.peeked || self.holds_back() { RETRY } else { CHECK };
         let limit = left.map_or(limit, |left| limit.min(left));
+        let before = Instant::now();
         let slept = self.sleep(net, limit);
         net.rx().disarm().map_err(Stop::Net)?;
+        if before.elapsed() >= limit {
+            net.nudge()?;
+        }
         slept
     }
 

@@ -246,8 +246,7 @@ impl<'a> Traffic<'a> {
         self.seen.dropped = dropped(net);
         match self.wait {
             WaitMode::Poll => Ok(()),
-            WaitMode::Adaptive if since < SPIN => Ok(()),
-            WaitMode::Adaptive | WaitMode::Interrupt => net.rx().wait(WATCHDOG).map(|_| ()).map_err(Stop::Net),
+            WaitMode::Adaptive | WaitMode::Interrupt => net.wait(CHECK).map(|_| ()).map_err(Stop::Net),
         }
     }
 
@@ -298,8 +297,6 @@ const CLOCK_EVERY: u32 = 4096;
 const SPINS: u32 = 64;
 /// How long an adaptive side polls before it sleeps.
 pub(super) const SPIN: Duration = Duration::from_micros(50);
-/// How long a sleeping side trusts that it will be called.
-const WATCHDOG: Duration = Duration::from_millis(10);
 /// How often a side that sees nothing move asks whether the other one is still there.
 pub(super) const CHECK: Duration = Duration::from_millis(100);
 /// How long nothing may move.

@@ -4,10 +4,12 @@ use super::*;
 use crate::mapper::bounce::{BLOCK_BYTES, Bounce, BounceError, PrivateBuffer};
 use crate::mapper::identity::{ArenaBuffer, Identity};
 use crate::mapper::iova::Iova;
+use crate::mapper::{Direction, MapRecord};
 use crate::queue::violation::ViolationKind;
 use ironring_common::index::GuestAddr;
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
 use ironring_common::spec::split::UsedElem;
+use ironring_common::spec::split::{DESC_F_NEXT, DESC_F_WRITE};
 use proptest::prelude::*;
 
 const POOL_BASE: GuestAddr = GuestAddr(0x5000_0000);
@@ -226,7 +228,7 @@ fn a_length_on_a_readable_chain_has_no_effect() {
     bench.ring.publish();
     bench.device.complete(0, 4000);
     let done = bench.ring.take(&mut mapper).unwrap().unwrap();
-    assert_eq!((done.token, done.written, bench.ring.idle_claims()), (5, 0, 1));
+    assert_eq!((done.token, done.written, bench.ring.counters().idle_claims), (5, 0, 1));
 }
 
 #[test]
@@ -251,7 +253,7 @@ fn a_chain_may_fill_the_ring_and_no_more() {
 
 #[test]
 fn the_kick_is_asked_for_by_the_device() {
-    let bench = Bench::new(4, 4096);
+    let mut bench = Bench::new(4, 4096);
     assert!(bench.ring.should_kick());
     bench.device.used.store_u16(split::USED_FLAGS, split::USED_F_NO_NOTIFY);
     assert!(!bench.ring.should_kick());

@@ -68,7 +68,7 @@ fn device() -> (VirtioNet, Session, StopToken) {
         move || serve_connection(back, &Settings::default(), &stop)
     });
     let channel = VhostUser::from_stream(front, Deadlines::default()).unwrap();
-    let options = NetOptions { queue_size: 4, calls: true, ..NetOptions::default() };
+    let options = NetOptions { queue_size: 4, ..NetOptions::default() };
     (VirtioNet::bring_up(channel, options).unwrap(), session, stop)
 }
 

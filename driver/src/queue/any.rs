@@ -1,0 +1,92 @@
+//! A ring of either layout.
+//!
+//! The fast paths of the network queues look once a burst which one it is, and call code that was made for that layout.
+//! For everything else the enumeration is a ring itself.
+
+use ironring_common::index::{DescId, QueueSize};
+use ironring_common::shm::words::Words;
+
+use super::packed::PackedRing;
+use super::ring::{AddError, Completion, DriverRing, RingCounters, StopWindow};
+use super::split::SplitRing;
+use super::violation::Violation;
+use crate::mapper::Mapper;
+
+/// A virtqueue whose layout was chosen when the device was set up.
+#[derive(Debug)]
+pub enum AnyRing<W, T> {
+    /// Section 2.7.
+    Split(SplitRing<W, T>),
+    /// Section 2.8.
+    Packed(PackedRing<W, T>),
+}
+
+/// Calls a method of whichever ring it is.
+macro_rules! on {
+    ($any:expr, $ring:ident => $call:expr) => {
+        match $any {
+            AnyRing::Split($ring) => $call,
+            AnyRing::Packed($ring) => $call,
+        }
+    };
+}
+
+impl<W: Words, T> DriverRing<T> for AnyRing<W, T> {
+    fn add<M: Mapper>(
+        &mut self,
+        mapper: &mut M,
+        readable: &[M::Buffer],
+        writable: &[M::Buffer],
+        token: T,
+    ) -> Result<DescId, AddError<M::Error>> {
+        on!(self, ring => ring.add(mapper, readable, writable, token))
+    }
+    fn publish(&mut self) -> bool {
+        on!(self, ring => ring.publish())
+    }
+    fn should_kick(&mut self) -> bool {
+        on!(self, ring => ring.should_kick())
+    }
+    fn take<M: Mapper>(&mut self, mapper: &mut M) -> Result<Option<Completion<T>>, Violation> {
+        on!(self, ring => ring.take(mapper))
+    }
+    fn has_completions(&mut self) -> Result<bool, Violation> {
+        on!(self, ring => ring.has_completions())
+    }
+    fn arm_calls(&mut self) {
+        on!(self, ring => ring.arm_calls());
+    }
+    fn suppress_calls(&mut self) {
+        on!(self, ring => ring.suppress_calls());
+    }
+    fn check(&self) -> Result<(), Violation> {
+        on!(self, ring => ring.check())
+    }
+    fn next_head(&self) -> Option<DescId> {
+        on!(self, ring => ring.next_head())
+    }
+    fn free(&self) -> u16 {
+        on!(self, ring => ring.free())
+    }
+    fn outstanding(&self) -> u16 {
+        on!(self, ring => ring.outstanding())
+    }
+    fn held(&self) -> u16 {
+        on!(self, ring => ring.held())
+    }
+    fn size(&self) -> QueueSize {
+        on!(self, ring => ring.size())
+    }
+    fn start_base(&self) -> u32 {
+        on!(self, ring => ring.start_base())
+    }
+    fn stop_window(&self) -> StopWindow {
+        on!(self, ring => ring.stop_window())
+    }
+    fn counters(&self) -> RingCounters {
+        on!(self, ring => ring.counters())
+    }
+    fn is_conserved(&self) -> bool {
+        on!(self, ring => ring.is_conserved())
+    }
+}
