@@ -5,13 +5,14 @@
 //! for `net` to judge.
 
 use ironring_common::claim::Refused;
-use ironring_common::index::{DescId, GuestAddr, QueueSize};
+use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};
 use ironring_common::shm::mapping::Bytes;
-use ironring_common::shm::view::Theirs;
+use ironring_common::shm::view::{Both, Theirs};
 use ironring_common::shm::words::Words;
+use ironring_common::spec::packed::{self, Event, SLOT_ADDR, SLOT_BYTES, SLOT_REST, SlotRest};
 use ironring_common::spec::split::{
     AVAIL_ENTRY_BYTES, AVAIL_F_NO_INTERRUPT, AVAIL_FLAGS, AVAIL_IDX, AVAIL_RING, DESC_BYTES, DESC_F_INDIRECT,
-    DESC_F_NEXT, DESC_F_WRITE, Descriptor,
+    DESC_F_NEXT, DESC_F_WRITE, Descriptor, used_event_at,
 };
 
 use crate::vring::chain::Segment;
@@ -25,15 +26,23 @@ pub(crate) struct Link {
     pub(crate) writable: bool,
     /// Where the chain goes on.
     pub(crate) next: Option<DescId>,
+    /// Whether the segment is a table of descriptors.
+    pub(crate) indirect: bool,
 }
 
-/// Why a descriptor was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BadLink {
-    /// It points to a table, which was not negotiated.
-    Indirect,
-    /// It goes on in this descriptor, which does not exist.
-    Next(u16),
+/// A slot of a packed ring, both words loaded. Its segment's address is not looked up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    /// The buffer, or a table of descriptors.
+    pub(crate) segment: Segment,
+    /// The buffer id; of a chain, the last slot's counts.
+    pub(crate) id: u16,
+    /// Whether the device may write it; otherwise it may read it.
+    pub(crate) writable: bool,
+    /// Whether the chain goes on in the next slot.
+    pub(crate) more: bool,
+    /// Whether the segment is a table of descriptors.
+    pub(crate) indirect: bool,
 }
 
 /// Loads `avail.idx` and returns how many steps it is ahead of `last`, at most `room`.
@@ -53,24 +62,95 @@ pub(crate) fn avail_head<W: Words>(avail: &Theirs<W>, slot: u16, size: QueueSize
     avail.load_u16_alleged(at).check_with(|id| DescId::below(id, size))
 }
 
-/// Loads a descriptor, each of its two words once.
+/// Loads a descriptor, each of its two words once. Refused if it goes on in one that does not exist.
 #[inline]
-pub(crate) fn descriptor<W: Words>(table: &Theirs<W>, id: DescId, size: QueueSize) -> Result<Link, BadLink> {
+pub(crate) fn descriptor<W: Words>(table: &Theirs<W>, id: DescId, size: QueueSize) -> Result<Link, Refused<u16>> {
     let at = DESC_BYTES.wrapping_mul(id.index());
     let addr = table.load_u64_alleged(at).check_advisory("the region table checks every address when it is used");
     let rest = table.load_u64_alleged(at.wrapping_add(8));
     rest.map(|rest| Descriptor::from_words([addr, rest]))
         .check_with(|desc| {
-            let next = if desc.flags & DESC_F_NEXT == 0 { None } else { Some(DescId::below(desc.next, size)?) };
+            let next = match desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT) {
+                DESC_F_NEXT => Some(DescId::below(desc.next, size)?),
+                // A table that goes on is refused wherever it goes.
+                flags => (flags & DESC_F_NEXT != 0).then_some(id),
+            };
             let segment = Segment { addr: GuestAddr(desc.addr), len: desc.len };
-            let link = Link { segment, writable: desc.flags & DESC_F_WRITE != 0, next };
-            (desc.flags & DESC_F_INDIRECT == 0).then_some(link)
+            let (writable, indirect) = (desc.flags & DESC_F_WRITE != 0, desc.flags & DESC_F_INDIRECT != 0);
+            Some(Link { segment, writable, next, indirect })
         })
-        .map_err(
-            |Refused { observed }| {
-                if observed.flags & DESC_F_INDIRECT == 0 { BadLink::Next(observed.next) } else { BadLink::Indirect }
-            },
-        )
+        .map_err(|Refused { observed }| Refused { observed: observed.next })
+}
+
+/// Loads the second word of a slot of a packed ring, if it says that the slot was made available in the round of `at`.
+///
+/// The Acquire load pairs with the driver's Release store of the flags that publish a burst: it orders all slots of the
+/// burst, and the bytes that they carry, before our loads of them.
+#[inline]
+pub(crate) fn slot_available<W: Words>(ring: &Both<W>, at: PackedPosition) -> Option<SlotRest> {
+    let rest = ring.load_flags_alleged(slot_offset(at).wrapping_add(SLOT_REST)).map(SlotRest::from_word);
+    rest.check_with(|rest| packed::is_avail(rest.flags, at.wrap()).then_some(rest)).ok()
+}
+
+/// The slot at `at`, whose second word was loaded when it was found available.
+#[inline]
+pub(crate) fn first_slot<W: Words>(ring: &Both<W>, at: PackedPosition, rest: SlotRest) -> Slot {
+    let addr = ring.load_u64_alleged(slot_offset(at).wrapping_add(SLOT_ADDR));
+    let addr = addr.check_advisory("the region table checks every address when it is used");
+    Slot {
+        segment: Segment { addr: GuestAddr(addr), len: rest.len },
+        id: rest.id,
+        writable: rest.flags & DESC_F_WRITE != 0,
+        more: rest.flags & DESC_F_NEXT != 0,
+        indirect: rest.flags & DESC_F_INDIRECT != 0,
+    }
+}
+
+/// Loads a later slot of a chain, each of its two words once. The flags of the first one have made it available.
+#[inline]
+pub(crate) fn later_slot<W: Words>(ring: &Both<W>, at: PackedPosition) -> Slot {
+    let rest = ring.load_u64_alleged(slot_offset(at).wrapping_add(SLOT_REST)).map(SlotRest::from_word);
+    let rest =
+        rest.check_advisory("an id is echoed, a length is looked up with its address, and flags steer a bounded walk");
+    first_slot(ring, at, rest)
+}
+
+/// Whether a slot says that it was used in the round of `at`.
+pub(crate) fn slot_used<W: Words>(ring: &Both<W>, at: PackedPosition) -> bool {
+    let rest = ring.load_flags_alleged(slot_offset(at).wrapping_add(SLOT_REST)).map(SlotRest::from_word);
+    packed::is_used(rest.check_advisory("it decides whether the ring is served at all").flags, at.wrap())
+}
+
+const fn slot_offset(at: PackedPosition) -> usize {
+    // A slot is below 32768, so the offset is far from overflow.
+    SLOT_BYTES.wrapping_mul(at.slot() as usize)
+}
+
+/// Loads the driver's event area: whether it wants to be called for the `steps` slots that were published up to `new`. A
+/// wish that makes no sense counts as one for every call.
+#[inline]
+pub(crate) fn wants_call_packed<W: Words>(
+    event: &Theirs<W>,
+    new: PackedPosition,
+    steps: u16,
+    size: QueueSize,
+    event_idx: bool,
+) -> bool {
+    let why = "a wrong event costs the driver a call too many or too few and nothing else";
+    let event = event.load_u32_alleged(0).map(Event::from_word).check_advisory(why);
+    match event.flags & packed::EVENT_F_MASK {
+        packed::EVENT_F_DISABLE => false,
+        packed::EVENT_F_DESC if event_idx => need_event_packed(event.off_wrap, new, steps, size),
+        _ => true,
+    }
+}
+
+/// Loads `used_event`: whether the driver wants to be called for what was published from `old` to `new`.
+#[inline]
+pub(crate) fn wants_call_at<W: Words>(avail: &Theirs<W>, size: QueueSize, new: u16, old: u16) -> bool {
+    let why = "a wrong event costs the driver a call too many or too few and nothing else";
+    let event = avail.load_u16_alleged(used_event_at(size)).check_advisory(why);
+    need_event(event, SplitIndex(new), SplitIndex(old))
 }
 
 /// Loads `avail.flags`: whether the driver wants to be called.

@@ -11,7 +11,7 @@ use ironring_common::shm::guest::SealPolicy;
 use ironring_common::spec::net::MTU_MIN;
 use tracing::level_filters::LevelFilter;
 
-pub use self::values::{LogFormat, LogOptions, Mac, PortSpec, StatsFormat};
+pub use self::values::{LogFormat, LogOptions, Mac, PortSpec, RingFeature, StatsFormat};
 
 use crate::net::MAX_FRAME;
 use crate::sandbox::{Refusal, Sandbox};
@@ -28,6 +28,8 @@ pub struct Settings {
     pub pairs: u16,
     /// Largest size of a queue, a power of two.
     pub queue_size: u16,
+    /// What is not offered though it could be.
+    pub without: Vec<RingFeature>,
     /// The address that the device has.
     pub mac: Mac,
     /// The MTU that is offered, if one is.
@@ -62,6 +64,7 @@ impl Default for Settings {
             port: PortSpec::Loopback,
             pairs: 1,
             queue_size: DEFAULT_QUEUE_SIZE,
+            without: Vec::new(),
             mac: Mac::random(),
             mtu: None,
             wait: Wait::Adaptive.policy(),
@@ -192,6 +195,10 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUE_SIZE, value_parser = parse_queue_size)]
     queue_size: u16,
 
+    /// Do not offer these features of the rings
+    #[arg(long, value_name = "FEATURE", value_enum, value_delimiter = ',')]
+    without: Vec<RingFeature>,
+
     /// Address of the device; a random one if left out
     #[arg(long, value_name = "MAC")]
     mac: Option<Mac>,
@@ -278,6 +285,7 @@ impl Args {
             port: self.port,
             pairs: self.queues,
             queue_size: self.queue_size,
+            without: self.without,
             mac: self.mac.unwrap_or_else(Mac::random),
             mtu: self.mtu,
             wait: self.wait.policy(),

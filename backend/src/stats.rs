@@ -359,7 +359,7 @@ mod tests {
         }
         let json = serde_json::to_value(stats.snapshot()).unwrap();
         assert_eq!(json["queues"][0]["state"], "broken");
-        assert_eq!(json["queues"][0]["fault"], "ring-outside");
+        assert_eq!(json["queues"][0]["fault"], "stale-base");
         stats.queue(0).unwrap().set_state(QueueState::Disabled);
         let json = serde_json::to_value(stats.snapshot()).unwrap();
         assert_eq!((&json["queues"][0]["state"], json["queues"][0].get("fault")), (&"disabled".into(), None));

@@ -361,10 +361,10 @@ fn saying_the_same_again_changes_nothing() {
 #[test]
 fn a_ring_that_cannot_be_served_ends_its_session() {
     let error = refused_at_set_up(settings(), |f| drop(f.vhost.set_vring_num(TX, 200)));
-    assert!(matches!(error, SessionError::Ring(RingError::Size { ring: TX, size: 200, max: 1024 })), "{error}");
+    assert!(matches!(error, SessionError::Ring(RingError::Size { ring: TX, size: 200, max: 1024, .. })), "{error}");
     let small = Settings { queue_size: 256, ..settings() };
     let error = refused_at_set_up(small, |f| drop(f.vhost.set_vring_num(TX, 512)));
-    assert!(matches!(error, SessionError::Ring(RingError::Size { ring: TX, size: 512, max: 256 })), "{error}");
+    assert!(matches!(error, SessionError::Ring(RingError::Size { ring: TX, size: 512, max: 256, .. })), "{error}");
     // The last used elements lie beyond the memory.
     let error = refused_at_set_up(settings(), |f| {
         f.share(GUEST_BASE, MEMORY_BYTES as u64).unwrap();

@@ -54,6 +54,16 @@ pub enum Misuse {
         /// The size that was asked for.
         size: u16,
     },
+    /// A place that a packed ring does not have.
+    #[error(
+        "a packed ring of {size} slots cannot go on at {base:#x}: bits 0 to 14 are a slot below {size}, bit 15 is the wrap counter"
+    )]
+    PackedBase {
+        /// The place that was asked for.
+        base: u16,
+        /// Slots of the ring.
+        size: u16,
+    },
     /// An area of shared memory is too small for what is to live there.
     #[error("an area of {have} bytes cannot hold {need} bytes; make the arena larger")]
     AreaTooSmall {

@@ -4,7 +4,37 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use ironring_common::features::Feature;
 use tracing::level_filters::LevelFilter;
+
+/// A feature of the rings that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RingFeature {
+    /// The packed layout.
+    Packed,
+    /// Tables of descriptors.
+    Indirect,
+    /// Notification at an index.
+    EventIdx,
+    /// Buffers used in order, and in batches.
+    InOrder,
+    /// Frames in several receive buffers.
+    Mergeable,
+}
+
+impl RingFeature {
+    /// The feature as it is negotiated.
+    #[must_use]
+    pub const fn feature(self) -> Feature {
+        match self {
+            Self::Packed => Feature::RingPacked,
+            Self::Indirect => Feature::IndirectDesc,
+            Self::EventIdx => Feature::EventIdx,
+            Self::InOrder => Feature::InOrder,
+            Self::Mergeable => Feature::MrgRxbuf,
+        }
+    }
+}
 
 /// Which port to open, for each connection anew.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use ironring_common::spec::split::{
 };
 
 use super::*;
+use crate::vring::DeviceRing;
 use crate::vring::chain::Chain;
 use crate::vring::hook::{Hook, Moment, RingMemory};
 use crate::vring::split::SplitVring;
@@ -181,7 +182,7 @@ impl Bench {
     fn compare(&mut self, head: u16) {
         let mut id = usize::from(head);
         let segments = self.chain.readable().iter().chain(self.chain.writable());
-        let mut same = self.chain.head().get() == head;
+        let mut same = self.chain.head().id == head;
         for segment in segments {
             let desc = self.table[id];
             same &= segment.addr.0 == desc.addr && segment.len == desc.len;

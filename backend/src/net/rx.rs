@@ -1,18 +1,16 @@
 //! To the guest: frames of the port go into chains.
 
-use ironring_common::index::DescId;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::view::Ours;
-use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};
 
 use super::BURST;
 use super::tx::outside;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
-use crate::vring::chain::{Chain, Segment};
+use crate::vring::DeviceRing;
+use crate::vring::chain::{Chain, ChainRef, Segment};
 use crate::vring::hook::Hook;
-use crate::vring::split::SplitVring;
 
 /// What a burst did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +28,8 @@ pub struct Delivered {
 #[derive(Debug, Default)]
 pub struct Merge {
     segments: Vec<Segment>,
-    /// Head and writable bytes of each chain.
-    chains: Vec<(DescId, u64)>,
+    /// What each chain is given back by, and its writable bytes.
+    chains: Vec<(ChainRef, u64)>,
     room: u64,
 }
 
@@ -51,8 +49,8 @@ enum Stop {
 /// Without `merge`, a frame that does not fit into the next chain is dropped, and the chain stays on the ring for a frame
 /// that fits. With it, a frame goes over as many chains as it takes.
 #[inline]
-pub fn burst<W: Words, P: Port, H: Hook>(
-    vring: &mut SplitVring<W>,
+pub fn burst<R: DeviceRing, P: Port, H: Hook>(
+    vring: &mut R,
     scratch: (&mut Chain, Option<&mut Merge>),
     memory: &RegionTable,
     port: &mut P,
@@ -86,15 +84,14 @@ pub fn burst<W: Words, P: Port, H: Hook>(
         done.frames = done.frames.wrapping_add(1);
         port.rx_consume();
     }
-    tally.used_entries = tally.used_entries.wrapping_add(u64::from(done.chains));
     done
 }
 
 /// Puts a frame into the chain that was taken, and into further ones if it has to be. How many were completed; if none
 /// were, all are back on the ring.
 #[inline]
-fn deliver<W: Words, H: Hook>(
-    vring: &mut SplitVring<W>,
+fn deliver<R: DeviceRing, H: Hook>(
+    vring: &mut R,
     scratch: (&mut Chain, Option<&mut Merge>),
     memory: &RegionTable,
     frame: &[u8],
@@ -123,17 +120,15 @@ fn deliver<W: Words, H: Hook>(
 impl Merge {
     /// As [`deliver`], for a frame that the first chain has no room for.
     #[cold]
-    fn deliver<W: Words, H: Hook>(
+    fn deliver<R: DeviceRing, H: Hook>(
         &mut self,
-        vring: &mut SplitVring<W>,
+        vring: &mut R,
         chain: &mut Chain,
         memory: &RegionTable,
         frame: &[u8],
         hook: &mut H,
     ) -> Result<u16, Stop> {
         let need = u64::try_from(HDR_BYTES.saturating_add(frame.len())).unwrap_or(u64::MAX);
-        // Before this chain was taken. A ring that is full of chains will not get fuller.
-        let all = vring.available().saturating_add(1) >= vring.size().get();
         self.start(chain);
         while self.room < need {
             if self.chains.len() >= MERGE_CHAINS {
@@ -143,8 +138,10 @@ impl Merge {
             match vring.next_chain(chain) {
                 Ok(true) => self.add(chain),
                 Ok(false) => {
+                    // A ring that is full of chains will not get fuller.
+                    let full = vring.is_full();
                     vring.undo_last(self.count());
-                    return Err(if all { Stop::Drop } else { Stop::Wait });
+                    return Err(if full { Stop::Drop } else { Stop::Wait });
                 }
                 Err(_) => {
                     vring.undo_last(self.count());

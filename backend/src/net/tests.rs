@@ -1,3 +1,4 @@
+use crate::vring::DeviceRing;
 use ironring_common::index::GuestAddr;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
@@ -71,7 +72,7 @@ impl Bench {
         self.vring.poll().unwrap();
         let Self { vring, chain, memory, port, tally, .. } = self;
         let done = tx::burst(vring, chain, memory, port, &mut NoHook, tally);
-        self.vring.publish(&mut NoHook);
+        self.tally.used_entries += u64::from(self.vring.publish(&mut NoHook));
         done
     }
 
@@ -79,7 +80,7 @@ impl Bench {
         self.vring.poll().unwrap();
         let Self { vring, chain, merge, memory, port, tally, .. } = self;
         let done = rx::burst(vring, (chain, merge.as_mut()), memory, port, &mut NoHook, tally);
-        self.vring.publish(&mut NoHook);
+        self.tally.used_entries += u64::from(self.vring.publish(&mut NoHook));
         done
     }
 

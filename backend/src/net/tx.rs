@@ -8,16 +8,15 @@ use super::{BURST, MAX_FRAME, MIN_FRAME};
 use crate::boundary;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
-use crate::vring::RingFault;
 use crate::vring::chain::{Chain, Segment};
 use crate::vring::hook::Hook;
-use crate::vring::split::SplitVring;
+use crate::vring::{DeviceRing, RingFault};
 
 /// Serves at most [`BURST`] chains that the last poll saw, and returns how many were completed. It ends early when there
 /// are no more, when the port is full (the chain stays on the ring), or at a fault, which is then latched in the ring.
 #[inline]
-pub fn burst<W: Words, P: Port, H: Hook>(
-    vring: &mut SplitVring<W>,
+pub fn burst<R: DeviceRing, P: Port, H: Hook>(
+    vring: &mut R,
     chain: &mut Chain,
     memory: &RegionTable,
     port: &mut P,
@@ -42,18 +41,12 @@ pub fn burst<W: Words, P: Port, H: Hook>(
         vring.complete(hook, chain.head(), 0);
         done = done.wrapping_add(1);
     }
-    tally.used_entries = tally.used_entries.wrapping_add(u64::from(done));
     done
 }
 
 /// Takes at most [`BURST`] chains of a disabled ring and drops what they carry: the vhost-user specification has packets
 /// of a started but disabled transmit ring discarded.
-pub fn discard<W: Words, H: Hook>(
-    vring: &mut SplitVring<W>,
-    chain: &mut Chain,
-    hook: &mut H,
-    tally: &mut Tally,
-) -> u16 {
+pub fn discard<R: DeviceRing, H: Hook>(vring: &mut R, chain: &mut Chain, hook: &mut H, tally: &mut Tally) -> u16 {
     let mut done = 0u16;
     while done < BURST {
         let Ok(true) = vring.next_chain(chain) else { break };
@@ -61,7 +54,6 @@ pub fn discard<W: Words, H: Hook>(
         vring.complete(hook, chain.head(), 0);
         done = done.wrapping_add(1);
     }
-    tally.used_entries = tally.used_entries.wrapping_add(u64::from(done));
     done
 }
 
@@ -142,11 +134,11 @@ fn gather(segments: &[Segment], memory: &RegionTable, skip: usize, to: &mut [u8]
 
 /// Puts the chain back and latches the ring.
 #[cold]
-pub(super) fn outside<W: Words>(vring: &mut SplitVring<W>, chain: &Chain, segment: Segment) {
+pub(super) fn outside<R: DeviceRing>(vring: &mut R, chain: &Chain, segment: Segment) {
     vring.undo();
     vring.fail(RingFault::AddressOutside {
         queue: vring.queue(),
-        head: chain.head().get(),
+        head: chain.head().id,
         addr: segment.addr,
         len: segment.len,
     });

@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard};
 
 use ironring_common::doorbell::{Doorbell, DoorbellError};
-use ironring_common::index::GuestAddr;
+use ironring_common::features::{Feature, Negotiated};
+use ironring_common::index::{GuestAddr, QueueSize};
 
 use super::stop::lock;
 use crate::worker::{ControlError, RingSetup, WorkerHandle};
@@ -19,9 +20,9 @@ pub(super) trait RingControl {
     fn set_size(&self, size: u16) -> Result<(), RingError>;
     /// Sets where the ring lies.
     fn set_addrs(&self, addrs: RingAddrs) -> Result<(), RingError>;
-    /// Sets the free-running index to start from.
+    /// Sets where to start: a free-running index, or a slot of a packed ring with the wrap counter in bit 15.
     fn set_base(&self, base: u16) -> Result<(), RingError>;
-    /// The free-running index to go on from, as of the last stop or [`set_base`](Self::set_base).
+    /// Where to go on, as of the last stop or [`set_base`](Self::set_base).
     fn base(&self) -> u16;
     /// Starts the ring, now or as soon as it is described, or exchanges the kick of one that runs. `None`: the driver
     /// does not kick.
@@ -37,7 +38,7 @@ pub(super) trait RingControl {
     /// Stops and disables the ring and forgets its description.
     fn reset(&self) -> Result<(), RingError>;
     /// Makes way for other features than those the ring was started with.
-    fn set_features(&self) -> Result<(), RingError>;
+    fn set_features(&self, features: Negotiated) -> Result<(), RingError>;
 }
 
 /// Where the three parts of a ring lie, as addresses of the memory table.
@@ -51,9 +52,9 @@ pub(super) struct RingAddrs {
 /// Why a front-end's wish for a ring is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    /// The size is none that a split ring can have here (virtio 1.3, 2.7).
+    /// The size is none that a ring of this layout can have here (virtio 1.3, 2.7 and 2.8).
     #[error(
-        "ring {ring}: a size of {size} is no power of two between 1 and {max}; pick one at the front-end (rx_queue_size and tx_queue_size at QEMU, queue_size at cloud-hypervisor), or raise --queue-size"
+        "ring {ring}: a size of {size} is no {kind} between 1 and {max}; pick one at the front-end (rx_queue_size and tx_queue_size at QEMU, queue_size at cloud-hypervisor), or raise --queue-size"
     )]
     Size {
         /// The ring.
@@ -62,6 +63,8 @@ pub enum RingError {
         size: u32,
         /// The largest size that is served.
         max: u16,
+        /// What it has to be.
+        kind: &'static str,
     },
     /// The description of a running ring may not change; its doorbells may.
     #[error("ring {ring}: its {what} cannot change while it runs; send GET_VRING_BASE first")]
@@ -86,6 +89,11 @@ pub enum RingError {
     Worker(#[from] ControlError),
 }
 
+/// What the size of a ring has to be.
+pub(super) const fn size_kind(packed: bool) -> &'static str {
+    if packed { "number" } else { "power of two" }
+}
+
 /// A ring of a [`WorkerHandle`].
 #[derive(Debug)]
 pub(super) struct WorkerRing {
@@ -101,6 +109,8 @@ struct Described {
     size: Option<u16>,
     addrs: Option<RingAddrs>,
     base: u16,
+    /// Whether the packed layout was negotiated.
+    packed: bool,
     /// The kick of a ring that is to start when the rest is known.
     waiting: Option<Option<Doorbell>>,
     running: bool,
@@ -155,10 +165,12 @@ impl WorkerRing {
 
 impl RingControl for WorkerRing {
     fn set_size(&self, size: u16) -> Result<(), RingError> {
-        if !size.is_power_of_two() || size > self.max_size {
-            return Err(RingError::Size { ring: self.ring, size: size.into(), max: self.max_size });
-        }
         let mut described = self.described();
+        let fits = if described.packed { QueueSize::packed(size) } else { QueueSize::split(size) };
+        if fits.is_err() || size > self.max_size {
+            let kind = size_kind(described.packed);
+            return Err(RingError::Size { ring: self.ring, size: size.into(), max: self.max_size, kind });
+        }
         let same = described.size == Some(size);
         self.make_way(&mut described, "size", same)?;
         described.size = Some(size);
@@ -210,8 +222,11 @@ impl RingControl for WorkerRing {
         Ok(())
     }
 
-    fn set_features(&self) -> Result<(), RingError> {
-        self.make_way(&mut self.described(), "features", false)
+    fn set_features(&self, features: Negotiated) -> Result<(), RingError> {
+        let mut described = self.described();
+        self.make_way(&mut described, "features", false)?;
+        described.packed = features.has(Feature::RingPacked);
+        Ok(())
     }
 
     fn stop(&self) -> Result<u16, RingError> {

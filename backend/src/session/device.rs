@@ -107,7 +107,7 @@ impl Device {
         let negotiated = accept(self.offered, acknowledged)?;
         if self.negotiated() != Some(negotiated) {
             for ring in &self.rings {
-                ring.set_features()?;
+                ring.set_features(negotiated)?;
             }
         }
         self.worker.set_features(negotiated)?;
@@ -165,7 +165,7 @@ impl VhostUserBackend for Device {
             | VhostUserProtocolFeatures::BACKEND_REQ
     }
 
-    // EVENT_IDX is not offered.
+    // The data plane has it from the features.
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn reset_device(&self) {
@@ -215,10 +215,11 @@ fn offered(settings: &Settings) -> Supported {
         .require(Feature::Version1)
         .with(Feature::ProtocolFeatures)
         .with(Feature::Mac)
-        .with(Feature::MrgRxbuf)
         .with(Feature::AccessPlatform)
         .with(Feature::Status);
-    if settings.mtu.is_some() { base.with(Feature::Mtu) } else { base }
+    let base = if settings.mtu.is_some() { base.with(Feature::Mtu) } else { base };
+    let left_out = |feature| settings.without.iter().any(|without| without.feature() == feature);
+    RING_FEATURES.into_iter().filter(|feature| !left_out(*feature)).fold(base, Supported::with)
 }
 
 /// `struct virtio_net_config` (virtio 1.3, 5.1.4) without the link status, and zeros up to where the space ends.
@@ -236,6 +237,9 @@ fn put(space: &mut [u8; CONFIG_SPACE_BYTES], at: usize, field: &[u8]) {
     }
 }
 
+/// What rings can do beyond the split layout.
+const RING_FEATURES: [Feature; 5] =
+    [Feature::MrgRxbuf, Feature::IndirectDesc, Feature::EventIdx, Feature::RingPacked, Feature::InOrder];
 /// Bytes of the configuration space: what vhost-user can carry at most.
 const CONFIG_SPACE_BYTES: usize = 256;
 /// So many regions as the framework tells front-ends in its answer to GET_MAX_MEM_SLOTS.

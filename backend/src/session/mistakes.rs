@@ -8,10 +8,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use ironring_common::features::Feature;
 use vhost::vhost_user::Error as VhostError;
 use vhost_user_backend::{Error as DaemonError, VhostUserHandlerError};
 use vm_memory::mmap::MmapRegionError;
 
+use super::control::size_kind;
 use super::life::LastRequest;
 use super::relay::Message;
 use super::stop::lock;
@@ -80,6 +82,8 @@ pub(super) struct Watch {
     max_size: u16,
     /// Whether any memory was shared.
     shared: bool,
+    /// Whether the packed layout was taken.
+    packed: bool,
     noted: Noted,
 }
 
@@ -99,7 +103,7 @@ impl Watch {
     pub(super) fn new(settings: &Settings, noted: &Noted) -> Self {
         noted.take();
         let queues = u32::try_from(settings.queues()).unwrap_or(u32::MAX);
-        Self { queues, max_size: settings.queue_size, shared: false, noted: noted.clone() }
+        Self { queues, max_size: settings.queue_size, shared: false, packed: false, noted: noted.clone() }
     }
 
     /// Notes what is wrong with a request.
@@ -112,6 +116,11 @@ impl Watch {
     fn mistake(&mut self, request: &Message) -> Option<SessionError> {
         let (first, second) = (word(request, 0)?, word(request, 4));
         let queue = match request.request() {
+            SET_FEATURES => {
+                let features = u64::from(first) | (u64::from(second.unwrap_or(0)) << 32);
+                self.packed = features & Feature::RingPacked.mask() != 0;
+                return None;
+            }
             SET_MEM_TABLE => {
                 self.shared = true;
                 return check_descriptors(first, request.fds.len());
@@ -134,7 +143,7 @@ impl Watch {
             // Between these bounds the ring itself refuses what is no power of two.
             (SET_VRING_NUM, Some(size)) if size == 0 || size > self.max_size.into() => {
                 let ring = usize::try_from(queue).unwrap_or(usize::MAX);
-                Some(RingError::Size { ring, size, max: self.max_size }.into())
+                Some(RingError::Size { ring, size, max: self.max_size, kind: size_kind(self.packed) }.into())
             }
             (SET_VRING_ADDR, _) if !self.shared => Some(Mistake::NothingShared { queue }.into()),
             _ => None,
@@ -181,6 +190,7 @@ fn named(error: &VhostError) -> Option<Mistake> {
     inner.downcast_ref::<MmapRegionError>().map(|why| Mistake::NotMappable { why: why.to_string() })
 }
 
+const SET_FEATURES: u32 = 2;
 const SET_MEM_TABLE: u32 = 5;
 const SET_VRING_NUM: u32 = 8;
 const SET_VRING_ADDR: u32 = 9;

@@ -3,7 +3,7 @@
 //! A [`Chain`] is scratch: allocated once per ring, as long as the longest lawful chain, and filled anew by each walk.
 //! What it holds stands still; the table may change as it likes.
 
-use ironring_common::index::{DescId, GuestAddr, QueueSize};
+use ironring_common::index::{GuestAddr, QueueSize};
 
 /// One buffer of a chain. Whether `addr` leads anywhere is for the region table to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,10 +14,21 @@ pub struct Segment {
     pub len: u32,
 }
 
+/// By what a chain is given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChainRef {
+    /// The head descriptor; in a packed ring, the buffer id, which is the driver's to choose.
+    pub id: u16,
+    /// Slots of the ring that it takes; descriptors in a split one.
+    pub slots: u16,
+    /// Whether the device may write anything of it.
+    pub writable: bool,
+}
+
 /// A chain: its head, the device-readable segments, then the device-writable ones.
 #[derive(Debug)]
 pub struct Chain {
-    head: DescId,
+    at: ChainRef,
     segments: Box<[Segment]>,
     readable: usize,
     total: usize,
@@ -30,7 +41,7 @@ impl Chain {
     #[must_use]
     pub fn with_capacity(size: QueueSize) -> Self {
         Self {
-            head: FIRST,
+            at: ChainRef::default(),
             segments: vec![Segment::default(); usize::from(size.get())].into_boxed_slice(),
             readable: 0,
             total: 0,
@@ -39,11 +50,11 @@ impl Chain {
         }
     }
 
-    /// The head descriptor, by which the chain is completed.
+    /// By what the chain is given back.
     #[inline]
     #[must_use]
-    pub const fn head(&self) -> DescId {
-        self.head
+    pub const fn head(&self) -> ChainRef {
+        self.at
     }
 
     /// The segments that the device may read, in order. Segments of no bytes are left out.
@@ -76,12 +87,18 @@ impl Chain {
 
     /// Forgets the last chain.
     #[inline]
-    pub(super) fn start(&mut self, head: DescId) {
-        self.head = head;
+    pub(super) fn start(&mut self) {
+        self.at = ChainRef::default();
         self.readable = 0;
         self.total = 0;
         self.readable_len = 0;
         self.writable_len = 0;
+    }
+
+    /// The walk is over: what the chain is given back by.
+    #[inline]
+    pub(super) fn finish(&mut self, id: u16, slots: u16) {
+        self.at = ChainRef { id, slots, writable: self.writable_len > 0 };
     }
 
     /// Adds a segment. `false` if it is readable and follows a writable one.
@@ -113,12 +130,3 @@ impl Chain {
         true
     }
 }
-
-/// The id that every table has, for a chain that was not filled yet.
-const FIRST: DescId = match QueueSize::split(1) {
-    Ok(size) => match DescId::below(0, size) {
-        Some(id) => id,
-        None => unreachable!(),
-    },
-    Err(_) => unreachable!(),
-};

@@ -5,9 +5,10 @@
 //! for each used element, each published index and each call. What a hook changes on the wire changes nothing in the
 //! private state of the ring: the next honest store is right again.
 
-use ironring_common::index::{DescId, QueueSize};
+use ironring_common::index::{DescId, PackedPosition, QueueSize};
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
+use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 
 /// When a hook is called.
@@ -53,6 +54,27 @@ pub struct RingMemory<'a> {
     pub heads: &'a [DescId],
 }
 
+/// As [`RingMemory`], of a packed ring.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedMemory<'a> {
+    /// Number of the queue in the device: 2i receives for the guest, 2i + 1 transmits.
+    pub queue: usize,
+    /// Slots of the ring.
+    pub size: QueueSize,
+    /// The slots.
+    pub ring: &'a Area,
+    /// The driver's event area.
+    pub driver_event: &'a Area,
+    /// Our event area.
+    pub device_event: &'a Area,
+    /// Where the addresses of descriptors lead.
+    pub memory: &'a RegionTable,
+    /// The slot of the next chain to take.
+    pub next_avail: PackedPosition,
+    /// The slot of the next completion.
+    pub next_used: PackedPosition,
+}
+
 /// What a hostile mode implements. Every default is honest.
 ///
 /// `queue` is the number of the queue in the device, as in [`RingMemory::queue`].
@@ -65,11 +87,23 @@ pub trait Hook {
         let _ = (moment, ring);
     }
 
+    /// As [`at`](Self::at), for a packed ring.
+    fn at_packed(&mut self, moment: Moment, ring: &PackedMemory<'_>) {
+        let _ = (moment, ring);
+    }
+
     /// The used element to write instead of the honest `elem`.
     #[inline]
     fn used_elem(&mut self, queue: usize, elem: UsedElem) -> UsedElem {
         let _ = queue;
         elem
+    }
+
+    /// The second word of a used slot of a packed ring to write instead of the honest `rest`.
+    #[inline]
+    fn used_slot(&mut self, queue: usize, rest: SlotRest) -> SlotRest {
+        let _ = queue;
+        rest
     }
 
     /// The used index to publish instead of the honest `idx`.
@@ -96,4 +130,7 @@ impl Hook for NoHook {
 
     #[inline]
     fn at(&mut self, _moment: Moment, _ring: &RingMemory<'_>) {}
+
+    #[inline]
+    fn at_packed(&mut self, _moment: Moment, _ring: &PackedMemory<'_>) {}
 }

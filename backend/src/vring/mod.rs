@@ -2,162 +2,139 @@
 //!
 //! # Contract
 //!
-//! The driver owns the descriptor table and the available ring and may rewrite any byte of them at any instant; it may
-//! also point the used ring at memory that it writes. What holds whatever it does:
+//! The driver owns the descriptor table and the available ring, or writes the slots of a packed ring as we do, and may
+//! rewrite any byte of them at any instant; it may also point the used ring at memory that it writes. What holds whatever it does:
 //!
 //! - Each word is loaded once per decision, by `boundary`, into a local; the decision and everything after it use the
 //!   local. A chain that was put back is walked anew, from the head, and all its words are new claims.
 //! - Our own words (used elements, used index, used flags) are stored and never loaded.
 //! - The available index may be at most one queue size ahead of what was used, and never go back. A walk makes at most
-//!   one step per descriptor of the queue, so a loop ends. No address is followed here: segments are looked up in the
-//!   region table when bytes are copied.
+//!   one step per descriptor of the queue, so a loop ends; so does one in a packed ring, which has at most the slots that
+//!   are not in use already. An indirect table is copied once, bounded in the same way, and walked in the copy. No other
+//!   address is followed here: segments are looked up in the region table when bytes are copied.
 //! - The first violation is a [`RingFault`]: numbered, with what was seen and what would have been right. It latches the
 //!   ring. A latched ring takes nothing, completes what it had taken, and stays so until it is stopped and started
 //!   again; the other rings of the device go on. Each fault is counted by its class in [`stats`](crate::stats), once.
 //! - What is wrong with a *packet* (too short, too long, an offload that was not negotiated) is no ring fault: `net`
 //!   drops it, counts it, completes its chain.
 
+//!
+//! # Layouts
+//!
+//! [`split`] and [`packed`] are twins behind [`DeviceRing`]; [`any`] is whichever it is. Chains are completed in the order in
+//! which they were taken, always: a worker takes one and completes it, or puts the last ones back. So `VIRTIO_F_IN_ORDER`
+//! costs nothing to offer.
+
+pub mod any;
 pub mod chain;
+mod fault;
 pub mod hook;
+pub mod packed;
 pub mod split;
+mod table;
 #[cfg(test)]
 pub(crate) mod test_guest;
 
-use ironring_common::index::GuestAddr;
+use ironring_common::index::QueueSize;
+use ironring_common::shm::table::RegionTable;
 
-/// How the driver broke the rules of a ring. Latched until the ring is stopped.
+pub use self::fault::RingFault;
+
+use self::chain::{Chain, ChainRef};
+use self::hook::Hook;
+
+/// One virtqueue, device side.
 ///
-/// `queue` is the number of the queue in the device, `slot` the slot of the available ring, `head` the first descriptor
-/// of the chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RingFault {
-    /// The available index went back, or further ahead than there are descriptors (virtio 1.3, 2.7.13.3).
-    #[error(
-        "queue {queue}: the driver moved avail.idx from {last} to {observed}, but at most {bound} chains can be added"
-    )]
-    AvailIndexJump {
-        /// The queue.
-        queue: usize,
-        /// The index as it was last seen.
-        last: u16,
-        /// The index now.
-        observed: u16,
-        /// How far it may be ahead of `last`.
-        bound: u16,
-    },
-    /// An entry of the available ring is no descriptor (2.7.6).
-    #[error("queue {queue}: available slot {slot} names descriptor {observed} of a table of {bound}")]
-    HeadOutOfRange {
-        /// The queue.
-        queue: usize,
-        /// The slot.
-        slot: u16,
-        /// The entry.
-        observed: u16,
-        /// Descriptors in the table.
-        bound: u16,
-    },
-    /// A descriptor goes on in one that does not exist (2.7.5).
-    #[error("queue {queue}: descriptor {at} of the chain at {head} goes on in {observed}, in a table of {bound}")]
-    NextOutOfRange {
-        /// The queue.
-        queue: usize,
-        /// First descriptor of the chain.
-        head: u16,
-        /// The descriptor with the bad `next`.
-        at: u16,
-        /// Its `next`.
-        observed: u16,
-        /// Descriptors in the table.
-        bound: u16,
-    },
-    /// A chain has more descriptors than the table: it loops (2.7.5.3.1 forbids chains longer than the queue size).
-    #[error("queue {queue}: the chain at {head} does not end after {bound} descriptors; it loops")]
-    ChainTooLong {
-        /// The queue.
-        queue: usize,
-        /// First descriptor of the chain.
-        head: u16,
-        /// Descriptors in the table.
-        bound: u16,
-    },
-    /// A descriptor points to a table although INDIRECT_DESC was not negotiated (2.7.5.3.1).
-    #[error("queue {queue}: descriptor {at} of the chain at {head} is indirect, which was not negotiated")]
-    IndirectNotNegotiated {
-        /// The queue.
-        queue: usize,
-        /// First descriptor of the chain.
-        head: u16,
-        /// The indirect descriptor.
-        at: u16,
-    },
-    /// A device-readable descriptor follows a device-writable one (2.7.4.2).
-    #[error("queue {queue}: descriptor {at} of the chain at {head} is readable and follows a writable one")]
-    ReadableAfterWritable {
-        /// The queue.
-        queue: usize,
-        /// First descriptor of the chain.
-        head: u16,
-        /// The readable descriptor.
-        at: u16,
-    },
-    /// A buffer does not lie in one region of the shared memory.
-    #[error("queue {queue}: the chain at {head} has a buffer of {len} bytes at {addr}, outside of the shared memory")]
-    AddressOutside {
-        /// The queue.
-        queue: usize,
-        /// First descriptor of the chain.
-        head: u16,
-        /// Address of the buffer.
-        addr: GuestAddr,
-        /// Bytes of the buffer.
-        len: u32,
-    },
-    /// A new memory table leaves the ring itself outside of the shared memory.
-    #[error("queue {queue}: its {area} at {addr} is not in the new memory table")]
-    RingOutside {
-        /// The queue.
-        queue: usize,
-        /// Which part of the ring.
-        area: &'static str,
-        /// Its address.
-        addr: GuestAddr,
-    },
+/// A burst: [`poll`](Self::poll) looks for chains; [`next_chain`](Self::next_chain) takes them one by one;
+/// [`complete`](Self::complete) gives each back; [`publish`](Self::publish) shows that to the driver.
+pub trait DeviceRing {
+    /// Looks how many chains the driver has made available that are not taken, as far as one load tells: in a packed ring
+    /// that is one or none. Also begins a burst.
+    ///
+    /// # Errors
+    /// [`RingFault`], latched, new or not.
+    fn poll(&mut self) -> Result<u16, RingFault>;
+
+    /// Chains that are known to be there and are not taken yet.
+    #[must_use]
+    fn available(&self) -> u16;
+
+    /// Whether the driver has nothing left that it could make available, once the chains that are taken are put back.
+    #[must_use]
+    fn is_full(&self) -> bool;
+
+    /// Takes the next chain and walks it into `out`: each word loaded once, at most as many descriptors as the queue has.
+    /// `false` if there is none.
+    ///
+    /// # Errors
+    /// [`RingFault`], latched; the chain stays on the ring then.
+    fn next_chain(&mut self, out: &mut Chain) -> Result<bool, RingFault>;
+
+    /// Puts the last `chains` that were taken back on the ring, uncompleted: they cannot be served now. The next
+    /// [`next_chain`](Self::next_chain) walks them anew.
+    fn undo_last(&mut self, chains: u16);
+
+    /// Puts the chain that was taken last back on the ring.
+    #[inline]
+    fn undo(&mut self) {
+        self.undo_last(1);
+    }
+
+    /// Gives back the oldest chain that was taken: `written` bytes went into its device-writable part. The driver sees it
+    /// after the next [`publish`](Self::publish).
+    fn complete<H: Hook>(&mut self, hook: &mut H, chain: ChainRef, written: u32);
+
+    /// Shows the driver all completions since the last time. Returns how many entries they took, which are fewer than chains
+    /// where one stands for many; 0 if there are none.
+    fn publish<H: Hook>(&mut self, hook: &mut H) -> u16;
+
+    /// Whether the driver is to be called for what was published since the last time this was asked.
+    #[must_use]
+    fn should_call(&mut self) -> bool;
+
+    /// Asks the driver to kick. The caller must [`poll`](Self::poll) once more before it sleeps.
+    fn arm_kick(&mut self);
+
+    /// Tells the driver that kicks are not needed. A hint; late kicks do no harm.
+    fn suppress_kicks(&mut self);
+
+    /// Whether the last thing that the driver was told is that kicks are not needed.
+    #[must_use]
+    fn kicks_are_suppressed(&self) -> bool;
+
+    /// Ends the ring: nothing more is taken. Returns the position to go on from, that is, the first chain not completed: an
+    /// index, or a slot and the wrap counter in bit 15.
+    fn stop(&mut self) -> u16;
+
+    /// Latches `fault` unless one is latched, and returns the one that is. Chains that were seen are forgotten.
+    fn fail(&mut self, fault: RingFault) -> RingFault;
+
+    /// The fault that is latched.
+    #[must_use]
+    fn fault(&self) -> Option<RingFault>;
+
+    /// Number of the queue in the device.
+    #[must_use]
+    fn queue(&self) -> usize;
+
+    /// Descriptors of the ring.
+    #[must_use]
+    fn size(&self) -> QueueSize;
+
+    /// The position of the next chain to take, as [`stop`](Self::stop) says it.
+    #[must_use]
+    fn position(&self) -> u16;
 }
 
-impl RingFault {
-    /// Every class, in the order of [`class_index`](Self::class_index).
-    pub const CLASSES: [&'static str; 8] = [
-        "avail-index-jump",
-        "head-out-of-range",
-        "next-out-of-range",
-        "chain-too-long",
-        "indirect-not-negotiated",
-        "readable-after-writable",
-        "address-outside",
-        "ring-outside",
-    ];
-
-    /// The class as a number below `CLASSES.len()`.
-    #[must_use]
-    pub const fn class_index(&self) -> usize {
-        match self {
-            Self::AvailIndexJump { .. } => 0,
-            Self::HeadOutOfRange { .. } => 1,
-            Self::NextOutOfRange { .. } => 2,
-            Self::ChainTooLong { .. } => 3,
-            Self::IndirectNotNegotiated { .. } => 4,
-            Self::ReadableAfterWritable { .. } => 5,
-            Self::AddressOutside { .. } => 6,
-            Self::RingOutside { .. } => 7,
-        }
-    }
-
-    /// The name under which faults of this kind are counted.
-    #[must_use]
-    pub fn class(&self) -> &'static str {
-        Self::CLASSES.get(self.class_index()).copied().unwrap_or("unknown")
-    }
+/// What a ring may use, as negotiated.
+#[derive(Clone, Debug, Default)]
+pub struct VringOptions {
+    /// `VIRTIO_F_INDIRECT_DESC`, and where tables are looked up.
+    pub indirect: Option<RegionTable>,
+    /// `VIRTIO_F_EVENT_IDX`.
+    pub event_idx: bool,
+    /// `VIRTIO_F_IN_ORDER`.
+    pub in_order: bool,
 }
 
 #[cfg(test)]

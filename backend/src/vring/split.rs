@@ -7,18 +7,20 @@
 
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, QueueSize, SplitIndex};
+use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::view::{Ours, Theirs};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{
     AVAIL_ALIGN, DESC_ALIGN, USED_ALIGN, USED_ELEM_BYTES, USED_F_NO_NOTIFY, USED_FLAGS, USED_IDX, USED_RING, UsedElem,
-    avail_bytes, desc_bytes, used_bytes,
+    avail_bytes, avail_event_at, desc_bytes, used_bytes,
 };
 use ironring_common::sync::fence_handshake;
 
-use super::RingFault;
-use super::chain::Chain;
+use super::chain::{Chain, ChainRef};
 use super::hook::Hook;
-use crate::boundary::{self, BadLink};
+use super::table::{Owner, TableReader};
+use super::{DeviceRing, RingFault, VringOptions};
+use crate::boundary;
 
 /// One split virtqueue. See the [module documentation](self).
 #[derive(Debug)]
@@ -29,6 +31,9 @@ pub struct SplitVring<W: Words> {
     avail: Theirs<W>,
     used: Ours<W>,
     elements: ElementStores,
+    tables: Option<TableReader>,
+    event_idx: bool,
+    in_order: bool,
     /// The next available entry to take.
     next_avail: u16,
     /// The available index as it was last seen and found right.
@@ -37,11 +42,24 @@ pub struct SplitVring<W: Words> {
     next_used: u16,
     /// The used index as it was last published.
     published: u16,
-    /// What `used.flags` says, once we have said something.
+    /// The used index that was published when the driver was last asked whether it wants a call.
+    asked: u16,
+    /// Used elements since the last publish.
+    entries: u16,
+    /// With `VIRTIO_F_IN_ORDER`: completions that become one element, which is not written yet.
+    batch: Option<Batch>,
+    /// What `used.flags`, or `avail_event`, says, once we have said something.
     kicks: Option<Kicks>,
     fault: Option<RingFault>,
     /// Heads completed in this burst, for a hook only.
     heads: Vec<DescId>,
+}
+
+/// A used element that stands for all completions from `first` on: it names the last one.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    first: u16,
+    last: u16,
 }
 
 impl<W: Words> SplitVring<W> {
@@ -51,8 +69,11 @@ impl<W: Words> SplitVring<W> {
     ///
     /// # Errors
     /// [`Misuse::AreaTooSmall`] or [`Misuse::Misaligned`] by the rules of section 2.7: the table is aligned to 16, the
-    /// available ring to 2, the used ring to 4 bytes.
+    /// available ring to 2, the used ring to 4 bytes. [`Misuse::QueueSize`] for a size that no split ring has.
     pub fn new(queue: usize, size: QueueSize, desc: W, avail: W, used: W, base: u16) -> Result<Self, Misuse> {
+        if !size.is_split() {
+            return Err(Misuse::QueueSize { size: size.get() });
+        }
         check_areas(size, &desc, &avail, &used)?;
         let elements = ElementStores::of(&used);
         Ok(Self {
@@ -62,213 +83,45 @@ impl<W: Words> SplitVring<W> {
             avail: Theirs::new(avail),
             used: Ours::new(used),
             elements,
+            tables: None,
+            event_idx: false,
+            in_order: false,
             next_avail: base,
             seen_avail: base,
             next_used: base,
             published: base,
+            asked: base,
+            entries: 0,
+            batch: None,
             kicks: None,
             fault: None,
             heads: Vec::with_capacity(usize::from(size.get())),
         })
     }
 
+    /// The same ring with what was negotiated beyond it.
+    #[must_use]
+    pub fn with_options(self, options: VringOptions) -> Self {
+        let VringOptions { indirect, event_idx, in_order } = options;
+        let tables = indirect.map(|memory| TableReader::new(memory, self.size.get()));
+        Self { tables, event_idx, in_order, ..self }
+    }
+
     /// Moves the ring to new views of its three areas, after a change of the memory table. Indices stay.
     ///
     /// # Errors
     /// As [`new`](Self::new); the ring is unchanged then.
-    pub fn relocate(&mut self, desc: W, avail: W, used: W) -> Result<(), Misuse> {
+    pub fn relocate(&mut self, desc: W, avail: W, used: W, memory: &RegionTable) -> Result<(), Misuse> {
         check_areas(self.size, &desc, &avail, &used)?;
         self.elements = ElementStores::of(&used);
         self.desc = Theirs::new(desc);
         self.avail = Theirs::new(avail);
         self.used = Ours::new(used);
         self.kicks = None;
+        if let Some(tables) = &mut self.tables {
+            tables.set_memory(memory.clone());
+        }
         Ok(())
-    }
-
-    /// Looks how many chains the driver has made available that are not taken: one Acquire load of `avail.idx`, which
-    /// then serves the whole burst. Also begins a burst.
-    ///
-    /// # Errors
-    /// [`RingFault::AvailIndexJump`], latched; or the fault that is latched already.
-    #[inline]
-    pub fn poll(&mut self) -> Result<u16, RingFault> {
-        if let Some(fault) = self.fault {
-            return Err(fault);
-        }
-        self.heads.clear();
-        // The driver may add a chain for each descriptor that is not in use: everything between what we published and
-        // what it made available is in use.
-        let in_use = self.seen_avail.wrapping_sub(self.published);
-        let room = self.size.get().saturating_sub(in_use);
-        match boundary::avail_steps(&self.avail, self.seen_avail, room) {
-            Ok(steps) => {
-                self.seen_avail = self.seen_avail.wrapping_add(steps);
-                Ok(self.available())
-            }
-            Err(refused) => Err(self.fail(RingFault::AvailIndexJump {
-                queue: self.queue,
-                last: self.seen_avail,
-                observed: refused.observed,
-                bound: room,
-            })),
-        }
-    }
-
-    /// Chains that the last [`poll`](Self::poll) saw and that are not taken yet.
-    #[inline]
-    #[must_use]
-    pub const fn available(&self) -> u16 {
-        self.seen_avail.wrapping_sub(self.next_avail)
-    }
-
-    /// Takes the next chain and walks it into `out`: each descriptor loaded once, at most as many as the queue has.
-    /// `false` if there is none.
-    ///
-    /// # Errors
-    /// [`RingFault`], latched; the chain stays on the ring then.
-    #[inline]
-    pub fn next_chain(&mut self, out: &mut Chain) -> Result<bool, RingFault> {
-        if self.available() == 0 {
-            return self.fault.map_or(Ok(false), Err);
-        }
-        match self.walk(out) {
-            Ok(()) => {
-                self.next_avail = self.next_avail.wrapping_add(1);
-                Ok(true)
-            }
-            Err(fault) => Err(self.fail(fault)),
-        }
-    }
-
-    /// Puts the chain that was taken last back on the ring, uncompleted: it cannot be served now. The next
-    /// [`next_chain`](Self::next_chain) walks it anew.
-    #[inline]
-    pub fn undo(&mut self) {
-        self.undo_last(1);
-    }
-
-    /// As [`undo`](Self::undo), for the last `chains` that were taken.
-    #[inline]
-    pub fn undo_last(&mut self, chains: u16) {
-        let taken = self.next_avail.wrapping_sub(self.next_used);
-        debug_assert!(chains <= taken, "there are so many chains that were taken and not completed");
-        self.next_avail = self.next_avail.wrapping_sub(chains.min(taken));
-        if self.fault.is_some() {
-            self.seen_avail = self.next_avail;
-        }
-    }
-
-    /// Writes the used element of a chain that was taken: `written` bytes went into its device-writable part. The driver
-    /// sees it after the next [`publish`](Self::publish).
-    #[inline]
-    pub fn complete<H: Hook>(&mut self, hook: &mut H, head: DescId, written: u32) {
-        debug_assert_ne!(self.next_avail, self.next_used, "there is a chain that was taken and not completed");
-        let elem = hook.used_elem(self.queue, UsedElem { id: u32::from(head.get()), len: written });
-        let slot = usize::from(self.size.slot(SplitIndex(self.next_used)));
-        // A slot is below 32768, so the offset is far from overflow.
-        let at = USED_RING.wrapping_add(USED_ELEM_BYTES.wrapping_mul(slot));
-        match self.elements {
-            ElementStores::One => self.used.store_u64(at, elem.to_word()),
-            ElementStores::Two => {
-                self.used.store_u32(at, elem.id);
-                self.used.store_u32(at.wrapping_add(4), elem.len);
-            }
-        }
-        self.next_used = self.next_used.wrapping_add(1);
-        if H::ACTIVE && self.heads.len() < self.heads.capacity() {
-            self.heads.push(head);
-        }
-    }
-
-    /// Publishes all completions since the last time by one store of `used.idx`; `false` if there are none.
-    ///
-    /// The Release store pairs with the driver's Acquire load: it orders the used elements, and the bytes written into
-    /// the buffers, before the index.
-    #[inline]
-    pub fn publish<H: Hook>(&mut self, hook: &mut H) -> bool {
-        if self.published == self.next_used {
-            return false;
-        }
-        self.published = self.next_used;
-        self.used.publish_u16(USED_IDX, hook.used_idx(self.queue, self.next_used));
-        true
-    }
-
-    /// Whether the driver is to be called after a publish.
-    ///
-    /// With `VIRTIO_F_EVENT_IDX` (not served yet) this is where the index before the burst is compared with
-    /// `used_event`.
-    #[inline]
-    #[must_use]
-    pub fn should_call(&self) -> bool {
-        // Orders our store of used.idx before our load of avail.flags. Its partner is the driver's fence between its
-        // store of avail.flags and its last look at used.idx: one of the two sees the other's store.
-        fence_handshake();
-        boundary::wants_call(&self.avail)
-    }
-
-    /// Asks the driver to kick. The caller must [`poll`](Self::poll) once more before it sleeps.
-    pub fn arm_kick(&mut self) {
-        if self.kicks != Some(Kicks::Armed) {
-            self.used.store_u16(USED_FLAGS, 0);
-            self.kicks = Some(Kicks::Armed);
-        }
-        // Orders our store of used.flags before our next load of avail.idx. Its partner is the driver's fence between
-        // its store of avail.idx and its load of used.flags: one of the two sees the other's store.
-        fence_handshake();
-    }
-
-    /// Tells the driver that kicks are not needed. A hint; late kicks do no harm.
-    #[inline]
-    pub fn suppress_kicks(&mut self) {
-        if self.kicks != Some(Kicks::Suppressed) {
-            self.used.store_u16(USED_FLAGS, USED_F_NO_NOTIFY);
-            self.kicks = Some(Kicks::Suppressed);
-        }
-    }
-
-    /// Whether the last thing that the driver was told is that kicks are not needed.
-    #[inline]
-    #[must_use]
-    pub fn kicks_are_suppressed(&self) -> bool {
-        self.kicks == Some(Kicks::Suppressed)
-    }
-
-    /// Ends the ring: nothing more is taken. Returns the index to go on from, that is, the first chain not completed.
-    pub fn stop(&mut self) -> u16 {
-        debug_assert_eq!(self.next_avail, self.next_used, "everything that was taken is completed");
-        self.seen_avail = self.next_used;
-        self.next_avail = self.next_used;
-        self.next_used
-    }
-
-    /// Latches `fault` unless one is latched, and returns the one that is. Chains that were seen are forgotten.
-    #[cold]
-    pub fn fail(&mut self, fault: RingFault) -> RingFault {
-        self.seen_avail = self.next_avail;
-        *self.fault.get_or_insert(fault)
-    }
-
-    /// The fault that is latched.
-    #[inline]
-    #[must_use]
-    pub const fn fault(&self) -> Option<RingFault> {
-        self.fault
-    }
-
-    /// Number of the queue in the device.
-    #[inline]
-    #[must_use]
-    pub const fn queue(&self) -> usize {
-        self.queue
-    }
-
-    /// Descriptors of the ring.
-    #[inline]
-    #[must_use]
-    pub const fn size(&self) -> QueueSize {
-        self.size
     }
 
     /// The next available entry to take, as a free-running index.
@@ -294,7 +147,7 @@ impl<W: Words> SplitVring<W> {
 
     /// Loads the next head and follows its chain.
     #[inline]
-    fn walk(&self, out: &mut Chain) -> Result<(), RingFault> {
+    fn walk(&mut self, out: &mut Chain) -> Result<(), RingFault> {
         let (queue, size) = (self.queue, self.size);
         let slot = size.slot(SplitIndex(self.next_avail));
         let head = boundary::avail_head(&self.avail, slot, size).map_err(|refused| RingFault::HeadOutOfRange {
@@ -303,36 +156,250 @@ impl<W: Words> SplitVring<W> {
             observed: refused.observed,
             bound: size.get(),
         })?;
-        out.start(head);
+        out.start();
         let mut id = head;
-        for _ in 0..size.get() {
-            let link = boundary::descriptor(&self.desc, id, size).map_err(|bad| self.bad_link(head, id, bad))?;
+        for taken in 0..size.get() {
+            let (head, at) = (head.get(), id.get());
+            let link = boundary::descriptor(&self.desc, id, size).map_err(|refused| RingFault::NextOutOfRange {
+                queue,
+                head,
+                at,
+                observed: refused.observed,
+                bound: size.get(),
+            })?;
+            if link.indirect {
+                let tables = self.tables.as_mut().ok_or(RingFault::IndirectNotNegotiated { queue, head, at })?;
+                if link.next.is_some() {
+                    return Err(RingFault::IndirectWithNext { queue, head });
+                }
+                // Direct descriptors may come before a table (2.7.5.3.2), and count.
+                let owner = Owner { queue, head, room: size.get().saturating_sub(taken) };
+                tables.walk_split(owner, link.segment, out)?;
+                out.finish(head, taken.wrapping_add(1));
+                return Ok(());
+            }
             if !out.push(link.segment, link.writable) {
-                return Err(RingFault::ReadableAfterWritable { queue, head: head.get(), at: id.get() });
+                return Err(RingFault::ReadableAfterWritable { queue, head, at });
             }
             match link.next {
-                None => return Ok(()),
+                None => {
+                    out.finish(head, taken.wrapping_add(1));
+                    return Ok(());
+                }
                 Some(next) => id = next,
             }
         }
         Err(RingFault::ChainTooLong { queue, head: head.get(), bound: size.get() })
     }
 
-    #[cold]
-    fn bad_link(&self, head: DescId, at: DescId, bad: BadLink) -> RingFault {
-        let (queue, head, at, bound) = (self.queue, head.get(), at.get(), self.size.get());
-        match bad {
-            BadLink::Indirect => RingFault::IndirectNotNegotiated { queue, head, at },
-            BadLink::Next(observed) => RingFault::NextOutOfRange { queue, head, at, observed, bound },
+    /// Writes a used element for the completion with index `at`.
+    #[inline]
+    fn write_element<H: Hook>(&mut self, hook: &mut H, at: u16, elem: UsedElem) {
+        let elem = hook.used_elem(self.queue, elem);
+        let slot = usize::from(self.size.slot(SplitIndex(at)));
+        // A slot is below 32768, so the offset is far from overflow.
+        let at = USED_RING.wrapping_add(USED_ELEM_BYTES.wrapping_mul(slot));
+        match self.elements {
+            ElementStores::One => self.used.store_u64(at, elem.to_word()),
+            ElementStores::Two => {
+                self.used.store_u32(at, elem.id);
+                self.used.store_u32(at.wrapping_add(4), elem.len);
+            }
+        }
+        self.entries = self.entries.wrapping_add(1);
+    }
+
+    /// Writes the element of a batch. It stands where the batch begins, names its last chain, and the index skips the rest
+    /// (2.7.9).
+    #[inline]
+    fn write_batch<H: Hook>(&mut self, hook: &mut H) {
+        if let Some(Batch { first, last }) = self.batch.take() {
+            self.write_element(hook, first, UsedElem { id: u32::from(last), len: 0 });
+        }
+    }
+
+    /// Says when the driver is to kick: with event indices at an index, otherwise always or never.
+    #[inline]
+    fn say(&mut self, kicks: Kicks, event: u16) {
+        let kicks = if self.event_idx { Kicks { event, ..kicks } } else { kicks };
+        if self.kicks == Some(kicks) {
+            return;
+        }
+        self.kicks = Some(kicks);
+        if self.event_idx {
+            self.used.store_u16(avail_event_at(self.size), event);
+        } else {
+            self.used.store_u16(USED_FLAGS, if kicks.armed { 0 } else { USED_F_NO_NOTIFY });
         }
     }
 }
 
-/// Whether we last asked the driver for kicks or told it to save them.
+impl<W: Words> DeviceRing for SplitVring<W> {
+    /// One Acquire load of `avail.idx`, which then serves the whole burst.
+    #[inline]
+    fn poll(&mut self) -> Result<u16, RingFault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        self.heads.clear();
+        // The driver may add a chain for each descriptor that is not in use: everything between what we published and
+        // what it made available is in use.
+        let in_use = self.seen_avail.wrapping_sub(self.published);
+        let room = self.size.get().saturating_sub(in_use);
+        match boundary::avail_steps(&self.avail, self.seen_avail, room) {
+            Ok(steps) => {
+                self.seen_avail = self.seen_avail.wrapping_add(steps);
+                Ok(self.available())
+            }
+            Err(refused) => Err(self.fail(RingFault::AvailIndexJump {
+                queue: self.queue,
+                last: self.seen_avail,
+                observed: refused.observed,
+                bound: room,
+            })),
+        }
+    }
+
+    #[inline]
+    fn available(&self) -> u16 {
+        self.seen_avail.wrapping_sub(self.next_avail)
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.seen_avail.wrapping_sub(self.next_used) >= self.size.get()
+    }
+
+    #[inline]
+    fn next_chain(&mut self, out: &mut Chain) -> Result<bool, RingFault> {
+        if self.available() == 0 {
+            return self.fault.map_or(Ok(false), Err);
+        }
+        match self.walk(out) {
+            Ok(()) => {
+                self.next_avail = self.next_avail.wrapping_add(1);
+                Ok(true)
+            }
+            Err(fault) => Err(self.fail(fault)),
+        }
+    }
+
+    #[inline]
+    fn undo_last(&mut self, chains: u16) {
+        let taken = self.next_avail.wrapping_sub(self.next_used);
+        debug_assert!(chains <= taken, "there are so many chains that were taken and not completed");
+        self.next_avail = self.next_avail.wrapping_sub(chains.min(taken));
+        if self.fault.is_some() {
+            self.seen_avail = self.next_avail;
+        }
+    }
+
+    #[inline]
+    fn complete<H: Hook>(&mut self, hook: &mut H, chain: ChainRef, written: u32) {
+        debug_assert_ne!(self.next_avail, self.next_used, "there is a chain that was taken and not completed");
+        if self.in_order && !chain.writable && !H::ACTIVE {
+            // Nothing can have been written, so nothing is lost when the element of the last one stands for all. A hook is
+            // told one element for each.
+            let first = self.batch.map_or(self.next_used, |batch| batch.first);
+            self.batch = Some(Batch { first, last: chain.id });
+        } else {
+            self.write_batch(hook);
+            self.write_element(hook, self.next_used, UsedElem { id: u32::from(chain.id), len: written });
+        }
+        self.next_used = self.next_used.wrapping_add(1);
+        if H::ACTIVE
+            && self.heads.len() < self.heads.capacity()
+            && let Some(head) = DescId::below(chain.id, self.size)
+        {
+            self.heads.push(head);
+        }
+    }
+
+    /// One store of `used.idx`. The Release store pairs with the driver's Acquire load: it orders the used elements, and the
+    /// bytes written into the buffers, before the index.
+    #[inline]
+    fn publish<H: Hook>(&mut self, hook: &mut H) -> u16 {
+        if self.published == self.next_used {
+            return 0;
+        }
+        self.write_batch(hook);
+        self.published = self.next_used;
+        self.used.publish_u16(USED_IDX, hook.used_idx(self.queue, self.next_used));
+        std::mem::take(&mut self.entries)
+    }
+
+    #[inline]
+    fn should_call(&mut self) -> bool {
+        let asked = std::mem::replace(&mut self.asked, self.published);
+        // Orders our store of used.idx before our load of avail.flags or used_event. Its partner is the driver's fence
+        // between its store of that word and its last look at used.idx: one of the two sees the other's store.
+        fence_handshake();
+        if self.event_idx {
+            boundary::wants_call_at(&self.avail, self.size, self.published, asked)
+        } else {
+            boundary::wants_call(&self.avail)
+        }
+    }
+
+    fn arm_kick(&mut self) {
+        self.say(Kicks { armed: true, event: 0 }, self.seen_avail);
+        // Orders our store of used.flags or avail_event before our next load of avail.idx. Its partner is the driver's fence
+        // between its store of avail.idx and its load of that word: one of the two sees the other's store.
+        fence_handshake();
+    }
+
+    #[inline]
+    fn suppress_kicks(&mut self) {
+        if !self.kicks_are_suppressed() {
+            // An index that lies behind: it is reached when the indices have gone round.
+            self.say(Kicks { armed: false, event: 0 }, self.seen_avail.wrapping_sub(1));
+        }
+    }
+
+    #[inline]
+    fn kicks_are_suppressed(&self) -> bool {
+        self.kicks.is_some_and(|kicks| !kicks.armed)
+    }
+
+    fn stop(&mut self) -> u16 {
+        debug_assert_eq!(self.next_avail, self.next_used, "everything that was taken is completed");
+        self.seen_avail = self.next_used;
+        self.next_avail = self.next_used;
+        self.next_used
+    }
+
+    #[cold]
+    fn fail(&mut self, fault: RingFault) -> RingFault {
+        self.seen_avail = self.next_avail;
+        *self.fault.get_or_insert(fault)
+    }
+
+    #[inline]
+    fn fault(&self) -> Option<RingFault> {
+        self.fault
+    }
+
+    #[inline]
+    fn queue(&self) -> usize {
+        self.queue
+    }
+
+    #[inline]
+    fn size(&self) -> QueueSize {
+        self.size
+    }
+
+    #[inline]
+    fn position(&self) -> u16 {
+        self.next_avail
+    }
+}
+
+/// What we last told the driver about kicks: whether it is to, and with event indices at which index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kicks {
-    Armed,
-    Suppressed,
+struct Kicks {
+    armed: bool,
+    event: u16,
 }
 
 /// How a used element is stored. The driver chooses where the used ring lies, and it must be aligned to 4 only; with the
@@ -355,7 +422,7 @@ fn check_areas<W: Words>(size: QueueSize, desc: &W, avail: &W, used: &W) -> Resu
     check_area(used, used_bytes(size), USED_ALIGN)
 }
 
-fn check_area<W: Words>(area: &W, need: usize, align: usize) -> Result<(), Misuse> {
+pub(super) fn check_area<W: Words>(area: &W, need: usize, align: usize) -> Result<(), Misuse> {
     if area.len() < need {
         return Err(Misuse::AreaTooSmall { have: area.len(), need });
     }

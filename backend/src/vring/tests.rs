@@ -1,8 +1,9 @@
+use super::DeviceRing;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ironring_common::error::Misuse;
-use ironring_common::index::{DescId, QueueSize};
+use ironring_common::index::{DescId, GuestAddr, QueueSize};
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{
@@ -51,20 +52,17 @@ fn chains_of_all_shapes_are_taken_and_used_past_the_wrap_of_the_index() {
             ring.publish();
             assert_eq!(vring.poll(), Ok(1));
             assert_eq!(vring.next_chain(&mut chain), Ok(true));
-            assert_eq!(chain.head().get(), head);
+            assert_eq!(chain.head().id, head);
             let expect = |buffers: &[(usize, usize)]| -> Vec<Segment> {
-                buffers
-                    .iter()
-                    .map(|(at, len)| Segment { addr: super::GuestAddr(addr(*at)), len: *len as u32 })
-                    .collect()
+                buffers.iter().map(|(at, len)| Segment { addr: GuestAddr(addr(*at)), len: *len as u32 }).collect()
             };
             assert_eq!(chain.readable(), expect(&readable));
             assert_eq!(chain.writable(), expect(&writable));
             assert_eq!(chain.readable_len(), readable.iter().map(|b| b.1 as u64).sum::<u64>());
             vring.complete(&mut NoHook, chain.head(), chain.writable_len() as u32);
             assert_eq!(ring.take(), None, "not published yet");
-            assert!(vring.publish(&mut NoHook));
-            assert!(!vring.publish(&mut NoHook), "there is nothing new");
+            assert_eq!(vring.publish(&mut NoHook), 1);
+            assert_eq!(vring.publish(&mut NoHook), 0, "there is nothing new");
             assert_eq!(ring.take(), Some(UsedElem { id: head.into(), len: chain.writable_len() as u32 }));
         }
         assert_eq!(vring.next_chain(&mut chain), Ok(false));
@@ -227,8 +225,12 @@ fn every_class_has_its_own_name_and_place() {
         RingFault::ChainTooLong { queue, head: 0, bound: 0 },
         RingFault::IndirectNotNegotiated { queue, head: 0, at: 0 },
         RingFault::ReadableAfterWritable { queue, head: 0, at: 0 },
-        RingFault::AddressOutside { queue, head: 0, addr: super::GuestAddr(0), len: 0 },
-        RingFault::RingOutside { queue, area: "used ring", addr: super::GuestAddr(0) },
+        RingFault::AddressOutside { queue, head: 0, addr: GuestAddr(0), len: 0 },
+        RingFault::RingOutside { queue, area: "used ring", addr: GuestAddr(0) },
+        RingFault::IndirectNested { queue, head: 0 },
+        RingFault::IndirectWithNext { queue, head: 0 },
+        RingFault::IndirectLength { queue, head: 0, len: 0, bound: 0 },
+        RingFault::StaleBase { queue, slot: 0 },
     ];
     let classes: std::collections::BTreeSet<_> = faults.iter().map(RingFault::class).collect();
     assert_eq!(classes, RingFault::CLASSES.into_iter().collect());
@@ -588,7 +590,7 @@ proptest! {
                     taken += 1;
                     assert!(taken <= u32::from(size), "one burst takes at most one ring full");
                     assert!(chain.readable().len() + chain.writable().len() <= usize::from(size));
-                    assert!(chain.head().get() < size);
+                    assert!(chain.head().id < size);
                     vring.complete(&mut NoHook, chain.head(), 0);
                 }
                 Ok(())

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use ironring_common::doorbell::Doorbell;
 use ironring_common::error::{Misuse, OsError};
-use ironring_common::features::{Feature, Negotiated};
+use ironring_common::features::Negotiated;
 use ironring_common::index::GuestAddr;
 use ironring_common::shm::table::RegionTable;
 
@@ -111,9 +111,6 @@ pub enum ControlError {
         /// Which part of that.
         other_area: &'static str,
     },
-    /// A feature was negotiated that the data plane does not serve.
-    #[error("{0} was negotiated but the data plane does not serve it; do not offer it")]
-    Unserved(Feature),
     /// The operating system refused.
     #[error(transparent)]
     Os(#[from] OsError),

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use ironring_common::doorbell::Doorbell;
-use ironring_common::features::{Feature, Negotiated};
+use ironring_common::features::Negotiated;
 use ironring_common::shm::table::RegionTable;
 
 use super::command::{ControlError, RingSetup, Signals};
@@ -66,7 +66,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// [`ControlError`]: the ring runs already, is no split ring, does not lie in one region of memory for each of its
     /// parts, or overlaps itself or another ring of this worker.
     pub fn start(&mut self, ring: usize, setup: RingSetup) -> Result<(), ControlError> {
-        let layout = Layout::of(ring, &setup)?;
+        let layout = Layout::of(ring, &setup, self.features)?;
         if self.ring(ring)?.is_running() {
             return Err(ControlError::AlreadyRunning { ring });
         }
@@ -155,17 +155,8 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     }
 
     /// Takes note of the features in force. Rings that are started from now on have them.
-    ///
-    /// # Errors
-    /// [`ControlError::Unserved`] if one changes the rings in a way that is not served.
-    pub fn set_features(&mut self, features: Negotiated) -> Result<(), ControlError> {
-        match UNSERVED.into_iter().find(|feature| features.has(*feature)) {
-            Some(feature) => Err(ControlError::Unserved(feature)),
-            None => {
-                self.features = Some(features);
-                Ok(())
-            }
-        }
+    pub const fn set_features(&mut self, features: Negotiated) {
+        self.features = Some(features);
     }
 
     /// Exchanges the memory table. Running rings move to it; one that does not lie in it has a fault from now on.
@@ -286,6 +277,3 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         Ok(())
     }
 }
-
-/// Features that change what is on the rings and that the data plane does not serve yet.
-const UNSERVED: [Feature; 4] = [Feature::IndirectDesc, Feature::EventIdx, Feature::RingPacked, Feature::InOrder];

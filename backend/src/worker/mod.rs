@@ -188,7 +188,7 @@ impl<P: Port, H: Hook> Worker<P, H> {
             Command::Call(ring, call) => self.core.set_call(ring, call)?,
             Command::Err(ring, err) => self.core.set_err(ring, err)?,
             Command::Signal(ring, signals) => self.core.signal(ring, signals)?,
-            Command::Features(features) => self.core.set_features(features)?,
+            Command::Features(features) => self.core.set_features(features),
             Command::Memory(memory) => self.core.set_memory(memory),
             Command::Shutdown => self.core.stop_all(),
         }

@@ -4,20 +4,24 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use ironring_common::doorbell::Doorbell;
+use ironring_common::error::Misuse;
 use ironring_common::features::{Feature, Negotiated};
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
+use ironring_common::spec::packed::{EVENT_BYTES, ring_bytes};
 use ironring_common::spec::split::{avail_bytes, desc_bytes, used_bytes};
 
 use super::command::{ControlError, RingSetup, Signals};
 use crate::net::{BURST, rx, tx};
 use crate::port::Port;
 use crate::stats::{QueueState, Stats, Tally};
-use crate::vring::RingFault;
+use crate::vring::any::AnyVring;
 use crate::vring::chain::Chain;
-use crate::vring::hook::{Hook, Moment, RingMemory};
+use crate::vring::hook::{Hook, Moment, PackedMemory, RingMemory};
+use crate::vring::packed::PackedVring;
 use crate::vring::split::SplitVring;
+use crate::vring::{DeviceRing, RingFault, VringOptions};
 
 /// A ring, running or not.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ pub(super) struct Ring {
 /// What only a running ring has.
 #[derive(Debug)]
 struct Running {
-    vring: SplitVring<Area>,
+    vring: AnyVring<Area>,
     chain: Chain,
     /// With mergeable receive buffers.
     merge: Option<rx::Merge>,
@@ -50,7 +54,7 @@ struct Running {
     quiet: bool,
     /// Whether the other side had no room, and no progress was made since.
     full: bool,
-    /// The index that the ring was started with.
+    /// The position that the ring was started with.
     base: u16,
     /// Kicks that came before the first chain.
     vain: u32,
@@ -87,14 +91,19 @@ impl Ring {
     ) -> Result<(), ControlError> {
         let ring = self.ring;
         let areas = layout.resolve(memory).map_err(|part| part.outside(ring))?;
-        let Areas { desc, avail, used } = areas.clone();
-        let mut vring = SplitVring::new(self.queue, layout.size, desc, avail, used, setup.base)
+        let has = |feature| features.is_some_and(|features: Negotiated| features.has(feature));
+        let options = VringOptions {
+            indirect: has(Feature::IndirectDesc).then(|| memory.clone()),
+            event_idx: has(Feature::EventIdx),
+            in_order: has(Feature::InOrder),
+        };
+        let mut vring = make_vring(self.queue, &layout, areas.clone(), setup.base, options)
             .map_err(|source| ControlError::BadRing { ring, source })?;
         vring.suppress_kicks();
         self.running = Some(Running {
             vring,
             chain: Chain::with_capacity(layout.size),
-            merge: features.is_some_and(|features| features.has(Feature::MrgRxbuf)).then(rx::Merge::default),
+            merge: has(Feature::MrgRxbuf).then(rx::Merge::default),
             layout,
             areas,
             kick: setup.kick,
@@ -121,8 +130,12 @@ impl Ring {
         running.quiet = false;
         match running.layout.resolve(memory) {
             Ok(areas) => {
-                let Areas { desc, avail, used } = areas.clone();
-                if running.vring.relocate(desc, avail, used).is_ok() {
+                let [a, b, c] = areas.clone().0;
+                let moved = match &mut running.vring {
+                    AnyVring::Split(vring) => vring.relocate(a, b, c, memory),
+                    AnyVring::Packed(vring) => vring.relocate(a, b, c, memory),
+                };
+                if moved.is_ok() {
                     running.areas = areas;
                 } else {
                     let [part, ..] = running.layout.parts();
@@ -143,10 +156,14 @@ impl Ring {
             return self.nothing(shared);
         }
         let Running { vring, chain, .. } = running;
-        let done = if self.enabled {
-            tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally)
-        } else {
-            tx::discard(vring, chain, shared.hook, &mut self.tally)
+        let done = match (&mut *vring, self.enabled) {
+            (AnyVring::Split(vring), true) => {
+                tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally)
+            }
+            (AnyVring::Packed(vring), true) => {
+                tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally)
+            }
+            (vring, false) => tx::discard(vring, chain, shared.hook, &mut self.tally),
         };
         // Chains are left, which a fault would have forgotten, and there was time for more: the port took none.
         let full = done < BURST && vring.available() > 0;
@@ -172,7 +189,14 @@ impl Ring {
         }
         let Running { vring, chain, merge, .. } = running;
         let scratch = (chain, merge.as_mut());
-        let done = rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally);
+        let done = match vring {
+            AnyVring::Split(vring) => {
+                rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally)
+            }
+            AnyVring::Packed(vring) => {
+                rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally)
+            }
+        };
         self.finish(done.chains, u32::from(done.frames), done.full, shared)
     }
 
@@ -301,7 +325,8 @@ impl Ring {
             && done > 0
         {
             running.at(Moment::Complete, shared.hook, shared.memory);
-            running.vring.publish(shared.hook);
+            let entries = running.vring.publish(shared.hook);
+            self.tally.used_entries = self.tally.used_entries.wrapping_add(u64::from(entries));
             running.at(Moment::PostUse, shared.hook, shared.memory);
             self.call_driver(shared.hook);
         }
@@ -339,7 +364,7 @@ impl Ring {
     /// which is looked at after each kick.
     fn note_vain_kick(&mut self) {
         let Some(running) = self.running.as_mut().filter(|_| self.ring % 2 == 1) else { return };
-        if running.vring.next_avail() != running.base || running.vring.available() > 0 {
+        if running.vring.position() != running.base || running.vring.available() > 0 {
             return;
         }
         running.vain = running.vain.saturating_add(1);
@@ -355,7 +380,7 @@ impl Ring {
     /// Signals the driver if it wants to be signalled.
     #[inline]
     fn call_driver<H: Hook>(&mut self, hook: &mut H) {
-        let wanted = self.running.as_ref().is_some_and(|running| running.vring.should_call());
+        let wanted = self.running.as_mut().is_some_and(|running| running.vring.should_call());
         if let Some(call) = &self.call
             && wanted
             && hook.call(self.queue)
@@ -421,46 +446,94 @@ impl Running {
 
     #[inline]
     fn at<H: Hook>(&self, moment: Moment, hook: &mut H, memory: &RegionTable) {
-        let Areas { desc, avail, used } = &self.areas;
-        let vring = &self.vring;
-        hook.at(
-            moment,
-            &RingMemory {
-                queue: vring.queue(),
-                size: vring.size(),
-                desc,
-                avail,
-                used,
-                memory,
-                next_avail: vring.next_avail(),
-                next_used: vring.next_used(),
-                heads: vring.heads(),
-            },
-        );
+        if !H::ACTIVE {
+            return;
+        }
+        let Areas([a, b, c]) = &self.areas;
+        let (queue, size) = (self.vring.queue(), self.vring.size());
+        match &self.vring {
+            AnyVring::Split(vring) => hook.at(
+                moment,
+                &RingMemory {
+                    queue,
+                    size,
+                    desc: a,
+                    avail: b,
+                    used: c,
+                    memory,
+                    next_avail: vring.next_avail(),
+                    next_used: vring.next_used(),
+                    heads: vring.heads(),
+                },
+            ),
+            AnyVring::Packed(vring) => hook.at_packed(
+                moment,
+                &PackedMemory {
+                    queue,
+                    size,
+                    ring: a,
+                    driver_event: b,
+                    device_event: c,
+                    memory,
+                    next_avail: vring.next_avail(),
+                    next_used: vring.next_used(),
+                },
+            ),
+        }
     }
+}
+
+/// An empty ring of the layout.
+fn make_vring(
+    queue: usize,
+    layout: &Layout,
+    areas: Areas,
+    base: u16,
+    options: VringOptions,
+) -> Result<AnyVring<Area>, Misuse> {
+    let Areas([a, b, c]) = areas;
+    if !layout.packed {
+        return Ok(AnyVring::Split(SplitVring::new(queue, layout.size, a, b, c, base)?.with_options(options)));
+    }
+    let mut vring = PackedVring::new(queue, layout.size, a, b, c, base)?.with_options(options);
+    // A fault is latched, and reported at the first look.
+    let _ = vring.check_base();
+    Ok(AnyVring::Packed(vring))
 }
 
 /// Where a ring lies.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub(super) size: QueueSize,
+    packed: bool,
     desc: GuestAddr,
     avail: GuestAddr,
     used: GuestAddr,
 }
 
 impl Layout {
-    pub(super) fn of(ring: usize, setup: &RingSetup) -> Result<Self, ControlError> {
-        let size = QueueSize::split(setup.size).map_err(|source| ControlError::BadRing { ring, source })?;
-        Ok(Self { size, desc: setup.desc, avail: setup.avail, used: setup.used })
+    pub(super) fn of(ring: usize, setup: &RingSetup, features: Option<Negotiated>) -> Result<Self, ControlError> {
+        let packed = features.is_some_and(|features| features.has(Feature::RingPacked));
+        let size = if packed { QueueSize::packed(setup.size) } else { QueueSize::split(setup.size) };
+        let size = size.map_err(|source| ControlError::BadRing { ring, source })?;
+        Ok(Self { size, packed, desc: setup.desc, avail: setup.avail, used: setup.used })
     }
 
-    /// The three parts with their lengths.
+    /// The three parts with their lengths. vhost-user says them under the names of the split layout: those of a packed ring
+    /// are the slots, the driver's event area, and the device's.
     pub(super) const fn parts(&self) -> [Part; 3] {
+        let Self { size, desc, avail, used, .. } = *self;
+        if self.packed {
+            return [
+                Part { name: "descriptor ring", addr: desc, len: ring_bytes(size) },
+                Part { name: "driver event area", addr: avail, len: EVENT_BYTES },
+                Part { name: "device event area", addr: used, len: EVENT_BYTES },
+            ];
+        }
         [
-            Part { name: "descriptor table", addr: self.desc, len: desc_bytes(self.size) },
-            Part { name: "available ring", addr: self.avail, len: avail_bytes(self.size) },
-            Part { name: "used ring", addr: self.used, len: used_bytes(self.size) },
+            Part { name: "descriptor table", addr: desc, len: desc_bytes(size) },
+            Part { name: "available ring", addr: avail, len: avail_bytes(size) },
+            Part { name: "used ring", addr: used, len: used_bytes(size) },
         ]
     }
 
@@ -468,7 +541,7 @@ impl Layout {
     fn resolve(&self, memory: &RegionTable) -> Result<Areas, Part> {
         let [desc, avail, used] = self.parts();
         let find = |part: Part| memory.area(part.addr, part.len).ok_or(part);
-        Ok(Areas { desc: find(desc)?, avail: find(avail)?, used: find(used)? })
+        Ok(Areas([find(desc)?, find(avail)?, find(used)?]))
     }
 }
 
@@ -492,13 +565,9 @@ impl Part {
     }
 }
 
-/// The three parts of a ring as memory.
+/// The three parts of a ring as memory, in the order of [`Layout::parts`].
 #[derive(Clone, Debug)]
-struct Areas {
-    desc: Area,
-    avail: Area,
-    used: Area,
-}
+struct Areas([Area; 3]);
 
 /// What makes a guest's memory shared.
 pub(crate) const SHARE_MEMORY: &str = "give the guest shared memory, with -object memory-backend-memfd,id=mem,size=...,share=on -numa node,memdev=mem at QEMU, --memory shared=on at cloud-hypervisor";

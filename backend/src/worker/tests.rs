@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use ironring_common::doorbell::Doorbell;
-use ironring_common::features::{Feature, Offered, Supported, negotiate};
 use ironring_common::index::GuestAddr;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
@@ -312,17 +311,6 @@ fn disabled_rings_discard_and_supply_nothing() {
     let used = machine.rings[0].take().unwrap().len;
     assert_eq!(machine.received(1, used), frame(1, 60));
     assert_eq!(core.stats().snapshot().queues[1].drops["tx-disabled"], 1);
-}
-
-#[test]
-fn features_that_change_the_rings_are_refused_until_they_are_served() {
-    let mut core = WorkerCore::new(1, Loopback::new(), NoHook, Arc::new(Stats::new(0, 2)));
-    let plain = Supported::none().require(Feature::Version1).with(Feature::Mac);
-    core.set_features(negotiate(Offered(u64::MAX), plain).unwrap()).unwrap();
-    for feature in [Feature::EventIdx, Feature::RingPacked, Feature::IndirectDesc] {
-        let features = negotiate(Offered(u64::MAX), plain.with(feature)).unwrap();
-        assert!(matches!(core.set_features(features), Err(ControlError::Unserved(f)) if f == feature));
-    }
 }
 
 #[test]

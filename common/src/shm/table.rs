@@ -67,7 +67,7 @@ pub enum TableError {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Region {
     start: u64,
     len: u64,
@@ -77,7 +77,7 @@ struct Region {
 }
 
 /// The regions, in the order of their addresses, without overlap. See the [module documentation](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RegionTable {
     regions: Vec<Region>,
     /// Index of the region of the last hit. A hint only: every use of it is checked.

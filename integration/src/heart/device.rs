@@ -3,10 +3,10 @@
 //! It is honest: it reads every readable byte of a chain, fills every writable one, and completes chains in bursts. What
 //! is hostile about it is the hook.
 
-use ironring_backend::vring::RingFault;
 use ironring_backend::vring::chain::Chain;
 use ironring_backend::vring::hook::{Hook, Moment, RingMemory};
 use ironring_backend::vring::split::SplitVring;
+use ironring_backend::vring::{DeviceRing, RingFault};
 use ironring_common::error::Misuse;
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::Area;
