@@ -115,10 +115,10 @@ pub(crate) fn later_slot<W: Words>(ring: &Both<W>, at: PackedPosition) -> Slot {
     first_slot(ring, at, rest)
 }
 
-/// Whether a slot says that it was used in the round of `at`.
-pub(crate) fn slot_used<W: Words>(ring: &Both<W>, at: PackedPosition) -> bool {
+/// The flags of a slot, wherever it stands: to find out where a ring is.
+pub(crate) fn slot_flags<W: Words>(ring: &Both<W>, at: PackedPosition) -> u16 {
     let rest = ring.load_flags_alleged(slot_offset(at).wrapping_add(SLOT_REST)).map(SlotRest::from_word);
-    packed::is_used(rest.check_advisory("it decides whether the ring is served at all").flags, at.wrap())
+    rest.check_advisory("a driver that misleads us about where its ring is loses the ring and nothing else").flags
 }
 
 const fn slot_offset(at: PackedPosition) -> usize {

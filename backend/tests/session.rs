@@ -61,6 +61,10 @@ fn what_is_offered_and_what_the_configuration_says() {
         Feature::AccessPlatform,
         Feature::Status,
         Feature::Mtu,
+        Feature::IndirectDesc,
+        Feature::EventIdx,
+        Feature::RingPacked,
+        Feature::InOrder,
     ];
     assert_eq!(features, offered.into_iter().map(Feature::mask).sum::<u64>());
     let protocol = front_end.vhost.get_protocol_features().unwrap();
@@ -470,7 +474,7 @@ fn features_are_accepted_by_the_rules_only() {
     assert_eq!(error.to_string(), missing.to_string());
     let (mut front_end, session) = OneSession::start(settings());
     front_end.walk(3);
-    assert!(front_end.vhost.set_features(FEATURES | Feature::RingPacked.mask()).is_err());
+    assert!(front_end.vhost.set_features(FEATURES | Feature::CtrlVq.mask()).is_err());
     assert!(matches!(session.end(), Err(SessionError::Protocol(_))));
 }
 

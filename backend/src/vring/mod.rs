@@ -30,6 +30,7 @@ pub mod chain;
 mod fault;
 pub mod hook;
 pub mod packed;
+mod position;
 pub mod split;
 mod table;
 #[cfg(test)]

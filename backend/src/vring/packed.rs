@@ -14,12 +14,13 @@ use ironring_common::shm::view::{Both, Ours, Theirs};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{
     DESC_F_WRITE, EVENT_ALIGN, EVENT_BYTES, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE, Event, RING_ALIGN,
-    SLOT_BYTES, SLOT_REST, SlotRest, ring_bytes, used_flags,
+    SLOT_BYTES, SLOT_REST, SlotRest, is_used, ring_bytes, used_flags,
 };
 use ironring_common::sync::fence_handshake;
 
 use super::chain::{Chain, ChainRef};
 use super::hook::Hook;
+use super::position;
 use super::split::check_area;
 use super::table::{Owner, TableReader};
 use super::{DeviceRing, RingFault, VringOptions};
@@ -144,17 +145,36 @@ impl<W: Words> PackedVring<W> {
         Ok(())
     }
 
-    /// Whether the ring can go on where it was started. A front-end that has lost the position, because a backend died that
-    /// nobody could ask, starts the next one at an old one; if the driver is in that same round, the slot there has been used
-    /// already, and nothing would ever be found in it. To be asked once, at the start.
+    /// Compares where the ring was started with what stands in it; to be called once, before anything else. A front-end that
+    /// could not ask the last backend starts the next one at an old position. If the slots tell the right one, the ring goes
+    /// on there, and that is returned. If they tell nothing, but the one at the position has been used in that very round, so
+    /// that nothing would ever be found there, that is a fault.
     ///
     /// # Errors
     /// [`RingFault::StaleBase`], latched.
-    pub fn check_base(&mut self) -> Result<(), RingFault> {
-        if boundary::slot_used(&self.ring, self.next_avail) {
-            return Err(self.fail(RingFault::StaleBase { queue: self.queue, slot: self.next_avail.slot() }));
+    pub fn settle(&mut self) -> Result<Option<PackedPosition>, RingFault> {
+        let base = self.next_avail;
+        let mut at = PackedPosition::START;
+        let mut flags = Vec::with_capacity(usize::from(self.size.get()));
+        for _ in 0..self.size.get() {
+            flags.push(boundary::slot_flags(&self.ring, at));
+            at = at.advance(1, self.size);
         }
-        Ok(())
+        match position::of_flags(&flags, self.size) {
+            Some(found) if found != base => {
+                self.next_avail = found;
+                self.next_used = found;
+                self.shown = found;
+                Ok(Some(found))
+            }
+            Some(_) => Ok(None),
+            None => match flags.get(usize::from(base.slot())) {
+                Some(flags) if is_used(*flags, base.wrap()) => {
+                    Err(self.fail(RingFault::StaleBase { queue: self.queue, slot: base.slot() }))
+                }
+                _ => Ok(None),
+            },
+        }
     }
 
     /// The slot of the next chain to take.

@@ -100,6 +100,7 @@ impl Ring {
         let mut vring = make_vring(self.queue, &layout, areas.clone(), setup.base, options)
             .map_err(|source| ControlError::BadRing { ring, source })?;
         vring.suppress_kicks();
+        let base = vring.position();
         self.running = Some(Running {
             vring,
             chain: Chain::with_capacity(layout.size),
@@ -110,7 +111,7 @@ impl Ring {
             reported: false,
             quiet: false,
             full: false,
-            base: setup.base,
+            base,
             vain: 0,
         });
         Ok(())
@@ -497,7 +498,13 @@ fn make_vring(
     }
     let mut vring = PackedVring::new(queue, layout.size, a, b, c, base)?.with_options(options);
     // A fault is latched, and reported at the first look.
-    let _ = vring.check_base();
+    if let Ok(Some(found)) = vring.settle() {
+        let (base, found) = (base & 0x7fff, found.slot());
+        tracing::warn!(
+            queue,
+            "started at slot {base}, but its slots say {found}: it goes on there, where the last backend left it"
+        );
+    }
     Ok(AnyVring::Packed(vring))
 }
 

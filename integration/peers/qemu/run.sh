@@ -12,7 +12,7 @@ source "$here/../harness.sh"
 daemon=$(readlink -f "$1")
 shift
 scenarios=("$@")
-[ $# -gt 0 ] || scenarios=(plain config killed swiotlb reboot daemon_killed qemu_listens)
+[ $# -gt 0 ] || scenarios=(plain config killed swiotlb reboot daemon_killed qemu_listens packed packed_swiotlb packed_restarts)
 
 if [ -z "${IRONRING_NAMESPACE:-}" ]; then
     need_tools qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio python3:python3 ip:iproute2 unshare:util-linux
@@ -166,6 +166,45 @@ scenario_swiotlb() {
     wait_for 10 "the end of the session" more_sessions "$1"
     balance
 }
+# The packed layout, with a driver that is bound anew. Bit 34 of the guest's features, counted from 0, says that it is packed.
+is_packed() { expect 'features [01]{34}1[01]* '; }
+scenario_packed() {
+    start_guest packed ping,fetch,upload,rebind,ping,fetch "" ",packed=on" ""
+    end_of_guest 180
+    is_packed
+    check_traffic
+    expect 'rebound'
+    [ "$(grep -ac "guest: fetch $sum" "$guest_log")" = 2 ] || die "no traffic after the driver was bound anew"
+    wait_for 10 "the end of the session" more_sessions "$1"
+    balance
+}
+scenario_packed_swiotlb() {
+    start_guest packed_swiotlb ping,fetch,upload "" ",packed=on,disable-legacy=on,iommu_platform=on" swiotlb=force
+    end_of_guest 180
+    is_packed
+    check_traffic
+    wait_for 10 "the end of the session" more_sessions "$1"
+    balance
+}
+# QEMU remembers no position of a packed ring when its backend is gone: the next one finds it in the slots.
+scenario_packed_restarts() {
+    again go
+    start_guest packed_restarts persist ",reconnect=1" ",packed=on" ""
+    wait_for 60 "traffic" grep -aq 'guest: alive 3' "$guest_log"
+    for signal in TERM KILL KILL; do
+        kill -"$signal" "$daemon_pid"
+        wait "$daemon_pid" 2>/dev/null || true
+        wait_for 30 "the guest to notice" waits
+        start_daemon --socket-path "$work/socket"
+        wait_for 60 "traffic on the new daemon after SIG$signal" resumed
+    done
+    again stop
+    end_of_guest 60
+    is_packed
+    grep -q 'it goes on there' "$work/daemon.log" || die "no ring was found by its slots"
+    echo "    packed rings went on after SIGTERM and twice after SIGKILL of the daemon, found by their slots"
+}
+waits() { [ "$(grep -aE 'guest: (alive|waiting)' "$guest_log" | tail -n 1 | grep -c waiting)" = 1 ]; }
 # The guest starts its rings anew on the same connection.
 scenario_reboot() {
     again reboot
