@@ -12,7 +12,7 @@ usage: ./ci.sh SUBCOMMAND
   test        every test that needs no special machine
   exhaustive  the sweeps over whole value ranges that `test` only samples (minutes)
   unsafe      where unsafe code, loads of a peer's memory and hostile code may stand; counts of unsafe blocks
-  interop     with other people's software: Linux guests under QEMU, live traffic on TAP interfaces (`interop NAME` runs one)
+  interop     with other people's software: DPDK's testpmd, Linux guests under QEMU, live traffic on TAP interfaces (`interop NAME` runs one)
   guest-kernel  downloads the kernel of the guests (Debian's for clouds), into ~/.cache/ironring
   deps        installs what CI needs: a linker, cargo-deny (apt-get, cargo install)
   help        this text
@@ -89,6 +89,13 @@ peer_qemu() {
         cmd_guest_kernel
     fi
     integration/peers/qemu/run.sh "$(target_dir)/release/ironring-backend"
+}
+
+# DPDK's testpmd: its virtio-user on the daemon, its net_vhost under the driver.
+peer_dpdk() {
+    step cargo build --release --locked -p ironring-integration
+    step cargo build --release --locked -p ironring-backend
+    integration/peers/dpdk/run.py "$(target_dir)/release/ironring-backend" "$(target_dir)/release/ironring"
 }
 
 # The driver on a TAP interface in one network namespace, the daemon on one in another; then both in `ironring pair`. The
@@ -397,8 +404,8 @@ fail() {
 
 # A linker and the C library that Rust links with; cargo-deny compiles some C of its own.
 APT_PACKAGES=(gcc libc6-dev)
-# What `interop` runs against: QEMU, and what its guests and their network are made of.
-APT_PACKAGES+=(qemu-system-x86 busybox-static cpio xz-utils python3 iproute2 util-linux iperf3 curl iputils-ping)
+# What `interop` runs against: DPDK, QEMU, and what its guests and their network are made of.
+APT_PACKAGES+=(dpdk qemu-system-x86 busybox-static cpio xz-utils python3 iproute2 util-linux iperf3 curl iputils-ping)
 # deny.toml is written for this version's keys.
 CARGO_DENY=0.20
 # Where unsafe code may stand.

@@ -12,7 +12,7 @@ use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{self, Event, SLOT_ADDR, SLOT_BYTES, SLOT_REST, SlotRest};
 use ironring_common::spec::split::{
     AVAIL_ENTRY_BYTES, AVAIL_F_NO_INTERRUPT, AVAIL_FLAGS, AVAIL_IDX, AVAIL_RING, DESC_BYTES, DESC_F_INDIRECT,
-    DESC_F_NEXT, DESC_F_WRITE, Descriptor, used_event_at,
+    DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_IDX, used_event_at,
 };
 
 use crate::vring::chain::Segment;
@@ -151,6 +151,11 @@ pub(crate) fn wants_call_at<W: Words>(avail: &Theirs<W>, size: QueueSize, new: u
     let why = "a wrong event costs the driver a call too many or too few and nothing else";
     let event = avail.load_u16_alleged(used_event_at(size)).check_advisory(why);
     need_event(event, SplitIndex(new), SplitIndex(old))
+}
+
+/// Loads `used.idx` as an earlier backend left it, before this one writes it for the first time.
+pub(crate) fn used_index_left<W: Words>(used: &Theirs<W>) -> u16 {
+    used.load_index_alleged(USED_IDX).check_advisory("any index is one to begin at; a wrong one is the driver's loss")
 }
 
 /// Loads `avail.flags`: whether the driver wants to be called.

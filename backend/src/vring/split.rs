@@ -107,6 +107,23 @@ impl<W: Words> SplitVring<W> {
         Self { tables, event_idx, in_order, ..self }
     }
 
+    /// Compares where the ring was started with the used index in its memory, `used`; to be called once, before anything
+    /// else. A front-end that could not ask the last backend starts the next one at an old index (DPDK's virtio-user at 0),
+    /// but the used index is the one that the driver goes by. If they differ, the ring goes on at the used index, which is
+    /// returned: what the last backend took and did not give back is served again.
+    pub fn settle(&mut self, used: W) -> Option<u16> {
+        let left = boundary::used_index_left(&Theirs::new(used));
+        if left == self.next_used {
+            return None;
+        }
+        self.next_avail = left;
+        self.seen_avail = left;
+        self.next_used = left;
+        self.published = left;
+        self.asked = left;
+        Some(left)
+    }
+
     /// Moves the ring to new views of its three areas, after a change of the memory table. Indices stay.
     ///
     /// # Errors

@@ -494,7 +494,14 @@ fn make_vring(
 ) -> Result<AnyVring<Area>, Misuse> {
     let Areas([a, b, c]) = areas;
     if !layout.packed {
-        return Ok(AnyVring::Split(SplitVring::new(queue, layout.size, a, b, c, base)?.with_options(options)));
+        let mut vring = SplitVring::new(queue, layout.size, a, b, c.clone(), base)?.with_options(options);
+        if let Some(found) = vring.settle(c) {
+            tracing::warn!(
+                queue,
+                "started at {base}, but its used index is {found}: it goes on there, where the last backend left it"
+            );
+        }
+        return Ok(AnyVring::Split(vring));
     }
     let mut vring = PackedVring::new(queue, layout.size, a, b, c, base)?.with_options(options);
     // A fault is latched, and reported at the first look.
