@@ -2,8 +2,10 @@
 //!
 //! The peer holds the same open file description, so it can clear `O_NONBLOCK`, drain the counter or saturate it at any
 //! time. Reads use `preadv2` with `RWF_NOWAIT`, which does not block whatever the flag says. Writes have no such form:
-//! [`Doorbell::ring`] asks `poll` first, which narrows the window but cannot close it, so a data thread that must never
-//! stall polls instead of kicking.
+//! [`Doorbell::ring`] asks `poll` first, which narrows the window but cannot close it. A thread that must not be held up
+//! has a [`Supervisor`], who ends a write that blocks.
+
+mod supervisor;
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,6 +16,8 @@ use rustix::fs::{AtFlags, FileType, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::error::OsError;
+
+pub use supervisor::{GuardedBell, Supervisor};
 
 /// One eventfd, used as a doorbell.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub enum Rung {
     Yes,
     /// The counter is full: the peer has a signal waiting already, or it saturated the counter to make us block.
     Saturated,
+    /// The write blocked until it was helped, which only a peer that plays with the eventfd brings about.
+    Stalled,
 }
 
 /// Why a descriptor is no doorbell.
@@ -81,6 +87,11 @@ impl Doorbell {
         if !self.ready(PollFlags::OUT, Duration::ZERO)? {
             return Ok(Rung::Saturated);
         }
+        self.write()
+    }
+
+    /// Writes without a look first: it blocks if the peer wants that.
+    fn write(&self) -> Result<Rung, OsError> {
         match rustix::io::write(&self.fd, &1u64.to_ne_bytes()) {
             Ok(_) => Ok(Rung::Yes),
             Err(Errno::AGAIN | Errno::INTR) => Ok(Rung::Saturated),

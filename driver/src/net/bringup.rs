@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
+use ironring_common::doorbell::Supervisor;
 use ironring_common::error::Incompatible;
 use ironring_common::features::{Feature, Negotiated};
 use ironring_common::index::QueueSize;
 use ironring_common::shm::mapping::Area;
 use ironring_common::spec::net;
 
-use super::{Bells, FRAME_MAX, NetError, NetOptions, RX_QUEUE, RxQueue, TX_QUEUE, TxQueue, VirtioNet, supported};
+use super::bells::Bells;
+use super::{FRAME_MAX, NetError, NetOptions, RX_QUEUE, RxQueue, TX_QUEUE, TxQueue, VirtioNet, supported};
 use crate::arena::{Arena, ArenaShape, QueueMemory, RingAreas};
 use crate::queue::any::AnyRing;
 use crate::queue::packed::PackedRing;
@@ -127,8 +129,10 @@ impl Bringup<Shared> {
         let (rx_memory, tx_memory) = (memory(RX_QUEUE)?, memory(TX_QUEUE)?);
         let (rx_at, tx_at) = (rx_memory.addresses, tx_memory.addresses);
         let (rx_ring, tx_ring) = (ring(RX_QUEUE, &rx_memory)?, ring(TX_QUEUE, &tx_memory)?);
-        let mut rx = RxQueue::new(rx_ring, rx_memory, Bells::new(options.kicks)?);
-        let tx = TxQueue::new(tx_ring, tx_memory, Bells::new(options.kicks)?, agreed.frame_max);
+        let supervisor = options.kicks.then(|| Supervisor::start(|| true)).transpose()?;
+        let bells = || Bells::new(supervisor.as_ref(), &latch);
+        let mut rx = RxQueue::new(rx_ring, rx_memory, bells()?);
+        let tx = TxQueue::new(tx_ring, tx_memory, bells()?, agreed.frame_max);
         let rx_base = rx.start_base();
         // Before the ring starts: the device finds every slot at its first look, and needs no kick for them.
         rx.fill()?;
@@ -137,7 +141,7 @@ impl Bringup<Shared> {
         channel.enable_queue(RX_QUEUE, true)?;
         channel.enable_queue(TX_QUEUE, true)?;
         let Agreed { negotiated, config, .. } = agreed;
-        Ok(VirtioNet { channel, negotiated, config, rx, tx, arena, latch, options, epoch: 0 })
+        Ok(VirtioNet { channel, negotiated, config, rx, tx, _supervisor: supervisor, arena, latch, options, epoch: 0 })
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! [`VirtioNet`] owns a receive and a transmit queue over one arena and one connection to its device. The data path is
 //! polled: [`RxQueue::rx_burst`] copies frames out, [`TxQueue::tx_burst`] copies frames in or lets the caller fill a slot
-//! in place, [`TxQueue::reclaim`] takes transmit slots back. No call allocates or takes a lock, and none waits, with one
-//! exception: a kick, sent only if the device asks for it, is a write to an eventfd that the device can make block (see
-//! THREAT_MODEL.md, "What is not covered yet"). [`NetOptions::kicks`] turns kicks off.
+//! in place, [`TxQueue::reclaim`] takes transmit slots back. No call allocates or takes a lock, and none waits, unless the
+//! device makes a kick block: then it is helped within some milliseconds, and the device is broken. [`NetOptions::kicks`]
+//! turns kicks off.
 //!
 //! When the device breaks a rule, every call returns the same latched violation. [`VirtioNet::reset`] then starts a new
 //! epoch on a new connection with new memory; nothing that the old device still does can reach it.
 
+mod bells;
 mod bringup;
 mod error;
 mod rx;
@@ -18,8 +19,7 @@ mod wait;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ironring_common::doorbell::Doorbell;
-use ironring_common::error::OsError;
+use ironring_common::doorbell::Supervisor;
 use ironring_common::features::{Feature, Negotiated, Supported};
 
 pub use bringup::Bringup;
@@ -82,6 +82,8 @@ pub struct VirtioNet {
     config: Option<NetConfig>,
     rx: RxQueue,
     tx: TxQueue,
+    /// Looks after kicks, if there are any.
+    _supervisor: Option<Supervisor>,
     arena: Arena,
     latch: Arc<Latch>,
     options: NetOptions,
@@ -255,21 +257,6 @@ impl VirtioNet {
         self.channel.stop_queue(RX_QUEUE, self.rx.stop_window())?;
         self.channel.stop_queue(TX_QUEUE, self.tx.stop_window())?;
         Ok(())
-    }
-}
-
-/// The doorbells of one queue.
-#[derive(Debug)]
-struct Bells {
-    kick: Doorbell,
-    /// Whether `kick` is ever rung.
-    kicks: bool,
-    call: Doorbell,
-}
-
-impl Bells {
-    fn new(kicks: bool) -> Result<Self, OsError> {
-        Ok(Self { kick: Doorbell::new()?, kicks, call: Doorbell::new()? })
     }
 }
 

@@ -10,14 +10,15 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use ironring_common::doorbell::{Doorbell, Rung};
+use ironring_common::doorbell::Doorbell;
 use ironring_common::error::OsError;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Theirs;
 use ironring_common::spec::net::{self, Header};
 
+use super::bells::{Bells, Kick, Kicked};
 use super::wait::Patience;
-use super::{Bells, FRAME_MAX, NetError};
+use super::{FRAME_MAX, NetError};
 use crate::arena::QueueMemory;
 use crate::boundary;
 use crate::mapper::slots::{FixedSlots, SlotPart};
@@ -30,11 +31,8 @@ use crate::queue::{AddError, Completion, DriverRing, RingCounters, StopWindow};
 pub struct RxQueue {
     ring: AnyRing<Area, ()>,
     slots: RxSlots,
-    kick: Doorbell,
-    kicks: bool,
+    kick: Kick,
     call: Doorbell,
-    /// Whether something was published since the device was kicked last.
-    unkicked: bool,
 }
 
 /// The receive slots, and what was counted.
@@ -139,7 +137,7 @@ impl RxQueue {
     pub(super) fn new(mut ring: AnyRing<Area, ()>, memory: QueueMemory, bells: Bells) -> Self {
         ring.suppress_calls();
         let slots = RxSlots { words: Theirs::new(memory.slots), mapper: memory.mapper, stats: RxStats::default() };
-        Self { ring, slots, kick: bells.kick, kicks: bells.kicks, call: bells.call, unkicked: false }
+        Self { ring, slots, kick: bells.kick, call: bells.call }
     }
 
     /// Posts every free slot.
@@ -211,10 +209,10 @@ impl RxQueue {
     /// Kicks the device, whether it wants that or not, if it was shown slots since its last kick.
     pub(super) fn nudge(&mut self) -> Result<(), Violation> {
         self.ring.check()?;
-        if self.kicks && std::mem::take(&mut self.unkicked) && matches!(self.kick.ring(), Ok(Rung::Yes)) {
+        if self.kick.nudge() == Kicked::Yes {
             self.slots.stats.watchdog_kicks = self.slots.stats.watchdog_kicks.wrapping_add(1);
         }
-        Ok(())
+        self.ring.check()
     }
 
     /// Asks the device to call, and looks once more: `true` if there is something to take already. Otherwise the caller
@@ -287,13 +285,11 @@ impl RxQueue {
 
     #[inline]
     fn notify(&mut self) {
-        let stats = &mut self.slots.stats;
-        if !self.kicks || !self.ring.should_kick() {
-            stats.kicks_suppressed = stats.kicks_suppressed.wrapping_add(1);
-            self.unkicked = true;
-        } else if matches!(self.kick.ring(), Ok(Rung::Yes)) {
-            stats.kicks = stats.kicks.wrapping_add(1);
-            self.unkicked = false;
+        let Self { ring, slots, kick, .. } = self;
+        match kick.notify(|| ring.should_kick()) {
+            Kicked::Yes => slots.stats.kicks = slots.stats.kicks.wrapping_add(1),
+            Kicked::Suppressed => slots.stats.kicks_suppressed = slots.stats.kicks_suppressed.wrapping_add(1),
+            Kicked::Pending => {}
         }
     }
 }

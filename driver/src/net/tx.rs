@@ -7,14 +7,15 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use ironring_common::doorbell::{Doorbell, Rung};
+use ironring_common::doorbell::Doorbell;
 use ironring_common::index::DescId;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 
+use super::NetError;
+use super::bells::{Bells, Kick, Kicked};
 use super::wait::Patience;
-use super::{Bells, NetError};
 use crate::arena::QueueMemory;
 use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::any::AnyRing;
@@ -26,11 +27,8 @@ use crate::queue::{AddError, DriverRing, RingCounters, StopWindow};
 pub struct TxQueue {
     ring: AnyRing<Area, ()>,
     slots: TxSlots,
-    kick: Doorbell,
-    kicks: bool,
+    kick: Kick,
     call: Doorbell,
-    /// Whether something was published since the device was kicked last.
-    unkicked: bool,
     frame_max: u32,
 }
 
@@ -123,11 +121,11 @@ impl TxSlot<'_> {
 
 impl TxQueue {
     pub(super) fn new(mut ring: AnyRing<Area, ()>, memory: QueueMemory, bells: Bells, frame_max: u32) -> Self {
-        let Bells { kick, kicks, call } = bells;
+        let Bells { kick, call } = bells;
         ring.suppress_calls();
         let QueueMemory { slots, mapper, tables, .. } = memory;
         let slots = TxSlots { words: Ours::new(slots), mapper, indirect: tables.is_some(), stats: TxStats::default() };
-        Self { ring, slots, kick, kicks, call, unkicked: false, frame_max }
+        Self { ring, slots, kick, call, frame_max }
     }
 
     /// Copies frames into free slots and shows them to the device. Returns how many were sent: the first ones. Slots that
@@ -225,10 +223,10 @@ impl TxQueue {
     /// Kicks the device, whether it wants that or not, if it was shown frames since its last kick.
     pub(super) fn nudge(&mut self) -> Result<(), Violation> {
         self.ring.check()?;
-        if self.kicks && std::mem::take(&mut self.unkicked) && matches!(self.kick.ring(), Ok(Rung::Yes)) {
+        if self.kick.nudge() == Kicked::Yes {
             self.slots.stats.watchdog_kicks = self.slots.stats.watchdog_kicks.wrapping_add(1);
         }
-        Ok(())
+        self.ring.check()
     }
 
     /// What was counted.
@@ -286,13 +284,11 @@ impl TxQueue {
 
     #[inline]
     fn notify(&mut self) {
-        let stats = &mut self.slots.stats;
-        if !self.kicks || !self.ring.should_kick() {
-            stats.kicks_suppressed = stats.kicks_suppressed.wrapping_add(1);
-            self.unkicked = true;
-        } else if matches!(self.kick.ring(), Ok(Rung::Yes)) {
-            stats.kicks = stats.kicks.wrapping_add(1);
-            self.unkicked = false;
+        let Self { ring, slots, kick, .. } = self;
+        match kick.notify(|| ring.should_kick()) {
+            Kicked::Yes => slots.stats.kicks = slots.stats.kicks.wrapping_add(1),
+            Kicked::Suppressed => slots.stats.kicks_suppressed = slots.stats.kicks_suppressed.wrapping_add(1),
+            Kicked::Pending => {}
         }
     }
 }

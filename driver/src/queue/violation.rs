@@ -22,13 +22,15 @@ pub enum ViolationKind {
     Channel = 6,
     /// The device was given up: a reset closed its channel, and no new device came up.
     Abandoned = 7,
+    /// The device made a kick block, by the flags and the counter of the eventfd that both hold.
+    KickBlocked = 8,
     /// With `VIRTIO_F_IN_ORDER`, a used element that stands for more chains than the used index moved (2.7.9).
     BatchOverrun = 9,
 }
 
 impl ViolationKind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::UsedIndexJump,
         Self::IdOutOfRange,
         Self::IdNotOutstanding,
@@ -36,6 +38,7 @@ impl ViolationKind {
         Self::LengthOverPosted,
         Self::Channel,
         Self::Abandoned,
+        Self::KickBlocked,
         Self::BatchOverrun,
     ];
 
@@ -50,6 +53,7 @@ impl ViolationKind {
             Self::LengthOverPosted => "length-over-posted",
             Self::Channel => "channel",
             Self::Abandoned => "abandoned",
+            Self::KickBlocked => "kick-blocked",
             Self::BatchOverrun => "batch-overrun",
         }
     }
@@ -110,6 +114,9 @@ impl fmt::Display for Violation {
             ViolationKind::Channel => {
                 f.write_str("the device broke the rules of the vhost-user channel; reset the device or replace it")
             }
+            ViolationKind::KickBlocked => f.write_str(
+                "the device made a kick block by playing with its eventfd; reset the device, replace it, or do without kicks",
+            ),
             ViolationKind::Abandoned => f.write_str("the device was given up by a reset that failed; reset it again"),
             ViolationKind::IdNotOutstanding | ViolationKind::IdNotHead => write!(
                 f,
