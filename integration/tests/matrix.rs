@@ -5,6 +5,8 @@
 //! shared memory through mappings of their own. Every byte is compared on both sides. What a row is about is asserted from
 //! what was counted and from what stands in shared memory, so that no row passes by quietly using something else.
 
+#![expect(clippy::cast_possible_truncation, reason = "lengths and numbers of a test are small")]
+
 use std::sync::Arc;
 
 use ironring_backend::vring::any::AnyVring;

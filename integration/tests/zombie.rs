@@ -59,7 +59,8 @@ fn echo(net: &mut VirtioNet, rounds: u64) {
     let mut batch = RxBatch::new(16, 1514);
     let deadline = Instant::now() + Duration::from_secs(30);
     for round in 0..rounds {
-        let frames: Vec<_> = (0..16u8).map(|n| vec![n ^ round as u8; 60 + usize::from(n) * 80]).collect();
+        let mark = u8::try_from(round % 256).unwrap();
+        let frames: Vec<_> = (0..16u8).map(|n| vec![n ^ mark; 60 + usize::from(n) * 80]).collect();
         assert_eq!(net.tx().tx_burst(&frames).unwrap(), 16);
         let mut back: Vec<Vec<u8>> = Vec::new();
         while back.len() < frames.len() {
@@ -91,10 +92,10 @@ fn a_zombie_that_writes_all_it_was_given_changes_nothing() {
                 for turn in (0u8..=255).cycle() {
                     junk.fill(turn);
                     for fd in &memory {
-                        let len = rustix::fs::fstat(fd).unwrap().st_size as u64;
+                        let len = usize::try_from(rustix::fs::fstat(fd).unwrap().st_size).unwrap();
                         for at in (0..len).step_by(junk.len()) {
-                            let part = junk.len().min((len - at) as usize);
-                            rustix::io::pwrite(fd, &junk[..part], at).unwrap();
+                            let part = junk.len().min(len - at);
+                            rustix::io::pwrite(fd, &junk[..part], at as u64).unwrap();
                         }
                     }
                     for bell in &bells {

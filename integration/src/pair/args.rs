@@ -46,6 +46,10 @@ pub struct PairArgs {
     /// Descriptors of each queue: 1 to 32768, for the split layout a power of two
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub queue_size: u16,
+    /// Frames on their way at most, 1 to 192; with 1 the result says how long a round trip takes
+    #[arg(long, value_name = "N", default_value_t = WINDOW, conflicts_with = "tap",
+          value_parser = clap::value_parser!(u64).range(1..=WINDOW))]
+    pub in_flight: u64,
     /// Send every frame by an indirect table
     #[arg(long, value_enum, default_value = "off")]
     pub indirect: Switch,
@@ -80,6 +84,8 @@ pub struct PairOptions {
     pub layout: Layout,
     /// Descriptors of each queue.
     pub queue_size: u16,
+    /// Frames on their way at most.
+    pub in_flight: u64,
     /// What is sent.
     pub source: Source,
     /// Where what came back is written; for captures only.
@@ -194,6 +200,7 @@ impl PairArgs {
         Ok(PairOptions {
             layout: self.layout,
             queue_size: self.queue_size,
+            in_flight: self.in_flight,
             source,
             out: self.out.clone(),
             frames,
@@ -227,6 +234,7 @@ impl PairOptions {
         Self {
             layout: Layout::Split,
             queue_size: 256,
+            in_flight: WINDOW,
             source,
             out: None,
             frames,
@@ -347,5 +355,7 @@ fn port(text: &str) -> Result<String, String> {
     PortSpec::from_str(text).map(|_| text.to_owned())
 }
 
+/// Frames in flight at most: fewer than a ring has by default, so that both sides always find work.
+pub(super) const WINDOW: u64 = 192;
 const LOOPBACK: &str = "loopback";
 const GENERATED_DEFAULT: u64 = 1_000_000;

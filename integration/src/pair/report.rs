@@ -51,6 +51,9 @@ pub struct PairReport {
     pub expected: Vec<&'static str>,
     /// From the first burst to the last verified frame, or to the end if nothing was compared.
     pub seconds: f64,
+    /// Mean time of a round trip in nanoseconds, if one frame was on its way at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_trip_ns: Option<u64>,
     /// Resident memory, idle after start.
     pub rss_bytes: Rss,
     /// How often the backend struck, if it told.
@@ -132,6 +135,9 @@ impl PairReport {
             *compared = Compared { frames_verified, frames_altered, frames_missing, mfps };
         }
         report.rss_bytes = rss;
+        if options.in_flight == 1 && verified > 0 && !options.source.is_tap() {
+            report.round_trip_ns = u64::try_from(outcome.took.as_nanos() / u128::from(verified)).ok();
+        }
         report.verdict = judge(options.mode.attacks(), &outcome.seen, outcome.stopped.as_ref());
         if let Some(stop) = &outcome.stopped {
             report.state = State::Broken;
@@ -219,6 +225,9 @@ impl PairReport {
                 line("otherwise", format!("{frames_altered} changed, {frames_missing} missing, {dropped} dropped"));
             }
             line("time", format!("{:.3} s, {mfps:.2} million round trips a second", self.seconds));
+            if let Some(ns) = self.round_trip_ns {
+                line("round trip", format!("{:.2} us, one frame at a time", ns as f64 / 1e3));
+            }
         } else {
             line("back", format!("{back}, not compared, and {dropped} dropped"));
             line("time", format!("{:.3} s", self.seconds));
@@ -278,6 +287,7 @@ impl PairReport {
             verdict: Verdict::NoEffect.name(),
             expected,
             seconds: 0.0,
+            round_trip_ns: None,
             rss_bytes: Rss::default(),
             backend_strikes: None,
             tap: None,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ironring_driver::net::{NetError, RxBatch, TxError, VirtioNet};
 use ironring_driver::queue::violation::Violation;
 
+use super::args::WINDOW;
 use super::frames::{Cursor, Frames};
 use super::{PairOptions, Source, WaitMode};
 use crate::capture::{Capture, CaptureError, CaptureWriter};
@@ -19,6 +20,8 @@ pub(super) struct Traffic<'a> {
     total: u64,
     hostile: bool,
     wait: WaitMode,
+    /// Frames in flight at most.
+    window: u64,
     out: Option<Sink<'a>>,
     /// The next frame to be sent.
     send: Cursor,
@@ -101,6 +104,7 @@ impl<'a> Traffic<'a> {
             total: options.frames,
             hostile: options.mode.is_hostile(),
             wait: options.wait,
+            window: options.in_flight,
             out,
             send: Cursor::default(),
             next: Cursor::default(),
@@ -160,8 +164,8 @@ impl<'a> Traffic<'a> {
         // What came before a violation is in the batch, and is as good as any.
         let came = self.compare(batch)?;
         received?;
-        let want = (self.total - self.seen.sent).min(BURST as u64);
-        if want == 0 || WINDOW.saturating_sub(self.in_flight()) < want {
+        let want = (self.total - self.seen.sent).min(self.window).min(BURST as u64);
+        if want == 0 || self.window.saturating_sub(self.in_flight()) < want {
             return Ok(came);
         }
         let want = usize::try_from(want).unwrap_or(BURST);
@@ -289,8 +293,6 @@ pub(super) fn dropped(net: &mut VirtioNet) -> u64 {
 
 /// Frames a burst.
 pub(super) const BURST: usize = 32;
-/// Frames in flight at most: fewer than a ring has, so that both sides always find work.
-const WINDOW: u64 = 192;
 /// Bursts between two looks at the clock while frames move.
 const CLOCK_EVERY: u32 = 4096;
 /// Idle rounds between two looks at the clock when polling.
