@@ -4,6 +4,8 @@
 //! of the slot where a completion is due, once, and only while something is out; and the device's event area when it has
 //! published. Never an address, never another slot, never its own event area, never a table.
 
+#![expect(clippy::cast_possible_truncation, reason = "lengths and numbers of a test are small")]
+
 use ironring_common::index::{DescId, GuestAddr, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
 use ironring_common::shm::words::Words;
