@@ -90,6 +90,11 @@ impl Doorbell {
         self.write()
     }
 
+    /// Whether a write would not get through now.
+    fn is_full(&self) -> bool {
+        !self.ready(PollFlags::OUT, Duration::ZERO).unwrap_or(true)
+    }
+
     /// Writes without a look first: it blocks if the peer wants that.
     fn write(&self) -> Result<Rung, OsError> {
         match rustix::io::write(&self.fd, &1u64.to_ne_bytes()) {

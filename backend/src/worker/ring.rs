@@ -54,8 +54,8 @@ struct Running {
     quiet: bool,
     /// Whether the other side had no room, and no progress was made since.
     full: bool,
-    /// The position that the ring was started with.
-    base: u16,
+    /// Whether it has ever given a chain back.
+    served: bool,
     /// Kicks that came before the first chain.
     vain: u32,
 }
@@ -100,7 +100,6 @@ impl Ring {
         let mut vring = make_vring(self.queue, &layout, areas.clone(), setup.base, options)
             .map_err(|source| ControlError::BadRing { ring, source })?;
         vring.suppress_kicks();
-        let base = vring.position();
         self.running = Some(Running {
             vring,
             chain: Chain::with_capacity(layout.size),
@@ -111,7 +110,7 @@ impl Ring {
             reported: false,
             quiet: false,
             full: false,
-            base,
+            served: false,
             vain: 0,
         });
         Ok(())
@@ -326,6 +325,7 @@ impl Ring {
             && done > 0
         {
             running.at(Moment::Complete, shared.hook, shared.memory);
+            running.served = true;
             let entries = running.vring.publish(shared.hook);
             self.tally.used_entries = self.tally.used_entries.wrapping_add(u64::from(entries));
             running.at(Moment::PostUse, shared.hook, shared.memory);
@@ -365,7 +365,7 @@ impl Ring {
     /// which is looked at after each kick.
     fn note_vain_kick(&mut self) {
         let Some(running) = self.running.as_mut().filter(|_| self.ring % 2 == 1) else { return };
-        if running.vring.position() != running.base || running.vring.available() > 0 {
+        if running.served || running.vring.available() > 0 {
             return;
         }
         running.vain = running.vain.saturating_add(1);

@@ -3,7 +3,8 @@
 //! The peer shares the open file of an eventfd. It can clear `O_NONBLOCK` and drive the counter to its end, and then a
 //! write blocks until somebody reads. No flag of a single write prevents that. So whoever must not be held up has a
 //! [`Supervisor`]: before a write it notes that one is under way, and if the same write is still under way at two looks in
-//! a row, the supervisor's thread drains the counter until it has returned. Reads cannot block, whatever the flag says.
+//! a row and the counter is full, the supervisor's thread drains it until the write has returned. Reads cannot block,
+//! whatever the flag says. A writer that is merely not given a CPU finds a counter with room.
 //!
 //! The price: two stores a write, a few looks a second while there are writes, and nothing while there are none: the thread
 //! then sleeps without a limit, and the next write wakes it. A peer that plays this trick holds a thread up for two looks,
@@ -183,7 +184,7 @@ impl Shared {
         for (watched, seen) in watched.iter().zip(seen) {
             let now = watched.writes.load(Ordering::SeqCst);
             let under_way = now % 2 == 1;
-            if under_way && now == *seen {
+            if under_way && now == *seen && watched.bell.is_full() {
                 watched.helped.store(true, Ordering::SeqCst);
                 // One that cannot be read cannot be helped, and could not be written either.
                 let _ = watched.bell.drain();
@@ -277,6 +278,25 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(supervisor.looks() > looks, "a write wakes it");
+    }
+
+    /// A writer that the system keeps waiting is not the peer's doing.
+    #[test]
+    fn a_write_that_is_only_slow_is_left_alone() {
+        let shared = Shared::default();
+        let watched = Arc::new(Watched {
+            bell: Doorbell::new().unwrap(),
+            writes: AtomicU64::new(1),
+            helped: AtomicBool::new(false),
+        });
+        lock(&shared.watched).push(Arc::clone(&watched));
+        watched.bell.write().unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            assert!(shared.look(&mut seen), "a write is under way");
+        }
+        assert!(!watched.helped.load(Ordering::SeqCst));
+        assert!(watched.bell.drain().unwrap(), "the signal is still there");
     }
 
     #[test]
