@@ -11,6 +11,7 @@ usage: ./ci.sh SUBCOMMAND
   check       formatting, lints with and without features, documentation, the fences of `unsafe`, dependencies
   test        every test that needs no special machine
   exhaustive  the sweeps over whole value ranges that `test` only samples (minutes)
+  models      the rings under loom: interleavings and reorderings, with mutants that must be caught
   unsafe      where unsafe code, loads of a peer's memory and hostile code may stand; counts of unsafe blocks
   interop     with other people's software: DPDK's testpmd, Linux guests under QEMU, live traffic on TAP interfaces (`interop NAME` runs one)
   guest-kernel  downloads the kernel of the guests (Debian's for clouds), into ~/.cache/ironring
@@ -49,6 +50,14 @@ cmd_exhaustive() {
         fail "no exhaustive test ran"
     fi
     rm -f "$log"
+}
+
+# The rings' memory ordering, under loom: each model holds, and each of its mutants is caught.
+cmd_models() {
+    local target
+    target=$(realpath -m "$(target_dir)/models")
+    RUSTFLAGS="--cfg ironring_model" CARGO_TARGET_DIR=$target \
+        step cargo test --release --locked --manifest-path integration/models/Cargo.toml -- --nocapture
 }
 
 # Other people's drivers and backends. A function named `peer_NAME` wires one: it runs the peer against ours and returns
@@ -413,7 +422,7 @@ ROOMS='^(common/src/shm/|backend/src/port/[^/:]*_sys\.rs:)'
 
 subcommand=${1:-help}
 case $subcommand in
-    check | test | exhaustive | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
+    check | test | exhaustive | models | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
     guest-kernel) cmd_guest_kernel ;;
     help | -h | --help) usage ;;
     *) usage >&2 && exit 2 ;;
