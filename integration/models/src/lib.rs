@@ -8,8 +8,8 @@
 //! - *suppression*: of a driver that publishes and asks whether to kick, and a device that asks for kicks and looks once
 //!   more, one sees the other: no wake-up is lost. The same for calls.
 //!
-//! Each has mutants, which must fail: a Release store or an Acquire load made relaxed, the last plain store moved behind the
-//! publishing one, the fence of the handshake taken away on one side.
+//! Each has mutants, which must fail: a Release store or an Acquire load made relaxed, the first plain store of a burst moved
+//! behind the publishing one, the fence of the handshake taken away on one side.
 //!
 //! What loom cannot do: it models SeqCst fences, but no reordering of a load with a later store ("load buffering"), and it
 //! runs models of two threads with some dozen accesses, not programs. Nothing here is a proof.
@@ -49,7 +49,7 @@ pub enum Mutant {
     RelaxedPublish,
     /// Acquire loads are relaxed.
     RelaxedLook,
-    /// The last plain store comes after the publishing one.
+    /// The first plain store of a burst comes after the publishing one.
     SwappedStores,
     /// The driver has no fence.
     NoDriverFence,

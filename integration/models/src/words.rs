@@ -17,7 +17,7 @@ pub struct Cells {
     cells: Arc<BTreeMap<usize, AtomicU64>>,
     len: usize,
     mutant: Mutant,
-    /// With [`Mutant::SwappedStores`]: the last plain store, which comes after the next Release store.
+    /// With [`Mutant::SwappedStores`]: the first plain store of a burst, which comes after its Release store.
     delayed: RefCell<Option<(usize, u64)>>,
 }
 
@@ -48,11 +48,11 @@ impl Cells {
 
     fn store(&self, at: usize, value: u64) {
         if self.mutant == Mutant::SwappedStores {
-            let before = self.delayed.replace(Some((at, value)));
-            if let Some((at, value)) = before {
-                self.cell(at).store(value, Ordering::Relaxed);
+            let mut delayed = self.delayed.borrow_mut();
+            if delayed.is_none() {
+                *delayed = Some((at, value));
+                return;
             }
-            return;
         }
         self.cell(at).store(value, Ordering::Relaxed);
     }
