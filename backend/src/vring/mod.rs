@@ -139,4 +139,6 @@ pub struct VringOptions {
 }
 
 #[cfg(test)]
+mod packed_tests;
+#[cfg(test)]
 mod tests;
