@@ -86,7 +86,4 @@ impl<W: Words> DeviceRing for AnyVring<W> {
     fn size(&self) -> QueueSize {
         on!(self, ring => ring.size())
     }
-    fn position(&self) -> u16 {
-        on!(self, ring => ring.position())
-    }
 }

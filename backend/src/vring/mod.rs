@@ -121,10 +121,6 @@ pub trait DeviceRing {
     /// Descriptors of the ring.
     #[must_use]
     fn size(&self) -> QueueSize;
-
-    /// The position of the next chain to take, as [`stop`](Self::stop) says it.
-    #[must_use]
-    fn position(&self) -> u16;
 }
 
 /// What a ring may use, as negotiated.
@@ -138,6 +134,8 @@ pub struct VringOptions {
     pub in_order: bool,
 }
 
+#[cfg(test)]
+mod oracle_tests;
 #[cfg(test)]
 mod packed_tests;
 #[cfg(test)]

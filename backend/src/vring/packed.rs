@@ -405,11 +405,6 @@ impl<W: Words> DeviceRing for PackedVring<W> {
     fn size(&self) -> QueueSize {
         self.size
     }
-
-    #[inline]
-    fn position(&self) -> u16 {
-        self.next_avail.to_bits()
-    }
 }
 
 fn check_areas<W: Words>(size: QueueSize, ring: &W, driver_event: &W, device_event: &W) -> Result<(), Misuse> {

@@ -405,11 +405,6 @@ impl<W: Words> DeviceRing for SplitVring<W> {
     fn size(&self) -> QueueSize {
         self.size
     }
-
-    #[inline]
-    fn position(&self) -> u16 {
-        self.next_avail
-    }
 }
 
 /// What we last told the driver about kicks: whether it is to, and with event indices at which index.

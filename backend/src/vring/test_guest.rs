@@ -94,7 +94,7 @@ pub(crate) struct GuestRing {
     pub(crate) desc: Area,
     pub(crate) avail: Area,
     pub(crate) used: Area,
-    at: [usize; 3],
+    pub(crate) at: [usize; 3],
     pub(crate) avail_idx: u16,
     pub(crate) used_idx: u16,
     free: VecDeque<u16>,
