@@ -29,10 +29,12 @@ PAIR_FRAMES = 500_000
 HUGE_PAGES = 320
 WAIT = 20
 
-Row = collections.namedtuple("Row", "name devargs features eal")
+Row = collections.namedtuple("Row", "name devargs features eal app", defaults=((), ()))
 V1 = "VIRTIO_F_VERSION_1"
 PACKED, IN_ORDER, MERGEABLE = "VIRTIO_F_RING_PACKED", "VIRTIO_F_IN_ORDER", "VIRTIO_NET_F_MRG_RXBUF"
 WIDE = ("--force-max-simd-bitwidth=512",)
+# 384 bytes of a frame in each, behind the headroom of 128.
+SMALL = ("--mbuf-size=512", "--enable-scatter", f"--tx-offloads={1 << 15:#x}")  # RTE_ETH_TX_OFFLOAD_MULTI_SEGS
 VIRTIO_USER = [
     Row("split, mergeable", "mrg_rxbuf=1,in_order=0", {MERGEABLE}, ()),
     Row("split", "mrg_rxbuf=0,in_order=0", set(), ()),
@@ -44,6 +46,12 @@ VIRTIO_USER = [
     Row("packed, in order, mergeable", "packed_vq=1,mrg_rxbuf=1,in_order=1", {PACKED, IN_ORDER, MERGEABLE}, ()),
     Row("packed, in order", "packed_vq=1,mrg_rxbuf=0,in_order=1", {PACKED, IN_ORDER}, ()),
     Row("packed, in order, vectorised", "packed_vq=1,mrg_rxbuf=0,in_order=1,vectorized=1", {PACKED, IN_ORDER}, WIDE),
+    Row("packed, 1000 slots", "packed_vq=1,mrg_rxbuf=1,in_order=0,queue_size=1000", {PACKED, MERGEABLE}),
+    # Frames that fill several buffers, and come back as tables of several descriptors.
+    Row("split, small buffers", "mrg_rxbuf=1,in_order=0", {MERGEABLE}, (), SMALL),
+    Row("split, in order, small buffers", "mrg_rxbuf=1,in_order=1", {IN_ORDER, MERGEABLE}, (), SMALL),
+    Row("packed, small buffers", "packed_vq=1,mrg_rxbuf=1,in_order=0", {PACKED, MERGEABLE}, (), SMALL),
+    Row("packed, in order, small buffers", "packed_vq=1,mrg_rxbuf=1,in_order=1", {PACKED, IN_ORDER, MERGEABLE}, (), SMALL),
 ]
 RESTARTS = [
     Row("split server", "server=1,mrg_rxbuf=1,in_order=0", {MERGEABLE}, ()),
@@ -130,7 +138,7 @@ class Process:
 class Testpmd(Process):
     """testpmd at its prompt."""
 
-    def __init__(self, work, vdev, eal=(), cpu=1):
+    def __init__(self, work, vdev, eal=(), app=(), cpu=1):
         command = [
             # Its output is a file, and would come in blocks.
             "stdbuf", "-oL", "dpdk-testpmd", "--in-memory", "--single-file-segments", "--no-pci", "-m", "256",
@@ -138,7 +146,7 @@ class Testpmd(Process):
             *eal, f"--vdev={vdev}", "--", "-i", "--forward-mode=io", "--port-topology=loop", "--no-flush-rx",
             "--total-num-mbufs=16384", "--disable-link-check",
         ]
-        super().__init__(work, "testpmd", command, stdin=subprocess.PIPE)
+        super().__init__(work, "testpmd", command + list(app), stdin=subprocess.PIPE)
         self.said = 0
 
     def say(self, line):
@@ -150,6 +158,8 @@ class Testpmd(Process):
         wait_until("testpmd's prompt", lambda: "testpmd> " in self.text() or not self.lives())
         if not self.lives():
             raise Failed(f"testpmd ended with status {self.child.returncode}")
+        if "Start ports failed" in self.text():
+            raise Failed("testpmd could not start its port")
         # A frame that finds the ring full is tried again for a second, instead of being dropped.
         self.say("set fwd io retry")
         self.say("set burst tx delay 10 retry 100000")
@@ -204,6 +214,12 @@ def check_features(daemon, row):
         raise Failed(f"negotiated {sorted(got)}: {sorted(absent)} absent, {sorted(surplus)} not asked for")
 
 
+def account(daemon):
+    """The figures of the daemon's last session."""
+    line = [line for line in daemon.text().splitlines() if "the session has ended" in line][-1]
+    return json.loads(line[line.index("figures=") + len("figures="):])
+
+
 def tx_disabled(daemon):
     """Frames that came on a queue which was not enabled yet, by the daemon's last word; a killed one has none."""
     counts = re.findall(r'"tx-disabled":(\d+)', daemon.text())
@@ -229,6 +245,10 @@ class Bench:
                    "--sandbox-kill"]
         return Process(self.work, "daemon", command)
 
+    def virtio_user_at(self, row):
+        size = "" if "queue_size" in row.devargs else "queue_size=256,"
+        return f"net_virtio_user0,path={self.socket},queues=1,{size}{row.devargs}"
+
     def all_back(self, testpmd, already=0):
         want = already + FRAMES
         wait_until("every frame to go round", lambda: min(testpmd.counts()) >= want)
@@ -237,7 +257,7 @@ class Bench:
         output = self.work / "out.pcap"
         with self.start_daemon("--socket-path", self.input, output) as daemon:
             wait_until("the daemon's socket", self.socket.exists)
-            with Testpmd(self.work, f"net_virtio_user0,path={self.socket},queues=1,queue_size=256,{row.devargs}", row.eal) as testpmd:
+            with Testpmd(self.work, self.virtio_user_at(row), row.eal, row.app) as testpmd:
                 testpmd.begin()
                 self.all_back(testpmd)
                 if testpmd.quit() != 0:
@@ -246,12 +266,15 @@ class Bench:
             check_features(daemon, row)
             if daemon.end() != 0 or "the ring is left alone" in daemon.text():
                 raise Failed("the daemon found fault with testpmd")
+            receive, transmit = account(daemon)["queues"]
+            if row.app == SMALL and receive["used_entries"] < 2 * FRAMES:
+                raise Failed(f"{FRAMES} frames went in {receive['used_entries']} buffers: none was spread over several")
         same(row.name, read_capture(self.input), read_capture(output))
         print(f"    virtio-user, {row.name}: {FRAMES} frames there and back, every byte the same")
 
     def restarts(self, row):
         self.socket.unlink(missing_ok=True)
-        with Testpmd(self.work, f"net_virtio_user0,path={self.socket},queues=1,queue_size=256,{row.devargs}", row.eal) as testpmd:
+        with Testpmd(self.work, self.virtio_user_at(row), row.eal) as testpmd:
             lost, frames = 0, read_capture(self.long_input)
             for turn, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGTERM)):
                 output = self.work / f"out{turn}.pcap"
