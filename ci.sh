@@ -405,7 +405,7 @@ fail() {
 # A linker and the C library that Rust links with; cargo-deny compiles some C of its own.
 APT_PACKAGES=(gcc libc6-dev)
 # What `interop` runs against: DPDK, QEMU, and what its guests and their network are made of.
-APT_PACKAGES+=(dpdk qemu-system-x86 busybox-static cpio xz-utils python3 iproute2 util-linux iperf3 curl iputils-ping)
+APT_PACKAGES+=(dpdk-dev qemu-system-x86 busybox-static cpio xz-utils python3 iproute2 util-linux iperf3 curl iputils-ping)
 # deny.toml is written for this version's keys.
 CARGO_DENY=0.20
 # Where unsafe code may stand.
