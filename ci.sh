@@ -95,7 +95,9 @@ peer_qemu() {
 peer_dpdk() {
     step cargo build --release --locked -p ironring-integration
     step cargo build --release --locked -p ironring-backend
-    integration/peers/dpdk/run.py "$(target_dir)/release/ironring-backend" "$(target_dir)/release/ironring"
+    step cargo build --release --locked -p ironring-driver --example reset
+    integration/peers/dpdk/run.py "$(target_dir)/release/ironring-backend" "$(target_dir)/release/ironring" \
+        "$(target_dir)/release/examples/reset"
 }
 
 # The driver on a TAP interface in one network namespace, the daemon on one in another; then both in `ironring pair`. The

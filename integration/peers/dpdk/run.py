@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """DPDK's testpmd with our daemon and with our driver; every frame is checked.
 
-usage: run.py DAEMON IRONRING [ROW...]      (default: all)
+usage: run.py DAEMON IRONRING RESET [ROW...]      (default: all; RESET: the example `reset` of ironring-driver)
 
 On the daemon, testpmd drives net_virtio_user and sends back what it receives: the daemon plays a capture and writes what
 came back, and the two must be the same. With the driver, testpmd serves net_vhost and `ironring pair` compares.
@@ -27,6 +27,8 @@ FRAMES = 20_000
 RESTART_FRAMES = 300_000
 PAIR_FRAMES = 500_000
 BUSY_FRAMES = 50_000
+EPOCHS = 20
+EPOCH_FRAMES = 2_000
 GENERATE_BYTES = 128
 GENERATED = b"\xff" * 6
 HUGE_PAGES = 320
@@ -274,8 +276,8 @@ def generated(_, back):
 
 
 class Bench:
-    def __init__(self, work, daemon, ironring):
-        self.work, self.daemon, self.ironring = work, daemon, ironring
+    def __init__(self, work, daemon, ironring, reset):
+        self.work, self.daemon, self.ironring, self.reset = work, daemon, ironring, reset
         self.input, self.long_input, self.socket = work / "in.pcap", work / "long.pcap", work / "socket"
         write_capture(self.input, FRAMES)
         write_capture(self.long_input, RESTART_FRAMES, 128)
@@ -419,6 +421,19 @@ class Bench:
         print(f"    net_vhost, {layout}, {said}: {PAIR_FRAMES} frames there and back, every byte the same")
 
 
+    def resets(self):
+        self.socket.unlink(missing_ok=True)
+        with Testpmd(self.work, f"net_vhost0,iface={self.socket},queues=1") as testpmd:
+            testpmd.begin()
+            command = [self.reset, self.socket, str(EPOCHS), str(EPOCH_FRAMES)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT)
+            if done.returncode != 0:
+                raise Failed(done.stdout + done.stderr)
+            testpmd.quit()
+        print(f"    net_vhost, reset: {EPOCHS} epochs of {EPOCH_FRAMES} frames there and back, half of them left with frames "
+              f"under way")
+
+
 def rows(bench):
     for row in VIRTIO_USER:
         yield f"virtio-user, {row.name}", lambda row=row: bench.virtio_user(row)
@@ -429,10 +444,11 @@ def rows(bench):
         yield f"virtio-user, {row.name}", lambda row=row: bench.restarts(row)
     for layout, options in NET_VHOST:
         yield f"net_vhost, {layout}, {' '.join(options)}", lambda l=layout, o=options: bench.net_vhost(l, o)
+    yield "net_vhost, reset", bench.resets
 
 
 def main():
-    daemon, ironring, *wanted = sys.argv[1:]
+    daemon, ironring, reset, *wanted = sys.argv[1:]
     for tool, package in (("dpdk-testpmd", "dpdk-dev"), ("ip", "iproute2"), ("ping", "iputils-ping"), ("stdbuf", "coreutils")):
         if not shutil.which(tool):
             missing(f"{tool} (package {package})")
@@ -441,7 +457,7 @@ def main():
     wide = "avx512f" in pathlib.Path("/proc/cpuinfo").read_text()
     passed = failed = skipped = 0
     with HugePages(HUGE_PAGES), tempfile.TemporaryDirectory(prefix="ironring-dpdk-") as work:
-        bench = Bench(pathlib.Path(work), os.path.abspath(daemon), os.path.abspath(ironring))
+        bench = Bench(pathlib.Path(work), os.path.abspath(daemon), os.path.abspath(ironring), os.path.abspath(reset))
         for name, run in rows(bench):
             if wanted and not any(part in name for part in wanted):
                 continue
