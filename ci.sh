@@ -104,7 +104,9 @@ peer_qemu() {
 peer_dpdk() {
     step cargo build --release --locked -p ironring-integration
     step cargo build --release --locked -p ironring-backend
-    integration/peers/dpdk/run.py "$(target_dir)/release/ironring-backend" "$(target_dir)/release/ironring"
+    step cargo build --release --locked -p ironring-driver --example reset
+    integration/peers/dpdk/run.py "$(target_dir)/release/ironring-backend" "$(target_dir)/release/ironring" \
+        "$(target_dir)/release/examples/reset"
 }
 
 # The driver on a TAP interface in one network namespace, the daemon on one in another; then both in `ironring pair`. The
@@ -414,7 +416,7 @@ fail() {
 # A linker and the C library that Rust links with; cargo-deny compiles some C of its own.
 APT_PACKAGES=(gcc libc6-dev)
 # What `interop` runs against: DPDK, QEMU, and what its guests and their network are made of.
-APT_PACKAGES+=(dpdk qemu-system-x86 busybox-static cpio xz-utils python3 iproute2 util-linux iperf3 curl iputils-ping)
+APT_PACKAGES+=(dpdk-dev qemu-system-x86 busybox-static cpio xz-utils python3 iproute2 util-linux iperf3 curl iputils-ping)
 # deny.toml is written for this version's keys.
 CARGO_DENY=0.20
 # Where unsafe code may stand.

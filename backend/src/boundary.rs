@@ -153,9 +153,12 @@ pub(crate) fn wants_call_at<W: Words>(avail: &Theirs<W>, size: QueueSize, new: u
     need_event(event, SplitIndex(new), SplitIndex(old))
 }
 
-/// Loads `used.idx` as an earlier backend left it, before this one writes it for the first time.
-pub(crate) fn used_index_left<W: Words>(used: &Theirs<W>) -> u16 {
-    used.load_index_alleged(USED_IDX).check_advisory("any index is one to begin at; a wrong one is the driver's loss")
+/// Loads `used.idx` as an earlier backend left it, before this one writes it for the first time. `None` if `avail.idx` is no
+/// place that the driver can have reached from there.
+pub(crate) fn used_index_left<W: Words>(used: &Theirs<W>, avail: &Theirs<W>, size: QueueSize) -> Option<u16> {
+    let why = "any index is one to begin at; a wrong one is the driver's loss";
+    let left = used.load_index_alleged(USED_IDX).check_advisory(why);
+    avail_steps(avail, left, size.get()).ok().map(|_| left)
 }
 
 /// Loads `avail.flags`: whether the driver wants to be called.

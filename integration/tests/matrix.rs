@@ -165,6 +165,7 @@ fn pair<B: Buffers>(row: Row, base: GuestAddr, make: impl FnOnce(Area, u64, u64)
         indirect: row.indirect.then(|| memory.clone()),
         event_idx: row.event_idx,
         in_order: row.in_order,
+        only_sends: false,
     };
     let latch = Latch::new();
     let ([a, b, c], [x, y, z]) = (cut(&ours), cut(&theirs));

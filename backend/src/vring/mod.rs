@@ -132,6 +132,10 @@ pub struct VringOptions {
     pub event_idx: bool,
     /// `VIRTIO_F_IN_ORDER`.
     pub in_order: bool,
+    /// Whether the driver only ever sends on this ring, so that what a packed table calls writable is readable. DPDK's
+    /// driver leaves that flag on some of the frame in the tables that it sends (it sets it on all descriptors of a table
+    /// at the start, and takes it away from most).
+    pub only_sends: bool,
 }
 
 #[cfg(test)]

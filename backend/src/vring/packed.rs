@@ -37,6 +37,7 @@ pub struct PackedVring<W: Words> {
     tables: Option<TableReader>,
     event_idx: bool,
     in_order: bool,
+    only_sends: bool,
     /// The slot of the next chain to take.
     next_avail: PackedPosition,
     /// What that slot says, if it was found to be available.
@@ -105,6 +106,7 @@ impl<W: Words> PackedVring<W> {
             tables: None,
             event_idx: false,
             in_order: false,
+            only_sends: false,
             next_avail: at,
             seen: None,
             taken: VecDeque::with_capacity(usize::from(size.get())),
@@ -123,9 +125,9 @@ impl<W: Words> PackedVring<W> {
     /// The same ring with what was negotiated beyond it.
     #[must_use]
     pub fn with_options(self, options: VringOptions) -> Self {
-        let VringOptions { indirect, event_idx, in_order } = options;
+        let VringOptions { indirect, event_idx, in_order, only_sends } = options;
         let tables = indirect.map(|memory| TableReader::new(memory, self.size.get()));
-        Self { tables, event_idx, in_order, ..self }
+        Self { tables, event_idx, in_order, only_sends, ..self }
     }
 
     /// Moves the ring to new views of its three areas, after a change of the memory table. Positions stay.
@@ -213,7 +215,8 @@ impl<W: Words> PackedVring<W> {
                 if slot.more || taken > 1 {
                     return Err(RingFault::IndirectWithNext { queue, head });
                 }
-                tables.walk_packed(Owner { queue, head, room: self.size.get() }, slot.segment, out)?;
+                let owner = Owner { queue, head, room: self.size.get() };
+                tables.walk_packed(owner, slot.segment, self.only_sends, out)?;
                 out.finish(slot.id, taken);
                 return Ok(taken);
             }

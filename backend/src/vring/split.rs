@@ -102,17 +102,18 @@ impl<W: Words> SplitVring<W> {
     /// The same ring with what was negotiated beyond it.
     #[must_use]
     pub fn with_options(self, options: VringOptions) -> Self {
-        let VringOptions { indirect, event_idx, in_order } = options;
+        let VringOptions { indirect, event_idx, in_order, .. } = options;
         let tables = indirect.map(|memory| TableReader::new(memory, self.size.get()));
         Self { tables, event_idx, in_order, ..self }
     }
 
     /// Compares where the ring was started with the used index in its memory, `used`; to be called once, before anything
     /// else. A front-end that could not ask the last backend starts the next one at an old index (DPDK's virtio-user at 0),
-    /// but the used index is the one that the driver goes by. If they differ, the ring goes on at the used index, which is
-    /// returned: what the last backend took and did not give back is served again.
+    /// but the used index is the one that the driver goes by. If they differ, and the available index is one that fits the
+    /// used index, the ring goes on there, and that is returned: what the last backend took and did not give back is served
+    /// again.
     pub fn settle(&mut self, used: W) -> Option<u16> {
-        let left = boundary::used_index_left(&Theirs::new(used));
+        let left = boundary::used_index_left(&Theirs::new(used), &self.avail, self.size)?;
         if left == self.next_used {
             return None;
         }

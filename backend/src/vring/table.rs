@@ -59,13 +59,20 @@ impl TableReader {
     }
 
     /// Adds the segments of a packed table, which follow one another, to a chain. Of the flags WRITE alone has a meaning
-    /// (2.8.8).
+    /// (2.8.8), and not even that one if the driver `only_sends`.
     #[inline]
-    pub(super) fn walk_packed(&mut self, owner: Owner, table: Segment, out: &mut Chain) -> Result<(), RingFault> {
+    pub(super) fn walk_packed(
+        &mut self,
+        owner: Owner,
+        table: Segment,
+        only_sends: bool,
+        out: &mut Chain,
+    ) -> Result<(), RingFault> {
+        let ignored = if only_sends { DESC_F_WRITE } else { 0 };
         for (at, words) in (0u16..).zip(self.copy(owner, table)?) {
             let [addr, rest] = to_words(words);
             let SlotRest { len, flags, .. } = SlotRest::from_word(rest);
-            push(owner, at, Descriptor { addr, len, flags, next: 0 }, out)?;
+            push(owner, at, Descriptor { addr, len, flags: flags & !ignored, next: 0 }, out)?;
         }
         Ok(())
     }
@@ -104,5 +111,51 @@ fn to_words(bytes: &[u8; DESC_BYTES]) -> [u64; 2] {
     match words {
         [addr, rest] => [u64::from_le_bytes(*addr), u64::from_le_bytes(*rest)],
         _ => [0; 2],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vring::test_guest::{Guest, addr};
+
+    const OWNER: Owner = Owner { queue: 1, head: 9, room: 8 };
+
+    /// Walks a packed table of segments with these flags, of 1, 2, 3 ... bytes.
+    fn walk(flags: &[u16], only_sends: bool) -> Result<(Vec<u32>, Vec<u32>), RingFault> {
+        let mut guest = Guest::new(1 << 16);
+        let at = guest.alloc(DESC_BYTES * flags.len(), 16, 0);
+        for (n, flags) in flags.iter().enumerate() {
+            let mut desc = [0; DESC_BYTES];
+            desc[..8].copy_from_slice(&addr(0).to_le_bytes());
+            desc[8..12].copy_from_slice(&(n as u32 + 1).to_le_bytes());
+            desc[14..].copy_from_slice(&flags.to_le_bytes());
+            guest.write(at + DESC_BYTES * n, &desc);
+        }
+        let size = ironring_common::index::QueueSize::packed(8).unwrap();
+        let mut chain = Chain::with_capacity(size);
+        chain.start();
+        let table = Segment { addr: addr(at).into(), len: (DESC_BYTES * flags.len()) as u32 };
+        TableReader::new(guest.table(), 8).walk_packed(OWNER, table, only_sends, &mut chain)?;
+        let lens = |segments: &[Segment]| segments.iter().map(|segment| segment.len).collect();
+        Ok((lens(chain.readable()), lens(chain.writable())))
+    }
+
+    const W: u16 = DESC_F_WRITE;
+
+    /// As DPDK 22.11 writes them: WRITE on the header, and on the segment whose number is that of the slot.
+    #[test]
+    fn packed_tables_of_a_driver_that_only_sends_are_readable_throughout() {
+        for flags in [&[W, 0][..], &[W, W], &[W, 0, W], &[W, DESC_F_NEXT, W, 0]] {
+            let all = (1..=flags.len() as u32).collect();
+            assert_eq!(walk(flags, true), Ok((all, vec![])), "{flags:?}");
+        }
+        assert_eq!(walk(&[W, DESC_F_INDIRECT], true), Err(RingFault::IndirectNested { queue: 1, head: 9 }));
+    }
+
+    #[test]
+    fn packed_tables_on_other_rings_keep_to_the_order() {
+        assert_eq!(walk(&[0, 0, W, W], false), Ok((vec![1, 2], vec![3, 4])));
+        assert_eq!(walk(&[W, 0], false), Err(RingFault::ReadableAfterWritable { queue: 1, head: 9, at: 1 }));
     }
 }

@@ -96,6 +96,7 @@ impl Ring {
             indirect: has(Feature::IndirectDesc).then(|| memory.clone()),
             event_idx: has(Feature::EventIdx),
             in_order: has(Feature::InOrder),
+            only_sends: self.ring % 2 == 1,
         };
         let mut vring = make_vring(self.queue, &layout, areas.clone(), setup.base, options)
             .map_err(|source| ControlError::BadRing { ring, source })?;

@@ -10,7 +10,7 @@ use ironring_common::index::GuestAddr;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::HDR_BYTES;
-use ironring_common::spec::split::{AVAIL_IDX, USED_FLAGS};
+use ironring_common::spec::split::{AVAIL_IDX, USED_FLAGS, USED_IDX};
 use rustix::event::epoll;
 
 use super::command::{Command, Link, Mailbox};
@@ -225,6 +225,42 @@ fn a_ring_goes_on_from_the_base_at_which_it_stopped() {
         assert_eq!(machine.rings[1].device_idx(), base);
         // What is made available while the ring is stopped is found when it starts.
         core.start(1, machine.rings[1].setup(base)).unwrap();
+    }
+}
+
+#[test]
+fn a_ring_started_at_0_goes_on_where_its_used_index_says() {
+    for base in [1, 63, 64, 5000, 0xfffe] {
+        let mut machine = Machine::new(1);
+        machine.rings[1].set_base(base);
+        let mut core = machine.core(Loopback::new(), NoHook);
+        (0..4).for_each(|n| machine.send(1, n, &frame(0, 60), 0));
+        let _ = core.step();
+        drop(core);
+        // What comes while there is no backend waits for the next one, which is started at 0.
+        (4..8).for_each(|n| machine.send(1, n, &frame(0, 60), 0));
+        let mut core = machine.core(Loopback::new(), NoHook);
+        core.stop(1).unwrap();
+        core.start(1, machine.rings[1].setup(0)).unwrap();
+        let _ = core.step();
+        assert_eq!(machine.rings[1].device_idx(), machine.rings[1].avail_idx);
+        let stats = core.stats().snapshot();
+        assert_eq!((stats.queues[1].frames, stats.queues[1].faults.values().sum::<u64>()), (4, 0), "from {base}");
+    }
+}
+
+#[test]
+fn a_used_index_that_the_driver_cannot_have_seen_moves_no_ring() {
+    for (used, avail, base, served) in [(5000, 1, 0, 1), (2, 1, 0, 1), (5000, 4999, 0, 0), (7, 1, 9, 0), (0, 1, 0, 1)] {
+        let mut machine = Machine::new(1);
+        let mut core = machine.core(Loopback::new(), NoHook);
+        core.stop(1).unwrap();
+        machine.send(1, 0, &frame(0, 60), 0);
+        machine.rings[1].avail.store_u16(AVAIL_IDX, avail);
+        machine.rings[1].used.store_u16(USED_IDX, used);
+        core.start(1, machine.rings[1].setup(base)).unwrap();
+        let _ = core.step();
+        assert_eq!(core.stats().snapshot().queues[1].frames, served, "used {used} avail {avail} base {base}");
     }
 }
 
