@@ -1,5 +1,7 @@
 //! Sessions with packed rings, under `vhost::vhost_user::Frontend` and a driver written by hand.
 
+#![allow(clippy::cast_possible_truncation, reason = "sizes of this test's own memory")]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -104,7 +106,11 @@ fn rings_are_stopped_and_go_on_where_they_were() {
             }
             for ring in [RX, TX] {
                 let base = front_end.vhost.get_vring_base(ring).unwrap();
-                assert_eq!(base & 0xffff, driver.next[ring].to_bits().into(), "drained: available and used are one");
+                assert_eq!(
+                    base & 0xffff,
+                    u32::from(driver.next[ring].to_bits()),
+                    "drained: available and used are one"
+                );
             }
         }
         drop(front_end);

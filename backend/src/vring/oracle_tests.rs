@@ -17,11 +17,9 @@
 
 use ironring_common::index::GuestAddr;
 use ironring_common::shm::words::Words;
-use ironring_common::spec::split::{
-    AVAIL_IDX, AVAIL_RING, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor,
-};
+use ironring_common::spec::split::{AVAIL_IDX, AVAIL_RING, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 use proptest::prelude::*;
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::chain::{Chain, Segment};

@@ -344,7 +344,7 @@ proptest! {
     ) {
         let driver = Driver::new(size);
         let base = PackedPosition::from_bits((base % size) | (base & 0x8000), driver.size).unwrap();
-        let options = VringOptions { indirect: indirect.then(|| driver.memory.clone()), event_idx: true, in_order };
+        let options = VringOptions { indirect: indirect.then(|| driver.memory.clone()), event_idx: true, in_order, ..VringOptions::default() };
         let (mut vring, mut chain) = driver.vring(base.to_bits(), options);
         for turn in 0..6usize {
             let fill = |area: &Area, salt: usize| {
