@@ -148,13 +148,13 @@ impl<W: Words> PackedVring<W> {
     }
 
     /// Compares where the ring was started with what stands in it; to be called once, before anything else. A front-end that
-    /// could not ask the last backend starts the next one at an old position. If the slots tell the right one, the ring goes
-    /// on there, and that is returned. If they tell nothing, but the one at the position has been used in that very round, so
+    /// could not ask the last backend starts the next one at an old position. If chains take a `single` slot each, as far as
+    /// the features tell, and the slots say where the ring is, it goes on there, and that is returned. If they tell nothing, but the one at the position has been used in that very round, so
     /// that nothing would ever be found there, that is a fault.
     ///
     /// # Errors
     /// [`RingFault::StaleBase`], latched.
-    pub fn settle(&mut self) -> Result<Option<PackedPosition>, RingFault> {
+    pub fn settle(&mut self, single: bool) -> Result<Option<PackedPosition>, RingFault> {
         let base = self.next_avail;
         let mut at = PackedPosition::START;
         let mut flags = Vec::with_capacity(usize::from(self.size.get()));
@@ -162,7 +162,8 @@ impl<W: Words> PackedVring<W> {
             flags.push(boundary::slot_flags(&self.ring, at));
             at = at.advance(1, self.size);
         }
-        match position::of_flags(&flags, self.size) {
+        // The last slot of a chain that was used looks as if it were available behind that chain.
+        match position::of_flags(&flags, self.size).filter(|_| single) {
             Some(found) if found != base => {
                 self.next_avail = found;
                 self.next_used = found;

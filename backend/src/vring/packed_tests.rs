@@ -291,18 +291,37 @@ fn a_lost_position_is_found_or_refused() {
     }
     driver.add(&[buffer(1, 0)], 99);
     let (mut lost, mut chain) = driver.vring(0x8000, VringOptions::default());
-    assert_eq!(lost.settle(), Ok(PackedPosition::from_bits(3, driver.size)));
+    assert_eq!(lost.settle(true), Ok(PackedPosition::from_bits(3, driver.size)));
     assert!(lost.next_chain(&mut chain).unwrap());
     assert_eq!(chain.head().id, 99);
     let (mut right, _) = driver.vring(3, VringOptions::default());
-    assert_eq!(right.settle(), Ok(None));
+    assert_eq!(right.settle(true), Ok(None));
     // A mark that a chain of several slots left behind: nothing is concluded, but slot 0 was used in this round.
     let at = PackedPosition::from_bits(1, driver.size).unwrap();
     driver.write(at, 0, SlotRest { len: 0, id: 0, flags: avail_flags(at.wrap()) });
     let (mut stale, _) = driver.vring(0, VringOptions::default());
-    assert_eq!(stale.settle(), Err(RingFault::StaleBase { queue: 3, slot: 0 }));
+    assert_eq!(stale.settle(true), Err(RingFault::StaleBase { queue: 3, slot: 0 }));
     let (mut believed, _) = driver.vring(3, VringOptions::default());
-    assert_eq!(believed.settle(), Ok(None));
+    assert_eq!(believed.settle(true), Ok(None));
+}
+
+/// A chain of two was used, and its second slot still looks available: only where there are no such chains may that be taken
+/// for the place of the ring.
+#[test]
+fn where_chains_may_have_several_slots_the_front_end_is_believed() {
+    let mut driver = Driver::new(8);
+    let (mut vring, mut chain) = driver.vring(0x8000, VringOptions::default());
+    driver.add(&[buffer(1, DESC_F_NEXT), buffer(1, 0)], 0);
+    vring.next_chain(&mut chain).unwrap();
+    vring.complete(&mut NoHook, chain.head(), 0);
+    vring.publish(&mut NoHook);
+    let base = vring.stop();
+    assert_eq!(base, 0x8002);
+    let (mut next, mut chain) = driver.vring(base, VringOptions::default());
+    assert_eq!(next.settle(false), Ok(None));
+    assert_eq!(next.next_chain(&mut chain), Ok(false), "the slot that was left behind is no chain");
+    let (mut stale, _) = driver.vring(0x8000, VringOptions::default());
+    assert_eq!(stale.settle(false), Err(RingFault::StaleBase { queue: 3, slot: 0 }));
 }
 
 #[test]

@@ -98,7 +98,9 @@ impl Ring {
             in_order: has(Feature::InOrder),
             only_sends: self.ring % 2 == 1,
         };
-        let mut vring = make_vring(self.queue, &layout, areas.clone(), setup.base, options)
+        // Where drivers have no reason for chains of several slots.
+        let single = has(Feature::IndirectDesc) || (ring.is_multiple_of(2) && has(Feature::MrgRxbuf));
+        let mut vring = make_vring(self.queue, (&layout, areas.clone()), setup.base, single, options)
             .map_err(|source| ControlError::BadRing { ring, source })?;
         vring.suppress_kicks();
         self.running = Some(Running {
@@ -488,9 +490,9 @@ impl Running {
 /// An empty ring of the layout.
 fn make_vring(
     queue: usize,
-    layout: &Layout,
-    areas: Areas,
+    (layout, areas): (&Layout, Areas),
     base: u16,
+    single: bool,
     options: VringOptions,
 ) -> Result<AnyVring<Area>, Misuse> {
     let Areas([a, b, c]) = areas;
@@ -506,7 +508,7 @@ fn make_vring(
     }
     let mut vring = PackedVring::new(queue, layout.size, a, b, c, base)?.with_options(options);
     // A fault is latched, and reported at the first look.
-    if let Ok(Some(found)) = vring.settle() {
+    if let Ok(Some(found)) = vring.settle(single) {
         let (base, found) = (base & 0x7fff, found.slot());
         tracing::warn!(
             queue,

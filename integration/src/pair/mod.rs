@@ -92,6 +92,7 @@ impl PairError {
             Self::Peer(_) | Self::Tap(_) | Self::Os(_) | Self::BringUp { missing: true, .. } => Exit::Unable,
             Self::BringUp { source: NetError::Transport(TransportError::Connect { .. }), .. } => Exit::Unable,
             Self::BringUp { source: NetError::Os(_), .. } => Exit::Unable,
+            Self::BringUp { source: NetError::Misuse(_) | NetError::FrameMax { .. }, .. } => Exit::Usage,
             Self::BringUp { .. } | Self::NotNegotiated { .. } => Exit::Broke,
         };
         Failure { sentence: self.to_string(), exit }

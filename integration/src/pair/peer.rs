@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ironring_backend::hostile;
+use ironring_common::index::QueueSize;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -86,6 +87,9 @@ impl Peer {
             command.arg("--tell-strikes");
         }
         command.args(["--", "--fd", "0", "--once", "--port", &options.port, "--wait", options.wait.name()]);
+        // The daemon's word is the largest size that it serves, of either layout: a power of two.
+        let most = options.queue_size.checked_next_power_of_two().unwrap_or(QueueSize::MAX).max(QUEUES_AT_LEAST);
+        command.args(["--queue-size", &most.to_string()]);
         command.args(["--mode", &options.mode.to_string(), "--seed", &options.seed.to_string()]);
         command.args(["--log", options.log.as_deref().unwrap_or("warn")]);
         // Ctrl-C in a terminal is for the parent, which then ends the session in order.
@@ -221,6 +225,8 @@ fn ended_within(child: &Child, limit: Duration) -> bool {
 
 /// The daemon's exit status when it could not begin.
 const COULD_NOT_BEGIN: i32 = 3;
+/// What the daemon serves by default.
+const QUEUES_AT_LEAST: u16 = 1024;
 const LINES_KEPT: usize = 32;
 /// More than a backend has to tell.
 const TOLD_MAX: u64 = 4096;
