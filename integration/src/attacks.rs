@@ -42,7 +42,7 @@ fn list(json: bool) -> ExitCode {
         return Exit::Held.into();
     }
     let mut table = Table::new(&["id", "name", "class", "timing", "expected"]);
-    for attack in &CATALOGUE {
+    for attack in CATALOGUE.iter() {
         table.row(vec![
             Cell::new(attack.id).look(Look::Bold),
             Cell::new(attack.name),

@@ -1,7 +1,7 @@
 //! The tool `ironring` and what the tests of the whole are made of.
 //!
 //! - [`cli`]: the command line; [`demo`]: the main job; [`pair`]: driver and backend in two processes; [`attacks`]: the
-//!   catalogue; [`capture`]: traffic from and to files; [`output`]: everything that is printed;
+//!   catalogue; [`config`]: configurations of rings; [`capture`]: traffic from and to files; [`output`]: everything that is printed;
 //! - [`audit`] runs the catalogue, [`heart`] runs one attack against the hardened and the trusting ring in one process,
 //!   [`trusting`] is the ring that falls for everything, [`double`] are doubles of shared memory.
 
@@ -11,6 +11,7 @@ pub mod attacks;
 pub mod audit;
 pub mod capture;
 pub mod cli;
+pub mod config;
 pub mod demo;
 pub mod double;
 pub mod heart;

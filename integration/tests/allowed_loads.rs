@@ -16,7 +16,7 @@ use ironring_driver::queue::DriverRing;
 use ironring_driver::queue::split::{SplitAreas, SplitRing};
 use ironring_driver::queue::violation::{Latch, ViolationKind};
 use ironring_integration::double::counting::{Counting, Load, LoadLog};
-use ironring_integration::trusting::TrustingRing;
+use ironring_integration::trusting::{Options, TrustingRing};
 
 const SIZE: u16 = 16;
 const POOL: GuestAddr = GuestAddr(0x9000_0000);
@@ -142,7 +142,7 @@ fn a_lie_costs_at_most_two_loads_and_after_the_latch_there_are_none() {
 #[test]
 fn the_double_sees_forbidden_loads() {
     let mut bench = Bench::new();
-    let mut ring = TrustingRing::new(QueueSize::split(SIZE).unwrap(), bench.areas.clone());
+    let mut ring = TrustingRing::new(QueueSize::split(SIZE).unwrap(), bench.areas.clone(), Options::default());
     assert!(ring.add(&mut bench.mapper, &[buffer(0, 10)], &[buffer(1, 100)], 7).unwrap());
     ring.publish().unwrap();
     bench.complete(0, 100);

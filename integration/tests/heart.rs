@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use ironring_backend::hostile::{Attack, CATALOGUE, Class, Plan, Surface, Verdict};
+use ironring_driver::queue::RingLayout;
+use ironring_integration::config::RingConfig;
 use ironring_integration::heart::{Outcome, RingKind, run};
 
 /// Only races are run this long.
@@ -15,45 +17,71 @@ fn attacks() -> impl Iterator<Item = &'static Attack> {
     CATALOGUE.iter().filter(|attack| !matches!(attack.surface, Surface::Channel | Surface::Notify))
 }
 
-fn outcome(attack: &Attack, seed: u64, kind: RingKind) -> Outcome {
-    run(&Plan::parse(attack.id, seed).unwrap(), kind, LIMIT).unwrap()
+/// What an attack has to be run with.
+fn configs(attack: &Attack) -> impl Iterator<Item = RingConfig> {
+    [RingLayout::Split, RingLayout::Packed].into_iter().flat_map(|layout| RingConfig::of(attack, layout))
+}
+
+fn outcome(attack: &Attack, config: RingConfig, seed: u64, kind: RingKind) -> Outcome {
+    run(&Plan::parse(attack.id, seed).unwrap(), kind, config, LIMIT).unwrap()
 }
 
 #[test]
 fn the_hardened_ring_is_not_harmed_by_any_attack_with_any_seed() {
+    let mut harm: Vec<String> = Vec::new();
     for attack in attacks() {
-        let mut strikes = 0;
-        for seed in SEEDS {
-            let outcome = outcome(attack, seed, RingKind::Hardened);
-            assert_eq!(outcome.findings, [], "{} seed {seed}", attack.id);
-            strikes += outcome.strikes;
-            // What each queue said must be what is declared: the ring may not be saved by the other one.
-            let may_break = attack.expected.contains(&Verdict::Broken);
-            let must_break = attack.expected == [Verdict::Broken];
-            assert_eq!(outcome.queues.len(), 2);
-            for queue in outcome.queues.iter().filter(|queue| queue.strikes > 0 || queue.violation.is_some()) {
-                let broken = queue.violation.is_some();
-                assert!(if broken { may_break } else { !must_break }, "{} seed {seed}: {queue:?}", attack.id);
+        for config in configs(attack) {
+            let at = format!("{} {config}", attack.id);
+            let mut strikes = 0;
+            for seed in SEEDS {
+                let outcome = outcome(attack, config, seed, RingKind::Hardened);
+                harm.extend(outcome.findings.iter().map(|finding| format!("{at} seed {seed}: {finding}")));
+                strikes += outcome.strikes;
+                // What each queue said must be what is declared: the ring may not be saved by the other one.
+                let may_break = attack.expected.contains(&Verdict::Broken);
+                let must_break = attack.expected == [Verdict::Broken];
+                assert_eq!(outcome.queues.len(), 2);
+                for queue in outcome.queues.iter().filter(|queue| queue.strikes > 0 || queue.violation.is_some()) {
+                    let broken = queue.violation.is_some();
+                    if !(if broken { may_break } else { !must_break }) {
+                        harm.push(format!("{at} seed {seed}: {queue:?}"));
+                    }
+                }
+            }
+            if strikes == 0 {
+                harm.push(format!("{at} never struck"));
             }
         }
-        assert!(strikes > 0, "{} never struck", attack.id);
     }
+    assert_eq!(harm, [""; 0]);
 }
 
 #[test]
 fn every_attack_on_memory_or_secrets_bites_the_trusting_ring() {
+    let mut duds = Vec::new();
     for attack in attacks().filter(|attack| matches!(attack.class, Class::MemorySafety | Class::Disclosure)) {
-        let bitten = SEEDS.into_iter().any(|seed| !outcome(attack, seed, RingKind::Trusting).findings.is_empty());
-        assert!(bitten, "{} is a dud", attack.id);
+        for config in configs(attack) {
+            let bites = |seed| !outcome(attack, config, seed, RingKind::Trusting).findings.is_empty();
+            if !SEEDS.into_iter().any(bites) {
+                duds.push(format!("{} {config}", attack.id));
+            }
+        }
     }
+    assert_eq!(duds, [""; 0]);
 }
 
 /// Without an attack, neither ring shows anything: the watchers do not cry wolf.
 #[test]
 fn honest_traffic_trips_nothing() {
-    for kind in [RingKind::Hardened, RingKind::Trusting] {
-        let outcome = run(&Plan::honest(), kind, LIMIT).unwrap();
-        assert_eq!((outcome.findings.len(), outcome.violation, outcome.strikes), (0, None, 0), "{kind:?}: {outcome:?}");
-        assert!(outcome.completed > 1000, "{outcome:?}");
+    for bits in 0..16u8 {
+        let on = |bit: u8| bits & (1 << bit) != 0;
+        let layout = if on(0) { RingLayout::Packed } else { RingLayout::Split };
+        let config = RingConfig { layout, indirect: on(1), event_idx: on(2), in_order: on(3) };
+        for kind in [RingKind::Hardened, RingKind::Trusting] {
+            let outcome = run(&Plan::honest(), kind, config, LIMIT).unwrap();
+            let seen = (outcome.findings.len(), outcome.violation, outcome.strikes);
+            assert_eq!(seen, (0, None, 0), "{config} {kind:?}: {outcome:?}");
+            assert!(outcome.completed > 500, "{config} {kind:?}: {outcome:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Plan;
+use super::doorbells::Thief;
 use super::rng::Rng;
 use super::tally::{Row, Strikes};
 use crate::session::relay::{Filter, Message, Side, Step};
@@ -12,19 +13,26 @@ use crate::session::relay::{Filter, Message, Side, Step};
 pub struct Saboteur {
     partial: Option<Partial>,
     disconnect: Option<Disconnect>,
+    thief: Option<Thief>,
 }
 
 impl Saboteur {
-    /// `None` if no attack of the plan is one on the channel.
+    /// `None` if no attack of the plan is one on the channel, or on what comes over it.
     pub(super) fn new(plan: &Plan, strikes: &Strikes) -> Option<Self> {
         let partial = strikes.row("A110").map(|row| Partial::new(row, plan.seed()));
         let disconnect = strikes.row("A119").map(|row| Disconnect::new(row, plan.seed()));
-        (partial.is_some() || disconnect.is_some()).then_some(Self { partial, disconnect })
+        let thief = Thief::new(strikes);
+        let any = partial.is_some() || disconnect.is_some() || thief.is_some();
+        any.then_some(Self { partial, disconnect, thief })
     }
 }
 
 impl Filter for Saboteur {
     fn on_request(&mut self, message: Message) -> Vec<Step> {
+        let mut message = message;
+        if let Some(thief) = &mut self.thief {
+            thief.request(&mut message);
+        }
         match &mut self.disconnect {
             Some(disconnect) => disconnect.request(message),
             None => vec![Step::Send(Side::Backend, message)],

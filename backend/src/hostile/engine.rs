@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ironring_common::index::DescId;
+use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 
 use super::Plan;
@@ -64,6 +66,16 @@ impl Hook for Engine {
     fn used_elem(&mut self, queue: usize, elem: UsedElem) -> UsedElem {
         let armed = self.strikes.is_armed();
         self.shared.enter().used_elem(queue, elem, armed)
+    }
+
+    fn used_slot(&mut self, queue: usize, slot: u16, rest: SlotRest) -> SlotRest {
+        let armed = self.strikes.is_armed();
+        self.shared.enter().used_slot(queue, slot, rest, armed)
+    }
+
+    fn first_slot(&mut self, queue: usize, rest: SlotRest) -> SlotRest {
+        let armed = self.strikes.is_armed();
+        self.shared.enter().first_slot(queue, rest, armed)
     }
 
     fn used_idx(&mut self, queue: usize, idx: u16) -> u16 {
@@ -166,8 +178,13 @@ impl State {
             books.remove(&ring.queue);
         }
         let book = books.entry(ring.queue).or_insert_with(|| Book::new(ring));
+        book.keeps_bytes = slots.iter().any(|slot| slot.strike.wants_bytes());
+        book.walking = book.is_packed() && matches!(moment, Moment::Look | Moment::Post | Moment::Complete);
         match moment {
-            Moment::Look => book.undo_posted(),
+            Moment::Look => {
+                book.undo_posted();
+                book.undo_races();
+            }
             Moment::Post => {
                 book.undo_posted();
                 book.admit(ring);
@@ -192,14 +209,55 @@ impl State {
     }
 
     fn used_elem(&mut self, queue: usize, elem: UsedElem, armed: bool) -> UsedElem {
+        let Some(book) = self.books.get_mut(&queue) else { return elem };
+        let head = u16::try_from(elem.id).ok().and_then(|head| DescId::below(head, book.size));
+        self.completion(queue, head, elem, armed)
+    }
+
+    /// A used slot is an element with flags.
+    fn used_slot(&mut self, queue: usize, slot: u16, rest: SlotRest, armed: bool) -> SlotRest {
+        let Some(book) = self.books.get_mut(&queue) else { return rest };
+        let head = DescId::below(slot, book.size);
+        head.into_iter().for_each(|head| book.catch_up(head));
+        let UsedElem { id, len } =
+            self.completion(queue, head, UsedElem { id: u32::from(rest.id), len: rest.len }, armed);
+        let rest = SlotRest { id: u16::try_from(id).unwrap_or(u16::MAX), len, ..rest };
+        self.change(queue, armed, rest, |slot, rest, book| slot.used_flags(rest, book))
+    }
+
+    fn first_slot(&mut self, queue: usize, rest: SlotRest, armed: bool) -> SlotRest {
+        self.change(queue, armed, rest, |slot, rest, book| slot.first_slot(rest, book))
+    }
+
+    /// The completion of the chain that begins at `head`: what is written instead of the honest one.
+    fn completion(&mut self, queue: usize, head: Option<DescId>, honest: UsedElem, armed: bool) -> UsedElem {
         let Self { books, slots } = self;
-        let Some(book) = books.get_mut(&queue) else { return elem };
-        book.burst.push(elem);
-        let mut elem = elem;
+        let Some(book) = books.get_mut(&queue) else { return honest };
+        book.burst.push(honest);
+        book.completing = head;
+        let mut elem = honest;
         for slot in slots.iter_mut().filter(|slot| slot.aim.hits(queue)) {
             elem = slot.used_elem(elem, book, armed);
         }
         elem
+    }
+
+    fn change(
+        &mut self,
+        queue: usize,
+        armed: bool,
+        rest: SlotRest,
+        mut change: impl FnMut(&mut Slot, SlotRest, &mut Book) -> SlotRest,
+    ) -> SlotRest {
+        let Self { books, slots } = self;
+        let Some(book) = books.get_mut(&queue).filter(|_| armed) else { return rest };
+        let mut rest = rest;
+        for slot in slots.iter_mut().filter(|slot| slot.aim.hits(queue)) {
+            if slot.is_due(book) {
+                rest = change(slot, rest, book);
+            }
+        }
+        rest
     }
 
     fn used_idx(&mut self, queue: usize, idx: u16, armed: bool) -> u16 {
@@ -287,6 +345,21 @@ impl Slot {
         let idx = self.strike.used_idx(honest, &mut Scene { book, rng: &mut self.rng, due: true });
         self.count(u64::from(idx != honest));
         idx
+    }
+
+    fn used_flags(&mut self, rest: SlotRest, book: &mut Book) -> SlotRest {
+        if self.struck {
+            return rest;
+        }
+        let flags = self.strike.used_flags(rest.flags, &mut Scene { book, rng: &mut self.rng, due: true });
+        self.count(u64::from(flags != rest.flags));
+        SlotRest { flags, ..rest }
+    }
+
+    fn first_slot(&mut self, rest: SlotRest, book: &mut Book) -> SlotRest {
+        let first = self.strike.first_slot(rest, &mut Scene { book, rng: &mut self.rng, due: true });
+        self.count(u64::from(first != rest));
+        first
     }
 
     const fn is_due(&self, book: &Book) -> bool {

@@ -24,6 +24,7 @@
 mod book;
 mod catalogue;
 mod channel;
+mod doorbells;
 mod engine;
 mod rng;
 mod serve;
@@ -31,7 +32,7 @@ mod strikes;
 mod tally;
 mod words;
 
-pub use self::catalogue::{Attack, CATALOGUE, Class, Surface, Timing, Verdict, find, near_matches};
+pub use self::catalogue::{Attack, Axes, Axis, CATALOGUE, Class, Surface, Timing, Verdict, find, near_matches};
 pub use self::channel::Saboteur;
 pub use self::engine::Engine;
 pub use self::rng::Rng;

@@ -17,7 +17,7 @@ use ironring_common::spec::split::{
 use super::*;
 use crate::vring::DeviceRing;
 use crate::vring::chain::Chain;
-use crate::vring::hook::{Hook, Moment, RingMemory};
+use crate::vring::hook::{Hook, Moment, Parts, RingMemory};
 use crate::vring::split::SplitVring;
 
 mod channel;
@@ -241,12 +241,14 @@ impl Bench {
         let ring = RingMemory {
             queue: self.queue,
             size: QueueSize::split(SIZE).unwrap(),
-            desc: &self.desc,
-            avail: &self.avail,
-            used: &self.used,
+            parts: Parts::Split {
+                desc: &self.desc,
+                avail: &self.avail,
+                used: &self.used,
+                next_avail: self.vring.next_avail(),
+                next_used: self.vring.next_used(),
+            },
             memory: &self.memory,
-            next_avail: self.vring.next_avail(),
-            next_used: self.vring.next_used(),
             heads: self.vring.heads(),
         };
         self.engine.at(moment, &ring);
@@ -277,8 +279,10 @@ fn plans_are_lists_of_ids_and_names() {
 
 #[test]
 fn every_attack_is_either_at_the_ring_or_at_the_socket() {
-    for attack in &CATALOGUE {
+    for attack in CATALOGUE.iter() {
         let at_ring = strikes::of(attack, &mut Rng::new(1)).is_some();
-        assert_eq!(at_ring, attack.surface != Surface::Channel, "{}", attack.id);
+        // Doorbells come over the socket too.
+        let over_socket = attack.surface == Surface::Channel || ["A105", "A106"].contains(&attack.id);
+        assert_eq!(at_ring, !over_socket, "{}", attack.id);
     }
 }

@@ -6,11 +6,12 @@
 use ironring_common::index::{DescId, QueueSize, SplitIndex};
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::words::Words;
+use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::{
     AVAIL_ENTRY_BYTES, AVAIL_IDX, AVAIL_RING, DESC_BYTES, Descriptor, USED_ELEM_BYTES, USED_RING, UsedElem,
 };
 
-/// One of the two words of a descriptor.
+/// One of the two words of a descriptor, or of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// The address.
@@ -42,19 +43,50 @@ impl Word {
     }
 }
 
-/// A word of the descriptor table.
+/// A word of the descriptor table, or of the slots.
 pub(super) fn load(desc: &Area, id: DescId, word: Word) -> u64 {
     desc.load_u64(word.at(id))
 }
 
-/// Exchanges a word of the descriptor table if it holds `from`.
+/// Exchanges a word of the descriptor table, or of the slots, if it holds `from`.
 pub(super) fn replace(desc: &Area, id: DescId, word: Word, from: u64, to: u64) -> bool {
     desc.bytes().replace_u64(word.at(id), from, to)
 }
 
-/// A descriptor as it stands, in two loads.
-pub(super) fn descriptor(desc: &Area, id: DescId) -> Descriptor {
-    Descriptor::from_words(Word::BOTH.map(|word| load(desc, id, word)))
+/// What both layouts have in the second word of a descriptor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fields {
+    pub(super) len: u32,
+    pub(super) flags: u16,
+    /// The next descriptor; in a packed ring, the id.
+    pub(super) link: u16,
+}
+
+impl Fields {
+    pub(super) fn from_word(word: u64, packed: bool) -> Self {
+        if packed {
+            let SlotRest { len, id, flags } = SlotRest::from_word(word);
+            Self { len, flags, link: id }
+        } else {
+            let Descriptor { len, flags, next, .. } = Descriptor::from_words([0, word]);
+            Self { len, flags, link: next }
+        }
+    }
+
+    pub(super) fn to_word(self, packed: bool) -> u64 {
+        let Self { len, flags, link } = self;
+        if packed {
+            SlotRest { len, id: link, flags }.to_word()
+        } else {
+            let [_, rest] = Descriptor { addr: 0, len, flags, next: link }.to_words();
+            rest
+        }
+    }
+}
+
+/// The second word of a slot. Acquire, so that the rest of the chain is seen behind it.
+pub(super) fn slot(ring: &Area, id: DescId) -> SlotRest {
+    SlotRest::from_word(ring.load_u64_acquire(Word::Rest.at(id)))
 }
 
 /// The available index. Acquire, so that the entries and descriptors behind it are seen.

@@ -4,10 +4,12 @@
 //! enumeration is a ring itself.
 
 use ironring_common::index::QueueSize;
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 
 use super::chain::{Chain, ChainRef};
-use super::hook::Hook;
+use super::hook::{Hook, Parts, RingMemory};
 use super::packed::PackedVring;
 use super::split::SplitVring;
 use super::{DeviceRing, RingFault};
@@ -29,6 +31,28 @@ macro_rules! on {
             AnyVring::Packed($ring) => $call,
         }
     };
+}
+
+impl AnyVring<Area> {
+    /// The ring as a hook is shown it: `areas` are those that it was made of, in their order.
+    #[must_use]
+    pub fn seen_by_hook<'a>(&'a self, areas: &'a [Area; 3], memory: &'a RegionTable) -> RingMemory<'a> {
+        let [first, second, third] = areas;
+        let (queue, size) = (self.queue(), self.size());
+        match self {
+            Self::Split(ring) => {
+                let (next_avail, next_used) = (ring.next_avail(), ring.next_used());
+                let parts = Parts::Split { desc: first, avail: second, used: third, next_avail, next_used };
+                RingMemory { queue, size, parts, memory, heads: ring.heads() }
+            }
+            Self::Packed(ring) => {
+                let (next_avail, next_used) = (ring.next_avail(), ring.next_used());
+                let parts =
+                    Parts::Packed { ring: first, driver_event: second, device_event: third, next_avail, next_used };
+                RingMemory { queue, size, parts, memory, heads: ring.heads() }
+            }
+        }
+    }
 }
 
 impl<W: Words> DeviceRing for AnyVring<W> {

@@ -30,49 +30,51 @@ pub enum Moment {
     Stop,
 }
 
-/// What someone on the device's side of a split ring holds: the mapping, and the addresses of the ring.
+/// What someone on the device's side of a ring holds: the mapping, and the addresses of the ring.
 #[derive(Clone, Copy, Debug)]
 pub struct RingMemory<'a> {
     /// Number of the queue in the device: 2i receives for the guest, 2i + 1 transmits.
     pub queue: usize,
-    /// Descriptors of the ring.
+    /// Descriptors of the ring, or slots.
     pub size: QueueSize,
-    /// The descriptor table.
-    pub desc: &'a Area,
-    /// The available ring.
-    pub avail: &'a Area,
-    /// The used ring.
-    pub used: &'a Area,
+    /// Where it is, and how far it has got.
+    pub parts: Parts<'a>,
     /// Where the addresses of descriptors lead.
     pub memory: &'a RegionTable,
-    /// The free-running index of the next available entry to take.
-    pub next_avail: u16,
-    /// The free-running index of the next used element to write.
-    pub next_used: u16,
-    /// The chains completed since the last look at the ring, in the order of their used elements. The last one stands in
-    /// the used slot before `next_used`. At [`Moment::Complete`] and [`Moment::PostUse`] that is the burst.
+    /// The chains completed since the last look at the ring, in the order of their completions: their head descriptors, or
+    /// in a packed ring the slots with which they began. At [`Moment::Complete`] and [`Moment::PostUse`] that is the burst.
     pub heads: &'a [DescId],
 }
 
-/// As [`RingMemory`], of a packed ring.
+/// The parts of a ring, and its private positions.
 #[derive(Clone, Copy, Debug)]
-pub struct PackedMemory<'a> {
-    /// Number of the queue in the device: 2i receives for the guest, 2i + 1 transmits.
-    pub queue: usize,
-    /// Slots of the ring.
-    pub size: QueueSize,
-    /// The slots.
-    pub ring: &'a Area,
-    /// The driver's event area.
-    pub driver_event: &'a Area,
-    /// Our event area.
-    pub device_event: &'a Area,
-    /// Where the addresses of descriptors lead.
-    pub memory: &'a RegionTable,
-    /// The slot of the next chain to take.
-    pub next_avail: PackedPosition,
-    /// The slot of the next completion.
-    pub next_used: PackedPosition,
+pub enum Parts<'a> {
+    /// Section 2.7.
+    Split {
+        /// The descriptor table.
+        desc: &'a Area,
+        /// The available ring.
+        avail: &'a Area,
+        /// The used ring.
+        used: &'a Area,
+        /// The free-running index of the next available entry to take.
+        next_avail: u16,
+        /// The free-running index of the next used element to write; the last of `heads` stands before it.
+        next_used: u16,
+    },
+    /// Section 2.8.
+    Packed {
+        /// The slots.
+        ring: &'a Area,
+        /// The driver's event area.
+        driver_event: &'a Area,
+        /// Our event area.
+        device_event: &'a Area,
+        /// The slot of the next chain to take.
+        next_avail: PackedPosition,
+        /// The slot of the next completion.
+        next_used: PackedPosition,
+    },
 }
 
 /// What a hostile mode implements. Every default is honest.
@@ -87,11 +89,6 @@ pub trait Hook {
         let _ = (moment, ring);
     }
 
-    /// As [`at`](Self::at), for a packed ring.
-    fn at_packed(&mut self, moment: Moment, ring: &PackedMemory<'_>) {
-        let _ = (moment, ring);
-    }
-
     /// The used element to write instead of the honest `elem`.
     #[inline]
     fn used_elem(&mut self, queue: usize, elem: UsedElem) -> UsedElem {
@@ -99,9 +96,18 @@ pub trait Hook {
         elem
     }
 
-    /// The second word of a used slot of a packed ring to write instead of the honest `rest`.
+    /// The second word of the used slot at `slot` of a packed ring to write instead of the honest `rest`. Told as chains are
+    /// completed.
     #[inline]
-    fn used_slot(&mut self, queue: usize, rest: SlotRest) -> SlotRest {
+    fn used_slot(&mut self, queue: usize, slot: u16, rest: SlotRest) -> SlotRest {
+        let _ = (queue, slot);
+        rest
+    }
+
+    /// The second word of the first used slot of a burst, whose flags publish all of it, to write instead of `rest`. Told
+    /// after [`Moment::Complete`].
+    #[inline]
+    fn first_slot(&mut self, queue: usize, rest: SlotRest) -> SlotRest {
         let _ = queue;
         rest
     }
@@ -130,7 +136,4 @@ impl Hook for NoHook {
 
     #[inline]
     fn at(&mut self, _moment: Moment, _ring: &RingMemory<'_>) {}
-
-    #[inline]
-    fn at_packed(&mut self, _moment: Moment, _ring: &PackedMemory<'_>) {}
 }

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use ironring_common::error::Misuse;
-use ironring_common::index::{PackedPosition, QueueSize};
+use ironring_common::index::{DescId, PackedPosition, QueueSize};
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::view::{Both, Ours, Theirs};
 use ironring_common::shm::words::Words;
@@ -60,6 +60,8 @@ pub struct PackedVring<W: Words> {
     batch: Option<Batch>,
     /// What our event area says, once we have said something.
     said: Option<Event>,
+    /// With a hook: the slots with which the chains began that were completed since the last poll.
+    heads: Vec<DescId>,
     fault: Option<RingFault>,
 }
 
@@ -118,6 +120,7 @@ impl<W: Words> PackedVring<W> {
             entries: 0,
             batch: None,
             said: None,
+            heads: Vec::with_capacity(usize::from(size.get())),
             fault: None,
         })
     }
@@ -194,6 +197,26 @@ impl<W: Words> PackedVring<W> {
         self.next_used
     }
 
+    /// The slots with which the chains began that were completed since the last poll, if a hook is active.
+    #[inline]
+    #[must_use]
+    pub fn heads(&self) -> &[DescId] {
+        &self.heads
+    }
+
+    /// Looks whether there is a chain at the next slot, with one load.
+    #[inline]
+    fn look(&mut self) -> Result<u16, RingFault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        // With all slots in use there is none that the driver could have made available.
+        if self.seen.is_none() && self.in_use() < self.size.get() {
+            self.seen = boundary::slot_available(&self.ring, self.next_avail);
+        }
+        Ok(self.available())
+    }
+
     /// Slots of the chains that were taken and not completed.
     #[inline]
     fn in_use(&self) -> u16 {
@@ -242,7 +265,7 @@ impl<W: Words> PackedVring<W> {
     fn write_slot<H: Hook>(&mut self, hook: &mut H, at: PackedPosition, id: u16, written: u32) {
         let write = if written > 0 { DESC_F_WRITE } else { 0 };
         let rest = SlotRest { len: written, id, flags: used_flags(at.wrap()) | write };
-        let word = hook.used_slot(self.queue, rest).to_word();
+        let word = hook.used_slot(self.queue, at.slot(), rest).to_word();
         // A slot is below 32768, so the offset is far from overflow.
         let offset = usize::from(at.slot()).wrapping_mul(SLOT_BYTES).wrapping_add(SLOT_REST);
         if self.first.is_none() {
@@ -275,14 +298,8 @@ impl<W: Words> DeviceRing for PackedVring<W> {
     /// One Acquire load of the slot where the next chain begins.
     #[inline]
     fn poll(&mut self) -> Result<u16, RingFault> {
-        if let Some(fault) = self.fault {
-            return Err(fault);
-        }
-        // With all slots in use there is none that the driver could have made available.
-        if self.seen.is_none() && self.in_use() < self.size.get() {
-            self.seen = boundary::slot_available(&self.ring, self.next_avail);
-        }
-        Ok(self.available())
+        self.heads.clear();
+        self.look()
     }
 
     #[inline]
@@ -297,7 +314,7 @@ impl<W: Words> DeviceRing for PackedVring<W> {
 
     #[inline]
     fn next_chain(&mut self, out: &mut Chain) -> Result<bool, RingFault> {
-        if self.poll()? == 0 {
+        if self.look()? == 0 {
             return Ok(false);
         }
         let Some(first) = self.seen.take() else { return Ok(false) };
@@ -335,6 +352,12 @@ impl<W: Words> DeviceRing for PackedVring<W> {
             self.write_batch(hook);
             self.write_slot(hook, self.next_used, chain.id, written);
         }
+        if H::ACTIVE
+            && self.heads.len() < self.heads.capacity()
+            && let Some(head) = DescId::below(self.next_used.slot(), self.size)
+        {
+            self.heads.push(head);
+        }
         self.next_used = self.next_used.advance(chain.slots, self.size);
         self.unpublished = self.unpublished.wrapping_add(chain.slots);
     }
@@ -345,7 +368,7 @@ impl<W: Words> DeviceRing for PackedVring<W> {
     fn publish<H: Hook>(&mut self, hook: &mut H) -> u16 {
         self.write_batch(hook);
         let Some((offset, word)) = self.first.take() else { return 0 };
-        self.ring.publish_u64(offset, word);
+        self.ring.publish_u64(offset, hook.first_slot(self.queue, SlotRest::from_word(word)).to_word());
         self.shown = self.next_used;
         let slots = std::mem::take(&mut self.unpublished);
         self.unasked = self.unasked.saturating_add(slots).min(self.size.get());

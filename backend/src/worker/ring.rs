@@ -18,7 +18,7 @@ use crate::port::Port;
 use crate::stats::{QueueState, Stats, Tally};
 use crate::vring::any::AnyVring;
 use crate::vring::chain::Chain;
-use crate::vring::hook::{Hook, Moment, PackedMemory, RingMemory};
+use crate::vring::hook::{Hook, Moment};
 use crate::vring::packed::PackedVring;
 use crate::vring::split::SplitVring;
 use crate::vring::{DeviceRing, RingFault, VringOptions};
@@ -333,6 +333,8 @@ impl Ring {
             self.tally.used_entries = self.tally.used_entries.wrapping_add(u64::from(entries));
             running.at(Moment::PostUse, shared.hook, shared.memory);
             self.call_driver(shared.hook);
+        } else if H::ACTIVE {
+            self.moment(Moment::Idle, shared.hook, shared.memory);
         }
         if progress > 0 {
             if let Some(running) = &mut self.running {
@@ -443,6 +445,9 @@ impl Running {
         let Ok(now) = self.vring.poll() else { return false };
         if now > before {
             tally.kicks_suppressed = tally.kicks_suppressed.wrapping_add(u64::from(quiet));
+        }
+        // A packed ring tells by one load only that there is something, not how much of it is new.
+        if now > before || (H::ACTIVE && now > 0 && self.layout.packed) {
             self.at(Moment::Post, shared.hook, shared.memory);
         }
         now > 0
@@ -453,37 +458,8 @@ impl Running {
         if !H::ACTIVE {
             return;
         }
-        let Areas([a, b, c]) = &self.areas;
-        let (queue, size) = (self.vring.queue(), self.vring.size());
-        match &self.vring {
-            AnyVring::Split(vring) => hook.at(
-                moment,
-                &RingMemory {
-                    queue,
-                    size,
-                    desc: a,
-                    avail: b,
-                    used: c,
-                    memory,
-                    next_avail: vring.next_avail(),
-                    next_used: vring.next_used(),
-                    heads: vring.heads(),
-                },
-            ),
-            AnyVring::Packed(vring) => hook.at_packed(
-                moment,
-                &PackedMemory {
-                    queue,
-                    size,
-                    ring: a,
-                    driver_event: b,
-                    device_event: c,
-                    memory,
-                    next_avail: vring.next_avail(),
-                    next_used: vring.next_used(),
-                },
-            ),
-        }
+        let Areas(areas) = &self.areas;
+        hook.at(moment, &self.vring.seen_by_hook(areas, memory));
     }
 }
 

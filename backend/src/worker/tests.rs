@@ -21,7 +21,7 @@ use crate::port::loopback::Loopback;
 use crate::port::{Port, PortStats};
 use crate::sandbox::Sandbox;
 use crate::stats::Stats;
-use crate::vring::hook::{Hook, Moment, NoHook, RingMemory};
+use crate::vring::hook::{Hook, Moment, NoHook, Parts, RingMemory};
 use crate::vring::test_guest::{Guest, GuestRing, frame, packet};
 
 const SIZE: u16 = 64;
@@ -366,9 +366,10 @@ struct Recorder(Vec<(usize, Moment, u16, u16, Vec<u16>)>);
 impl Hook for Recorder {
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>) {
         let heads = ring.heads.iter().map(|head| head.get()).collect();
+        let Parts::Split { used, next_used, .. } = ring.parts else { panic!("a split ring") };
         // What the driver sees at this moment.
-        let published = ring.used.load_u16(2);
-        self.0.push((ring.queue, moment, ring.next_used, published, heads));
+        let published = used.load_u16(2);
+        self.0.push((ring.queue, moment, next_used, published, heads));
     }
     fn call(&mut self, queue: usize) -> bool {
         queue != 1

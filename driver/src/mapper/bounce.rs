@@ -104,6 +104,12 @@ impl<W: Words> Bounce<W> {
         &mut self.private
     }
 
+    /// Where the device finds the pool.
+    #[must_use]
+    pub const fn base(&self) -> GuestAddr {
+        self.base
+    }
+
     /// Blocks that are free.
     #[must_use]
     pub fn free_blocks(&self) -> usize {

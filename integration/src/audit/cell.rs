@@ -11,12 +11,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{RingUnderTest, live, model};
+use crate::config::RingConfig;
 use crate::verdict::{CRASHED, WEDGED};
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
     pub(super) attack: String,
+    pub(super) config: RingConfig,
     pub(super) ring: RingUnderTest,
     pub(super) seed: u64,
     pub(super) seeds: u64,
@@ -55,6 +57,9 @@ pub struct CellArgs {
     /// Attack id
     #[arg(long)]
     pub attack: String,
+    /// Configuration: the layout, and the features with `+` before each
+    #[arg(long)]
+    pub config: RingConfig,
     /// Ring
     #[arg(long, value_enum)]
     pub ring: RingUnderTest,
@@ -71,6 +76,7 @@ impl Cell {
     pub(super) fn run_in_child(&self, deadline: Duration) -> std::io::Result<CellResult> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["cell", "--attack", &self.attack, "--ring", self.ring.name()])
+            .args(["--config", &self.config.to_string()])
             .args(["--seed", &self.seed.to_string(), "--seeds", &self.seeds.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -100,13 +106,13 @@ impl Cell {
         for seed in self.seed..self.seed.saturating_add(self.seeds) {
             match self.ring {
                 RingUnderTest::Hardened => {
-                    let in_model = model::hardened(&self.attack, seed, &mut result)?;
+                    let in_model = model::hardened(&self.attack, self.config, seed, &mut result)?;
                     result.model.extend(in_model.into_iter().map(ToOwned::to_owned));
-                    let live = live::hardened(&self.attack, seed, &mut result)?;
+                    let live = live::hardened(&self.attack, self.config, seed, &mut result)?;
                     result.live.extend(live.map(ToOwned::to_owned));
                 }
                 RingUnderTest::Trusting => {
-                    model::trusting(&self.attack, seed, &mut result)?;
+                    model::trusting(&self.attack, self.config, seed, &mut result)?;
                 }
             }
         }
@@ -137,7 +143,8 @@ impl CellResult {
 pub fn cell_main(args: &CellArgs) -> ExitCode {
     // A cell ends with its parent, whatever happens to that.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    let cell = Cell { attack: args.attack.clone(), ring: args.ring, seed: args.seed, seeds: args.seeds };
+    let CellArgs { attack, config, ring, seed, seeds } = args.clone();
+    let cell = Cell { attack, config, ring, seed, seeds };
     match cell.run() {
         Ok(result) => {
             crate::output::print_json(&result);

@@ -63,7 +63,7 @@ pub(super) fn model(attack: &Attack, queue: &QueueOutcome) -> Option<Judgement> 
     let verdict = match (kind, queue.dropped) {
         (Some(_), _) => Verdict::Broken,
         // The bytes of a buffer are the device's own; that no private byte changes is watched by the model itself.
-        (None, 0) if attack.expected == [Verdict::Accepted] => Verdict::Accepted,
+        (None, 0) if is_undetectable(attack) => Verdict::Accepted,
         (None, 0) => Verdict::NoEffect,
         (None, _) => Verdict::Dropped,
     };
@@ -102,9 +102,14 @@ fn wrong_reason(attack: &Attack, ending: Ending) -> Option<String> {
     }
 }
 
+/// Whether an attack that goes through is one that cannot be told from honest behaviour.
+fn is_undetectable(attack: &Attack) -> bool {
+    attack.expected.contains(&Verdict::Accepted) && !attack.expected.contains(&Verdict::NoEffect)
+}
+
 /// The verdict on a run that went on to its end without harm.
 fn quiet(attack: &Attack, counts: &Counts) -> &'static str {
-    if counts.altered > 0 || attack.expected == [Verdict::Accepted] {
+    if counts.altered > 0 || is_undetectable(attack) {
         // Such an attack cannot be told from honest behaviour, whether the bytes changed before or after the copy; what
         // could be wrong, a copy that changes or is of two frames, was looked for.
         Verdict::Accepted.name()
@@ -172,7 +177,7 @@ mod tests {
     #[test]
     fn changed_frames_are_lawful_only_where_the_attack_changes_bytes() {
         let changed = Counts { altered: 1, ..clean() };
-        for attack in &CATALOGUE {
+        for attack in CATALOGUE.iter() {
             assert!(holds(attack, &changed, Ending::GoesOn) == matches!(attack.id, "A41" | "A101"), "{}", attack.id);
         }
     }

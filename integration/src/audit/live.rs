@@ -8,7 +8,9 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use ironring_backend::config::Settings;
 use ironring_backend::hostile::{self, Attack, Plan, Strikes, Surface, Verdict};
+use ironring_backend::worker::WaitPolicy;
 use ironring_driver::net::{NetError, NetOptions, RxBatch, VirtioNet};
 use ironring_driver::queue::violation::Violation;
 use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
@@ -16,12 +18,14 @@ use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
 use super::cell::CellResult;
 use super::flow::{BURST, Counts, Flow};
 use super::judge::{self, Ending, Judgement};
+use crate::config::RingConfig;
 use crate::verdict::{ESCAPED, may_stop_the_device};
 
 /// Runs one attack with one seed; anything that a watcher outside finds wrong is a finding. The verdict, if the network
 /// driver can meet the attack at all.
 pub(super) fn hardened(
     id: &str,
+    config: RingConfig,
     seed: u64,
     result: &mut CellResult,
 ) -> Result<Option<&'static str>, Box<dyn std::error::Error>> {
@@ -31,14 +35,14 @@ pub(super) fn hardened(
         result.not_applicable.push(reason.to_owned());
         return Ok(None);
     }
-    let mut run = Live::new(attack, seed);
+    let mut run = Live::new(attack, config, seed);
     let mut verdict = run.attack(&plan)?;
     // On a busy machine the short deadline may pass before it is the attack's turn. That says nothing about the driver.
     for _ in 1..ATTEMPTS {
         if run.strikes > 0 || !may_time_out(attack) {
             break;
         }
-        run = Live::new(attack, seed);
+        run = Live::new(attack, config, seed);
         verdict = run.attack(&plan)?;
     }
     result.strikes += run.strikes;
@@ -49,11 +53,13 @@ pub(super) fn hardened(
     Ok(Some(verdict))
 }
 
-/// Why an attack has nothing to strike on the network queues.
+/// Why an attack has nothing to strike on the network queues, which post chains of one descriptor.
 fn not_live(attack: &Attack) -> Option<&'static str> {
     match attack.id {
         "A08b" => Some("the network queues post chains of one descriptor, so there is no NEXT to clear"),
         "A25" => Some("the network queues post chains of one descriptor, so there is no middle of one"),
+        "A51" => Some("the network queues post chains of one slot, so none is longer than another"),
+        "A53" | "A56b" => Some("the network queues post chains of one slot, so there is none behind the first"),
         _ => None,
     }
 }
@@ -65,20 +71,21 @@ fn may_time_out(attack: &Attack) -> bool {
 
 struct Live<'a> {
     attack: &'a Attack,
+    config: RingConfig,
     seed: u64,
     strikes: u64,
     findings: Vec<String>,
 }
 
 impl<'a> Live<'a> {
-    const fn new(attack: &'a Attack, seed: u64) -> Self {
-        Self { attack, seed, strikes: 0, findings: Vec::new() }
+    const fn new(attack: &'a Attack, config: RingConfig, seed: u64) -> Self {
+        Self { attack, config, seed, strikes: 0, findings: Vec::new() }
     }
 
     /// The whole run. Returns the verdict.
     fn attack(&mut self, plan: &Plan) -> Result<&'static str, Box<dyn std::error::Error>> {
         let (front, back) = UnixStream::pair()?;
-        let session = hostile::serve_in_thread(back, plan)?;
+        let session = hostile::serve_in_thread_with(back, plan, self.settings())?;
         let strikes = session.strikes();
         let started = Instant::now();
         let brought_up = VhostUser::from_stream(front, self.deadlines())
@@ -100,8 +107,14 @@ impl<'a> Live<'a> {
     }
 
     fn options(&self) -> NetOptions {
-        // Notification attacks need a driver that sleeps.
-        NetOptions::default()
+        let RingConfig { layout, indirect, event_idx, in_order } = self.config;
+        NetOptions { layout, indirect, event_idx, in_order, ..NetOptions::default() }
+    }
+
+    /// A device that sleeps has to be kicked, so that there are doorbells to attack.
+    fn settings(&self) -> Settings {
+        let wait = if self.attack.surface == Surface::Notify { WaitPolicy::Interrupt } else { Settings::default().wait };
+        Settings { wait, ..Settings::default() }
     }
 
     /// The device never came up: the error says how, and it must have come in time.
@@ -184,8 +197,11 @@ impl<'a> Live<'a> {
     /// A burst each way; a driver that sleeps when there is nothing sleeps.
     fn round(&self, net: &mut VirtioNet, flow: &mut Flow, batch: &mut RxBatch) -> Result<(), Violation> {
         if !flow.round(net, batch)? && self.attack.surface == Surface::Notify {
-            // That no call comes is what this attack is about; the watchdog of a millisecond is the answer to it.
-            let _ = net.rx().wait(Duration::from_millis(1));
+            // That no call comes may be what this attack is about; the limit of a millisecond is the answer to it.
+            match net.wait(Duration::from_millis(1)) {
+                Err(NetError::Violation(violation)) => return Err(violation),
+                Ok(_) | Err(_) => {}
+            }
         }
         Ok(())
     }
@@ -270,7 +286,7 @@ mod tests {
     #[test]
     fn frames_that_do_not_come_back_after_the_last_strike_are_a_driver_that_stands_still() {
         let (mut net, session) = up();
-        let live = Live::new(attack(), 1);
+        let live = Live::new(attack(), RingConfig::default(), 1);
         let (mut flow, mut batch) = (Flow::new(1), RxBatch::new(BURST, net.tx().frame_max()));
         assert_eq!(live.aftermath(&mut net, &mut flow, &mut batch), Ok(Ending::GoesOn));
         session.end();
@@ -281,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_device_that_never_came_up_is_replaced_by_one_that_carries_frames() {
-        let mut live = Live::new(attack(), 1);
+        let mut live = Live::new(attack(), RingConfig::default(), 1);
         live.rebirth(None).unwrap();
         assert_eq!(live.findings, [""; 0]);
     }

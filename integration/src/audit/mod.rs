@@ -17,10 +17,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use ironring_backend::hostile::{Attack, CATALOGUE};
+use ironring_driver::queue::RingLayout;
 
 pub use cell::{CellArgs, cell_main};
 pub use report::{AuditReport, NotApplicable, Row};
 
+use crate::config::RingConfig;
 use crate::output::{Exit, Failure};
 use cell::Cell;
 
@@ -35,13 +37,36 @@ pub enum RingChoice {
     Both,
 }
 
-/// Ring layouts.
+/// Which layouts are put to the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LayoutChoice {
     /// Descriptor table, available ring, used ring.
     Split,
-    /// One ring of slots. Not built yet.
+    /// One ring of slots.
     Packed,
+    /// Both.
+    Both,
+}
+
+/// With which values of a feature attacks are run that it makes a difference to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum FeatureChoice {
+    /// With it.
+    On,
+    /// Without it.
+    Off,
+    /// Both, where it makes a difference.
+    Both,
+}
+
+impl FeatureChoice {
+    const fn takes(self, on: bool) -> bool {
+        match self {
+            Self::On => on,
+            Self::Off => !on,
+            Self::Both => true,
+        }
+    }
 }
 
 /// Arguments of `ironring audit`.
@@ -51,8 +76,20 @@ pub struct AuditArgs {
     #[arg(long, value_name = "GLOB", default_value = "*")]
     pub attack: String,
     /// Ring layout
-    #[arg(long, value_enum, default_value = "split")]
+    #[arg(long, value_enum, default_value = "both")]
     pub layout: LayoutChoice,
+    /// Rings with indirect tables, or without
+    #[arg(long, value_enum, default_value = "both")]
+    pub indirect: FeatureChoice,
+    /// Rings with event indices, or without
+    #[arg(long, value_enum, default_value = "both")]
+    pub event_idx: FeatureChoice,
+    /// Rings whose device uses buffers in order, or any
+    #[arg(long, value_enum, default_value = "both")]
+    pub in_order: FeatureChoice,
+    /// One configuration of each layout only
+    #[arg(long)]
+    pub short: bool,
     /// Which ring to attack
     #[arg(long, value_enum, default_value = "both")]
     pub ring: RingChoice,
@@ -65,9 +102,19 @@ pub struct AuditArgs {
 }
 
 impl Default for AuditArgs {
-    /// The short audit of the main job: everything, one seed.
+    /// The short audit of the main job: every attack, one configuration of each layout, one seed.
     fn default() -> Self {
-        Self { attack: "*".into(), layout: LayoutChoice::Split, ring: RingChoice::Both, seeds: 1, seed: 1 }
+        Self {
+            attack: "*".into(),
+            layout: LayoutChoice::Both,
+            indirect: FeatureChoice::Both,
+            event_idx: FeatureChoice::Both,
+            in_order: FeatureChoice::Both,
+            short: true,
+            ring: RingChoice::Both,
+            seeds: 1,
+            seed: 1,
+        }
     }
 }
 
@@ -82,9 +129,9 @@ pub enum AuditError {
         /// Something that exists.
         near: String,
     },
-    /// The packed layout does not exist yet.
-    #[error("the packed ring is not built yet; audit --layout split")]
-    NoPacked,
+    /// The attacks make no sense in the configurations that were asked for.
+    #[error("none of the attacks strikes such a ring; leave out --layout, --indirect, --event-idx or --in-order")]
+    NoConfig,
     /// A child could not be started.
     #[error("cannot start a cell in a child process: {0}; check the process limit")]
     Spawn(#[from] std::io::Error),
@@ -95,7 +142,7 @@ impl AuditError {
     #[must_use]
     pub fn to_failure(&self) -> Failure {
         let exit = match self {
-            Self::NoMatch { .. } | Self::NoPacked => Exit::Usage,
+            Self::NoMatch { .. } | Self::NoConfig => Exit::Usage,
             Self::Spawn(_) => Exit::Unable,
         };
         Failure { sentence: self.to_string(), exit }
@@ -107,25 +154,27 @@ impl AuditError {
 /// # Errors
 /// [`AuditError`]; an attack that is not contained is no error but a row of the report.
 pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Result<AuditReport, AuditError> {
-    if args.layout == LayoutChoice::Packed {
-        return Err(AuditError::NoPacked);
-    }
     let attacks = select(&args.attack)?;
     let rings: &[RingUnderTest] = match args.ring {
         RingChoice::Hardened => &[RingUnderTest::Hardened],
         RingChoice::Trusting => &[RingUnderTest::Trusting],
         RingChoice::Both => &[RingUnderTest::Hardened, RingUnderTest::Trusting],
     };
-    let total = attacks.len() * rings.len();
+    let cells: Vec<_> = attacks
+        .iter()
+        .flat_map(|attack| configs(args, attack).into_iter().map(move |config| (*attack, config)))
+        .flat_map(|(attack, config)| rings.iter().map(move |ring| (attack, config, *ring)))
+        .collect();
+    if cells.is_empty() {
+        return Err(AuditError::NoConfig);
+    }
     let mut report = AuditReport::new(attacks.len());
     let started = Instant::now();
-    for (index, attack) in attacks.iter().enumerate() {
-        for (turn, ring) in rings.iter().enumerate() {
-            progress(index * rings.len() + turn, total, attack.name);
-            let cell = Cell { attack: attack.id.to_owned(), ring: *ring, seed: args.seed, seeds: args.seeds };
-            let result = cell.run_in_child(deadline(args.seeds))?;
-            report.add(attack, *ring, result);
-        }
+    for (done, (attack, config, ring)) in cells.iter().enumerate() {
+        progress(done, cells.len(), attack.name);
+        let (id, config, ring) = (attack.id.to_owned(), *config, *ring);
+        let cell = Cell { attack: id, config, ring, seed: args.seed, seeds: args.seeds };
+        report.add(attack, config, ring, cell.run_in_child(deadline(args.seeds))?);
     }
     report.seconds = started.elapsed().as_secs_f64();
     report.finish();
@@ -169,6 +218,23 @@ impl RingUnderTest {
             Self::Trusting => "trusting",
         }
     }
+}
+
+/// The configurations that were asked for and make a difference to an attack.
+fn configs(args: &AuditArgs, attack: &Attack) -> Vec<RingConfig> {
+    let layouts: &[RingLayout] = match args.layout {
+        LayoutChoice::Split => &[RingLayout::Split],
+        LayoutChoice::Packed => &[RingLayout::Packed],
+        LayoutChoice::Both => &[RingLayout::Split, RingLayout::Packed],
+    };
+    let asked = |config: &RingConfig| {
+        args.indirect.takes(config.indirect)
+            && args.event_idx.takes(config.event_idx)
+            && args.in_order.takes(config.in_order)
+    };
+    let most = if args.short { 1 } else { usize::MAX };
+    let of = |layout: &RingLayout| RingConfig::of(attack, *layout).into_iter().filter(asked).take(most).collect();
+    layouts.iter().flat_map(|layout| -> Vec<_> { of(layout) }).collect()
 }
 
 /// The attacks whose id or name matches a part of the list. Every part has to match: an attack that was asked for and not
@@ -253,7 +319,7 @@ mod tests {
     #[test]
     fn what_could_not_run_is_told_from_what_cannot_be_asked_for() {
         assert_eq!(AuditError::Spawn(std::io::Error::other("no more")).to_failure().exit, Exit::Unable);
-        assert_eq!(AuditError::NoPacked.to_failure().exit, Exit::Usage);
+        assert_eq!(AuditError::NoConfig.to_failure().exit, Exit::Usage);
     }
 
     #[test]

@@ -6,12 +6,14 @@ use ironring_backend::hostile::{Attack, Plan, Surface};
 
 use super::cell::CellResult;
 use super::judge;
+use crate::config::RingConfig;
 use crate::heart::{self, RingKind};
 
 /// The attack on the hardened ring: nothing may be found. What each queue did that the attack struck, if the model has a
 /// place for the attack.
 pub(super) fn hardened(
     attack: &str,
+    config: RingConfig,
     seed: u64,
     result: &mut CellResult,
 ) -> Result<Vec<&'static str>, Box<dyn std::error::Error>> {
@@ -19,7 +21,7 @@ pub(super) fn hardened(
     let Some(attack) = plan.attacks().first().filter(|attack| no_place(attack).is_none()) else {
         return Ok(Vec::new());
     };
-    let outcome = heart::run(&plan, RingKind::Hardened, LIMIT)?;
+    let outcome = heart::run(&plan, RingKind::Hardened, config, LIMIT)?;
     let mut found = |finding: String| result.findings.push(format!("model, seed {seed}: {finding}"));
     outcome.findings.iter().for_each(|finding| found(finding.to_string()));
     if outcome.strikes == 0 {
@@ -37,14 +39,19 @@ pub(super) fn hardened(
 }
 
 /// The attack on the trusting ring: what is found is what bit.
-pub(super) fn trusting(attack: &str, seed: u64, result: &mut CellResult) -> Result<(), Box<dyn std::error::Error>> {
+pub(super) fn trusting(
+    attack: &str,
+    config: RingConfig,
+    seed: u64,
+    result: &mut CellResult,
+) -> Result<(), Box<dyn std::error::Error>> {
     let plan = Plan::parse(attack, seed)?;
     if let Some(reason) = plan.attacks().iter().find_map(|attack| no_place(attack)) {
         result.not_applicable.push(reason.into());
         return Ok(());
     }
     let racing = plan.attacks().iter().any(|attack| attack.racing);
-    let outcome = heart::run(&plan, RingKind::Trusting, if racing { PATIENCE } else { LIMIT })?;
+    let outcome = heart::run(&plan, RingKind::Trusting, config, if racing { PATIENCE } else { LIMIT })?;
     result.strikes += outcome.strikes;
     result.findings.extend(outcome.findings.iter().map(|finding| format!("seed {seed}: {finding}")));
     Ok(())

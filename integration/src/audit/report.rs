@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::cell::{CellResult, Death};
 use super::{RingUnderTest, model};
+use crate::config::RingConfig;
 use crate::output::{Cell, Exit, Look, Table, paint};
 use crate::verdict::NOT_APPLICABLE;
 
@@ -109,9 +110,9 @@ impl AuditReport {
     }
 
     /// Adds the result of a cell.
-    pub(super) fn add(&mut self, attack: &Attack, ring: RingUnderTest, result: CellResult) {
+    pub(super) fn add(&mut self, attack: &Attack, config: RingConfig, ring: RingUnderTest, result: CellResult) {
         self.cells += 1;
-        let config = "split".to_owned();
+        let config = config.to_string();
         for reason in unique(result.not_applicable.clone()) {
             self.not_applicable.push(NotApplicable { cell: format!("{} {config} {}", attack.id, ring.name()), reason });
         }
@@ -169,16 +170,16 @@ impl AuditReport {
         Judged { expected: expected.iter().map(|word| (*word).to_owned()).collect(), verdict: verdict.to_owned(), held }
     }
 
-    /// One line an attack, both rings side by side, and below it what did not hold.
+    /// One line an attack and configuration, both rings side by side, and below it what did not hold.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut table = Table::new(&["attack", "", "class", "ironring", "a ring that trusts its device"]);
+        let mut table = Table::new(&["attack", "", "ring", "ironring", "a ring that trusts its device"]);
         for (hardened, trusting) in self.pairs() {
             let Some(row) = hardened.or(trusting) else { continue };
             table.row(vec![
                 Cell::new(&row.attack).look(Look::Bold),
                 Cell::new(&row.name),
-                Cell::new(&row.class).look(Look::Dim),
+                Cell::new(&row.config).look(Look::Dim),
                 hardened.map_or_else(dash, |row| Cell::new(&row.verdict).look(good_if(row.held))),
                 trusting.map_or_else(dash, trusting_cell),
             ]);
@@ -188,7 +189,8 @@ impl AuditReport {
             let ring = row.ring.name();
             let expected = row.expected.join(" or ");
             let seen = if row.oracle.is_empty() { String::new() } else { format!("; {}", row.oracle.join("; ")) };
-            text += &format!("{} on the {ring} ring: expected {expected}, saw {}{seen}\n", row.attack, row.verdict);
+            let Row { attack, config, verdict, .. } = row;
+            text += &format!("{attack} on the {ring} ring, {config}: expected {expected}, saw {verdict}{seen}\n");
         }
         text
     }
@@ -223,12 +225,13 @@ impl AuditReport {
         text + &format!("{}  {}\n", paint(word, look), facts.join(", "))
     }
 
-    /// The rows by attack: hardened and trusting, of which one may not have been run.
+    /// The rows by attack and configuration: hardened and trusting, of which one may not have been run.
     fn pairs(&self) -> impl Iterator<Item = (Option<&Row>, Option<&Row>)> {
-        let of = |attack: &str, ring| self.rows.iter().find(|row| row.attack == attack && row.ring == ring);
-        let first = |at: usize, row: &Row| self.rows.iter().take(at).all(|earlier| earlier.attack != row.attack);
+        let same = |one: &Row, two: &Row| one.attack == two.attack && one.config == two.config;
+        let of = move |row: &Row, ring| self.rows.iter().find(|other| same(row, other) && other.ring == ring);
+        let first = move |at: usize, row: &Row| self.rows.iter().take(at).all(|earlier| !same(earlier, row));
         let rows = self.rows.iter().enumerate().filter(move |(at, row)| first(*at, row));
-        rows.map(move |(_, row)| (of(&row.attack, RingUnderTest::Hardened), of(&row.attack, RingUnderTest::Trusting)))
+        rows.map(move |(_, row)| (of(row, RingUnderTest::Hardened), of(row, RingUnderTest::Trusting)))
     }
 }
 
@@ -301,7 +304,7 @@ mod tests {
     /// The only row of an audit with this cell, and whether the audit passed.
     fn judged(id: &str, ring: RingUnderTest, result: CellResult) -> (Row, AuditReport) {
         let mut report = AuditReport::new(1);
-        report.add(find(id).unwrap(), ring, result);
+        report.add(find(id).unwrap(), RingConfig::default(), ring, result);
         (report.rows[0].clone(), report)
     }
 
@@ -330,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_dead_cell_never_holds_and_bites_nobody() {
-        for attack in &CATALOGUE {
+        for attack in CATALOGUE.iter() {
             for verdict in [WEDGED, CRASHED] {
                 for ring in [RingUnderTest::Hardened, RingUnderTest::Trusting] {
                     let (row, report) = judged(attack.id, ring, CellResult::of_death(verdict, "signal 11".to_owned()));
@@ -352,7 +355,7 @@ mod tests {
             (Exit::Unable, &words(&["A110 split trusting: it has no channel"])[..])
         );
         assert!(report.to_text(1).contains("SKIP"));
-        report.add(find("A110").unwrap(), RingUnderTest::Hardened, cell(&["timed-out"], &[]));
+        report.add(find("A110").unwrap(), RingConfig::default(), RingUnderTest::Hardened, cell(&["timed-out"], &[]));
         report.skipped.clear();
         report.finish();
         assert_eq!(report.exit(), Exit::Held);

@@ -3,22 +3,25 @@
 //! It is honest: it reads every readable byte of a chain, fills every writable one, and completes chains in bursts. What
 //! is hostile about it is the hook.
 
+use ironring_backend::vring::any::AnyVring;
 use ironring_backend::vring::chain::Chain;
-use ironring_backend::vring::hook::{Hook, Moment, RingMemory};
+use ironring_backend::vring::hook::{Hook, Moment};
+use ironring_backend::vring::packed::PackedVring;
 use ironring_backend::vring::split::SplitVring;
-use ironring_backend::vring::{DeviceRing, RingFault};
+use ironring_backend::vring::{DeviceRing, RingFault, VringOptions};
 use ironring_common::error::Misuse;
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
-use ironring_driver::queue::split::SplitAreas;
+use ironring_driver::queue::RingLayout;
+
+use super::layout::Shared;
+use crate::config::RingConfig;
 
 pub(super) struct Device {
-    queue: usize,
-    size: QueueSize,
-    vring: SplitVring<Area>,
-    areas: SplitAreas<Area>,
+    vring: AnyVring<Area>,
+    areas: [Area; 3],
     memory: RegionTable,
     chain: Chain,
     /// Chains to complete a step, so that some stay in flight.
@@ -29,13 +32,29 @@ impl Device {
     pub(super) fn new(
         queue: usize,
         size: QueueSize,
-        areas: SplitAreas<Area>,
+        config: RingConfig,
+        shared: &Shared,
         memory: RegionTable,
         burst: u16,
     ) -> Result<Self, Misuse> {
-        let SplitAreas { desc, avail, used } = areas.clone();
-        let vring = SplitVring::new(queue, size, desc, avail, used, 0)?;
-        Ok(Self { queue, size, vring, areas, memory, chain: Chain::with_capacity(size), burst })
+        let areas = shared.ring.clone();
+        let [first, second, third] = areas.clone();
+        let options = VringOptions {
+            indirect: config.indirect.then(|| memory.clone()),
+            event_idx: config.event_idx,
+            in_order: config.in_order,
+            only_sends: false,
+        };
+        let vring = match config.layout {
+            RingLayout::Split => {
+                AnyVring::Split(SplitVring::new(queue, size, first, second, third, 0)?.with_options(options))
+            }
+            RingLayout::Packed => {
+                let start = ironring_common::index::PackedPosition::START.to_bits();
+                AnyVring::Packed(PackedVring::new(queue, size, first, second, third, start)?.with_options(options))
+            }
+        };
+        Ok(Self { vring, areas, memory, chain: Chain::with_capacity(size), burst })
     }
 
     pub(super) fn start<H: Hook>(&mut self, hook: &mut H) {
@@ -61,6 +80,8 @@ impl Device {
             self.tell(hook, Moment::Complete);
             self.vring.publish(hook);
             self.tell(hook, Moment::PostUse);
+        } else if new > 0 {
+            self.tell(hook, Moment::Idle);
         }
         Ok(served)
     }
@@ -92,18 +113,7 @@ impl Device {
     }
 
     fn tell<H: Hook>(&self, hook: &mut H, moment: Moment) {
-        let ring = RingMemory {
-            queue: self.queue,
-            size: self.size,
-            desc: &self.areas.desc,
-            avail: &self.areas.avail,
-            used: &self.areas.used,
-            memory: &self.memory,
-            next_avail: self.vring.next_avail(),
-            next_used: self.vring.next_used(),
-            heads: self.vring.heads(),
-        };
-        hook.at(moment, &ring);
+        hook.at(moment, &self.vring.seen_by_hook(&self.areas, &self.memory));
     }
 
     /// A word of shared memory, as a reader in place would load it.

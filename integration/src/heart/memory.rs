@@ -121,6 +121,11 @@ pub(super) fn is_secret(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| *byte == SECRET)
 }
 
+/// Whether bytes look like those that were given to the device to read, in another request.
+pub(super) fn is_of_another(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|byte| byte & 0xf0 == 0x10)
+}
+
 /// Whether a run of canary or secret bytes stands in memory that the device can see.
 pub(super) fn shows_private(shared: &[u8]) -> bool {
     shared.windows(16).any(|run| run.iter().all(|b| *b == CANARY) || run.iter().all(|b| *b == SECRET))

@@ -9,6 +9,7 @@
 //! walk without end. On the hardened ring none of that may happen; the attack has no effect, or is named and latched.
 
 mod device;
+mod layout;
 mod memory;
 mod run;
 mod victim;

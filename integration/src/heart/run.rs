@@ -3,19 +3,20 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ironring_backend::hostile::{Engine, Plan, Strikes, Surface};
+use ironring_backend::hostile::{Engine, Plan, Strikes};
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
-use ironring_common::spec::split;
-use ironring_driver::mapper::bounce::{BLOCK_BYTES, Bounce, PrivateBuffer};
-use ironring_driver::queue::split::SplitAreas;
+use ironring_driver::mapper::bounce::PrivateBuffer;
 use ironring_driver::queue::violation::Violation;
 
 use super::device::{Device, PATTERN};
+use super::layout::Offsets;
 use super::memory::{self, BUFFER_MAX, Finding, Slots};
 use super::victim::{End, RingKind, Victim};
+use crate::config::RingConfig;
+use crate::verdict::may_stop_the_device;
 
 /// What became of one run.
 #[derive(Clone, Debug, Default)]
@@ -45,15 +46,15 @@ pub struct QueueOutcome {
     pub dropped: u64,
 }
 
-/// Runs an attack against a ring on queue 0 and on queue 1 of the model, and merges what was seen.
+/// Runs an attack against a ring of a configuration on queue 0 and on queue 1 of the model, and merges what was seen.
 ///
 /// # Errors
 /// If the model itself cannot be set up.
-pub fn run(plan: &Plan, kind: RingKind, limit: Duration) -> Result<Outcome, Box<dyn std::error::Error>> {
+pub fn run(plan: &Plan, kind: RingKind, config: RingConfig, limit: Duration) -> Result<Outcome, Box<dyn std::error::Error>> {
     let mut merged = Outcome::default();
     for queue in [0u16, 1] {
         let aimed = plan.clone().aimed_at(usize::from(queue));
-        let outcome = Model::new(&aimed, kind, queue)?.run(limit);
+        let outcome = Model::new(&aimed, kind, config, queue)?.run(limit);
         merged.strikes += outcome.strikes;
         merged.findings.extend(outcome.findings);
         merged.violation = merged.violation.or(outcome.violation);
@@ -74,8 +75,8 @@ struct Request {
 
 struct Model {
     kind: RingKind,
-    /// Whether the attack rewrites all of the shared memory, the device's own view included.
-    scribbles: bool,
+    /// Whether the attack may leave the device itself unable to serve.
+    stops: bool,
     /// Whether to go on until the time is up: a race against the trusting ring is won sooner or later.
     patient: bool,
     victim: Victim,
@@ -92,39 +93,25 @@ struct Model {
 }
 
 impl Model {
-    fn new(plan: &Plan, kind: RingKind, queue: u16) -> Result<Self, Box<dyn std::error::Error>> {
+    fn new(plan: &Plan, kind: RingKind, config: RingConfig, queue: u16) -> Result<Self, Box<dyn std::error::Error>> {
         let size = QueueSize::split(RING)?;
-        let (desc, avail) = (split::desc_bytes(size), split::avail_bytes(size));
-        let used_at = (desc + avail).next_multiple_of(64) + 60;
-        let pool_at = (used_at + split::used_bytes(size)).next_multiple_of(4096);
-        let pool_len = POOL_BLOCKS * BLOCK_BYTES;
-        let memfd = Memfd::create("ironring-model", pool_at + pool_len)?;
+        let offsets = Offsets::of(config.layout, size, POOL_BLOCKS);
+        let memfd = Memfd::create("ironring-model", offsets.len())?;
         // The driver's mapping and the device's are two, as between processes.
-        let cut = |map: &std::sync::Arc<Mapping>| -> Result<_, ironring_common::error::Misuse> {
-            let areas = SplitAreas {
-                desc: map.area(0, desc)?,
-                avail: map.area(desc, avail)?,
-                used: map.area(used_at, split::used_bytes(size))?,
-            };
-            Ok((areas, map.area(pool_at, pool_len)?))
-        };
         let (ours, theirs) = (Mapping::of(&memfd)?, Mapping::of(&memfd)?);
-        let (areas, pool) = cut(&ours)?;
-        let (device_areas, _) = cut(&theirs)?;
-        let base = GuestAddr(BASE.0 + pool_at as u64);
-        let mapper = Bounce::new(pool.clone(), base, memory::fresh());
+        let (shared, device_shared) = (offsets.cut(&ours, BASE)?, offsets.cut(&theirs, BASE)?);
         let table = RegionTable::of_mappings([(BASE, theirs)])?;
         let engine = Engine::new(plan);
         let strikes = engine.strikes();
         Ok(Self {
             kind,
-            scribbles: plan.attacks().iter().any(|attack| attack.surface == Surface::Memory),
+            stops: plan.attacks().iter().any(|attack| may_stop_the_device(attack)),
             patient: kind == RingKind::Trusting && plan.attacks().iter().any(|attack| attack.racing),
-            victim: Victim::new(kind, queue, size, areas, mapper)?,
-            device: Device::new(usize::from(queue), size, device_areas, table, 3)?,
+            victim: Victim::new(kind, queue, size, config, &shared, memory::fresh())?,
+            device: Device::new(usize::from(queue), size, config, &device_shared, table, 3)?,
             engine,
             strikes,
-            pool,
+            pool: shared.pool,
             slots: Slots::new(),
             twin: memory::fresh(),
             out: HashMap::new(),
@@ -135,6 +122,11 @@ impl Model {
 
     fn run(mut self, limit: Duration) -> Outcome {
         self.device.start(&mut self.engine);
+        // A driver may look before it has posted anything.
+        if self.take_all().is_err() {
+            self.outcome.strikes = self.strikes.count();
+            return self.outcome;
+        }
         let deadline = Instant::now() + limit;
         for round in 0..ROUNDS {
             let strikes = self.strikes.count();
@@ -145,7 +137,7 @@ impl Model {
             }
         }
         self.strikes.disarm();
-        if self.outcome.violation.is_none() && self.outcome.findings.is_empty() && !self.scribbles {
+        if self.outcome.violation.is_none() && self.outcome.findings.is_empty() && !self.stops {
             self.drain();
         }
         self.device.stop(&mut self.engine);
@@ -204,7 +196,7 @@ impl Model {
         match self.device.step(&mut self.engine) {
             Ok(_) => Ok(()),
             // A device that scribbles over what it reads has itself to blame; otherwise the driver posted garbage.
-            Err(_) if self.scribbles => Err(Stop),
+            Err(_) if self.stops => Err(Stop),
             Err(fault) => Err(self.found(Finding::GarbagePosted { fault: fault.to_string() })),
         }
     }
@@ -272,6 +264,10 @@ impl Model {
                 let bytes = &self.victim.mapper().private()[memory::range(first)];
                 if written < HEADERS && (memory::is_secret(&bytes[..16]) || bytes[0] == PATTERN) {
                     let what = "it parsed a header that was not written";
+                    return Err(self.found(Finding::Disclosed { what }));
+                }
+                if memory::is_of_another(&bytes[..16]) {
+                    let what = "what another request had left in the pool was delivered";
                     return Err(self.found(Finding::Disclosed { what }));
                 }
                 if written.wrapping_sub(12) > posted {

@@ -2,7 +2,7 @@
 
 use super::{Scene, Strike};
 use crate::hostile::words;
-use crate::vring::hook::{Moment, RingMemory};
+use crate::vring::hook::{Moment, Parts, RingMemory};
 
 /// A15: `avail.idx` holds something else whenever the device does not look at it.
 ///
@@ -50,19 +50,21 @@ impl Idx {
         if self.struck.is_some() {
             return false;
         }
+        let Parts::Split { avail, .. } = ring.parts else { return false };
         let size = u64::from(ring.size.get());
-        let honest = words::avail_idx(ring.avail);
+        let honest = words::avail_idx(avail);
         // Ahead by more than a queue, behind by more than a queue.
         let jump = scene.rng.between(size.saturating_add(1), u64::from(u16::MAX).saturating_sub(size).max(size));
         let bogus = honest.wrapping_add(u16::try_from(jump).unwrap_or(1 << 15));
-        let struck = words::replace_avail_idx(ring.avail, honest, bogus);
+        let struck = words::replace_avail_idx(avail, honest, bogus);
         self.struck = struck.then_some(Struck { queue: ring.queue, honest, bogus });
         struck
     }
 
     fn undo(&mut self, ring: &RingMemory<'_>) {
-        if let Some(Struck { honest, bogus, .. }) = self.struck.take_if(|struck| struck.queue == ring.queue)
-            && !words::replace_avail_idx(ring.avail, bogus, honest)
+        if let Parts::Split { avail, .. } = ring.parts
+            && let Some(Struck { honest, bogus, .. }) = self.struck.take_if(|struck| struck.queue == ring.queue)
+            && !words::replace_avail_idx(avail, bogus, honest)
         {
             // The driver has published: its word stands, and the strike is over.
             self.passes = 0;

@@ -6,12 +6,13 @@
 use ironring_common::index::{DescId, GuestAddr};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::HDR_BYTES;
-use ironring_common::spec::split::{DESC_F_NEXT, DESC_F_WRITE, Descriptor};
+use ironring_common::spec::packed::{DESC_F_AVAIL, DESC_F_USED};
+use ironring_common::spec::split::{DESC_F_NEXT, DESC_F_WRITE};
 
 use super::{Aim, Books, Scene, Strike};
-use crate::hostile::book::{Book, Posted};
+use crate::hostile::book::{Book, Life, Posted};
 use crate::hostile::rng::Rng;
-use crate::hostile::words::{self, Word};
+use crate::hostile::words::{Fields, Word};
 use crate::vring::hook::{Moment, RingMemory};
 
 /// A strike at one completed chain. `false` if the chain has no place for it.
@@ -43,11 +44,11 @@ impl Strike for OnChain {
 pub(super) fn addr(scene: &mut Scene<'_>, ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
     let Some(target) = chain.writable_or_head() else { return false };
     let other = scene.book.in_flight(ring.heads).map(|(head, other)| (head, other.buffer.0));
-    let (until, addr) = match other {
-        Some((head, addr)) => (Some(head), addr),
-        None => (None, odd_place(scene.rng, ring)),
+    let (life, addr) = match other {
+        Some((head, addr)) => (Life::Until(head), addr),
+        None => (Life::Posted, odd_place(scene.rng, ring)),
     };
-    scene.book.strike(target, Word::Address, until, |_| addr.0)
+    scene.book.strike(target, Word::Address, life, |_| addr.0)
 }
 
 /// A02: the length grows.
@@ -55,12 +56,10 @@ pub(super) fn len_grow(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, _head: Des
     let Some(target) = chain.writable_or_head() else { return false };
     let more = u32::try_from(scene.rng.between(1, 4096)).unwrap_or(1);
     let how = scene.rng.below(3);
-    scene.book.strike(target, Word::Rest, None, |rest| {
-        with_rest(rest, |desc| match how {
-            0 => Descriptor { len: desc.len.saturating_add(more), ..desc },
-            1 => Descriptor { len: desc.len.saturating_mul(2).saturating_add(1), ..desc },
-            _ => Descriptor { len: u32::MAX, ..desc },
-        })
+    change(scene.book, target, Life::Posted, |desc| match how {
+        0 => Fields { len: desc.len.saturating_add(more), ..desc },
+        1 => Fields { len: desc.len.saturating_mul(2).saturating_add(1), ..desc },
+        _ => Fields { len: u32::MAX, ..desc },
     })
 }
 
@@ -68,29 +67,27 @@ pub(super) fn len_grow(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, _head: Des
 pub(super) fn len_shrink(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
     let Some(target) = chain.writable_or_head() else { return false };
     let shift = scene.rng.pick(&[1, 4, 31]).unwrap_or(1);
-    scene.book.strike(target, Word::Rest, None, |rest| {
-        with_rest(rest, |desc| Descriptor { len: desc.len.checked_shr(shift).unwrap_or(0), ..desc })
-    })
+    change(scene.book, target, Life::Posted, |desc| Fields { len: desc.len.checked_shr(shift).unwrap_or(0), ..desc })
 }
 
 /// A04: the chain goes on beyond the table.
 pub(super) fn next_oob(scene: &mut Scene<'_>, ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
     let Some(tail) = chain.tail() else { return false };
     let next = u16::try_from(scene.rng.between(u64::from(ring.size.get()), u64::from(u16::MAX))).unwrap_or(u16::MAX);
-    link(scene.book, tail, next, None)
+    link(scene.book, tail, next, Life::Posted)
 }
 
 /// A05: the chain goes on in one that is in flight.
 pub(super) fn next_inflight(scene: &mut Scene<'_>, ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
     let (Some(tail), Some((other, _))) = (chain.tail(), scene.book.in_flight(ring.heads)) else { return false };
-    link(scene.book, tail, other.get(), Some(other))
+    link(scene.book, tail, other.get(), Life::Until(other))
 }
 
 /// A06: the chain goes on in its own head, or its last descriptor in itself.
 pub(super) fn next_cycle(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, head: DescId, chain: &Posted) -> bool {
     let Some(tail) = chain.tail() else { return false };
     let next = if scene.rng.below(2) == 0 { head } else { tail };
-    link(scene.book, tail, next.get(), None)
+    link(scene.book, tail, next.get(), Life::Posted)
 }
 
 /// A07: the last descriptor has a next one, whichever its old `next` names.
@@ -100,24 +97,23 @@ pub(super) fn flag_next_set(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, _head
 
 /// A08b: the first descriptor of several is the last.
 pub(super) fn flag_next_clear(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, head: DescId, chain: &Posted) -> bool {
-    let clear = |rest| with_rest(rest, |desc| Descriptor { flags: desc.flags & !DESC_F_NEXT, ..desc });
-    chain.ids.len() > 1 && scene.book.strike(head, Word::Rest, None, clear)
+    let clear = |desc: Fields| Fields { flags: desc.flags & !DESC_F_NEXT, ..desc };
+    chain.ids.len() > 1 && change(scene.book, head, Life::Posted, clear)
 }
 
 /// A10: a buffer that was read becomes one that was written, and is written: behind the net header, which a driver may
 /// keep for the next packet. Of a chain without such a buffer, the direction of the first one is flipped.
 pub(super) fn flag_write_flip(scene: &mut Scene<'_>, ring: &RingMemory<'_>, head: DescId, chain: &Posted) -> bool {
-    let flip = |rest| with_rest(rest, |desc| Descriptor { flags: desc.flags ^ DESC_F_WRITE, ..desc });
-    let desc = words::descriptor(&scene.book.desc, head);
-    if chain.readable > 0
-        && let Some(bytes) = ring.memory.bytes(GuestAddr(desc.addr), desc.len)
+    let flip = |desc: Fields| Fields { flags: desc.flags ^ DESC_F_WRITE, ..desc };
+    if let Some((addr, len)) = chain.source
+        && let Some(bytes) = ring.memory.bytes(addr, len)
     {
         let room = bytes.len().saturating_sub(HDR_BYTES);
         for (at, word) in (HDR_BYTES..).step_by(8).zip(0..room.checked_div(8).unwrap_or(0).min(NOISE_WORDS)) {
             bytes.copy_in(at, &(scene.rng.next_u64() ^ word as u64).to_le_bytes());
         }
     }
-    scene.book.strike(head, Word::Rest, None, flip)
+    change(scene.book, head, Life::Posted, flip)
 }
 
 /// A08: every descriptor has a next one, those in flight too, for as long as the device does not walk them.
@@ -154,10 +150,10 @@ impl Strike for UnwindRace {
         let mut struck = 0u64;
         for book in books.iter_mut().filter(|(queue, _)| aim.hits(**queue)).map(|(_, book)| book) {
             for _ in 0..RUN.min(book.size.get()) {
-                let id = self.turn & book.size.get().wrapping_sub(1);
+                let id = self.turn.checked_rem(book.size.get()).unwrap_or(0);
                 self.turn = self.turn.wrapping_add(1);
                 if let Some(id) = DescId::below(id, book.size)
-                    && !book.is_posted(id)
+                    && !(book.walking || book.is_posted(id))
                 {
                     struck = struck.wrapping_add(u64::from(step_on(book, id, rng)));
                 }
@@ -172,32 +168,38 @@ fn step_on(book: &mut Book, id: DescId, rng: &mut Rng) -> bool {
     let noise = rng.next_u64();
     if noise & 1 == 0 {
         // Between two places where a buffer may begin.
-        return book.strike(id, Word::Address, None, |addr| addr.wrapping_add(noise & 0xff00) | 3);
+        return book.strike(id, Word::Address, Life::Look, |addr| addr.wrapping_add(noise & 0xff00) | 3);
     }
-    book.strike(id, Word::Rest, None, |rest| {
-        with_rest(rest, |desc| Descriptor {
-            len: desc.len.wrapping_add(if noise & 2 == 0 { 0x0010_0001 } else { 0x8000_0000 }),
-            flags: desc.flags ^ DESC_F_WRITE,
-            ..desc
-        })
+    if book.is_packed() && !is_available(book.fields(id).flags) {
+        // Both sides write the word. If it may be a completion, what stands there is the device's word, which is another
+        // attack.
+        return false;
+    }
+    change(book, id, Life::Look, |desc| Fields {
+        len: desc.len.wrapping_add(if noise & 2 == 0 { 0x0010_0001 } else { 0x8000_0000 }),
+        flags: desc.flags ^ DESC_F_WRITE,
+        ..desc
     })
 }
 
+/// Whether a slot says that it is available, in whichever round.
+const fn is_available(flags: u16) -> bool {
+    (flags & DESC_F_AVAIL == 0) != (flags & DESC_F_USED == 0)
+}
+
 /// Lets a descriptor go on in `next`.
-fn link(book: &mut Book, id: DescId, next: u16, until: Option<DescId>) -> bool {
-    let change = |rest| with_rest(rest, |desc| Descriptor { flags: desc.flags | DESC_F_NEXT, next, ..desc });
-    book.strike(id, Word::Rest, until, change)
+fn link(book: &mut Book, id: DescId, next: u16, life: Life) -> bool {
+    change(book, id, life, |desc| Fields { flags: desc.flags | DESC_F_NEXT, link: next, ..desc })
 }
 
 fn set_next_flag(book: &mut Book, id: DescId) -> bool {
-    let set = |rest| with_rest(rest, |desc| Descriptor { flags: desc.flags | DESC_F_NEXT, ..desc });
-    book.strike(id, Word::Rest, None, set)
+    change(book, id, Life::Posted, |desc| Fields { flags: desc.flags | DESC_F_NEXT, ..desc })
 }
 
-/// The second word of a descriptor after a change of what is in it.
-fn with_rest(rest: u64, change: impl FnOnce(Descriptor) -> Descriptor) -> u64 {
-    let [_, changed] = change(Descriptor::from_words([0, rest])).to_words();
-    changed
+/// Strikes the second word of a descriptor.
+pub(super) fn change(book: &mut Book, id: DescId, life: Life, change: impl FnOnce(Fields) -> Fields) -> bool {
+    let packed = book.is_packed();
+    book.strike(id, Word::Rest, life, |rest| change(Fields::from_word(rest, packed)).to_word(packed))
 }
 
 /// An address in the shared memory at which no buffer begins.

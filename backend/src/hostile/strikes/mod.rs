@@ -2,12 +2,17 @@
 
 mod available;
 mod descriptor;
+mod events;
+mod in_order;
 mod notify;
 mod scribble;
+mod slots;
+mod tables;
 mod used;
 
 use std::collections::BTreeMap;
 
+use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 
 use super::book::Book;
@@ -38,13 +43,31 @@ pub(super) trait Strike: Send {
         0
     }
 
+    /// Whether it has to know what buffers held when they were posted.
+    fn wants_bytes(&self) -> bool {
+        false
+    }
+
     /// A burst of a ring begins: its first used element is about to be written.
     fn burst_begins(&mut self) {}
 
-    /// The used element to write instead, in a burst that is due and was not struck yet.
+    /// What to say of the completion at hand instead, in a burst that is due and was not struck yet. In a packed ring the
+    /// lower half of the id counts.
     fn used_elem(&mut self, elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
         let _ = scene;
         elem
+    }
+
+    /// The flags to write instead into the used slot at hand of a packed ring, in a burst that is due and was not struck yet.
+    fn used_flags(&mut self, flags: u16, scene: &mut Scene<'_>) -> u16 {
+        let _ = scene;
+        flags
+    }
+
+    /// The first used slot of a packed ring to publish instead, at the end of a burst that is due.
+    fn first_slot(&mut self, rest: SlotRest, scene: &mut Scene<'_>) -> SlotRest {
+        let _ = scene;
+        rest
     }
 
     /// The used index to publish instead, at the end of a burst that is due.
@@ -111,6 +134,7 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A07" => (descriptor::on_chain(descriptor::flag_next_set), either),
         "A08" => (Box::<descriptor::FlagNextAll>::default(), either),
         "A08b" => (descriptor::on_chain(descriptor::flag_next_clear), either),
+        "A09" | "A57b" => (Box::<tables::Rewrite>::default(), Aim::Transmit),
         // Only what the driver sends can be overwritten by a copy in the wrong direction.
         "A10" => (descriptor::on_chain(descriptor::flag_write_flip), Aim::Transmit),
         "A12" => (Box::<descriptor::UnwindRace>::default(), Aim::All),
@@ -128,6 +152,28 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A36" => (used::on_elem(used::len_short_hdr), Aim::Receive),
         "A39" => (Box::<used::Toctou>::default(), either),
         "A41" => (Box::<scribble::Premature>::default(), Aim::Receive),
+        "A44" => (used::on_elem(in_order::id_unexpected), Aim::Transmit),
+        "A45" => (used::on_elem(in_order::batch_bogus), either),
+        "A46" => (Box::<in_order::LenOfSkipped>::default(), Aim::Receive),
+        "A47" => (Box::<slots::FakeUsed>::default(), Aim::Receive),
+        "A48" => (Box::new(slots::FakeRing { moment: Moment::PostUse }), either),
+        "A49" => (Box::<slots::WrapWrong>::default(), either),
+        "A50" => (used::on_elem(used::id_oob), either),
+        "A51" => (used::on_elem(slots::id_other_len), either),
+        "A52" => (used::on_elem(used::id_free), Aim::Transmit),
+        "A52b" => (Box::<used::IdDup>::default(), Aim::Transmit),
+        "A53" => (descriptor::on_chain(slots::id_from_middle), either),
+        "A54" => (used::on_elem(used::len_over), Aim::Receive),
+        "A54b" => (used::on_elem(used::len_zero), Aim::Receive),
+        "A54c" => (used::on_elem(used::len_short_hdr), Aim::Receive),
+        "A55" => (Box::<used::Toctou>::default(), either),
+        "A56" => (descriptor::on_chain(descriptor::addr), either),
+        "A56b" => (descriptor::on_chain(slots::later_rest), either),
+        "A56c" => (Box::new(slots::UsedFlags), either),
+        "A57" => (used::on_elem(slots::indirect_len), Aim::Transmit),
+        "A58" => (Box::<events::DriverEvent>::default(), either),
+        "A59" => (Box::<events::DeviceEvent>::default(), either),
+        "A60" => (Box::new(slots::FakeRing { moment: Moment::Start }), Aim::All),
         "A101" => (Box::<scribble::ScribbleAll>::default(), Aim::All),
         "A104" => (Box::new(notify::Lost), Aim::All),
         _ => return None,

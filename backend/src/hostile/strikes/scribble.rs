@@ -19,6 +19,8 @@ use crate::vring::hook::{Moment, RingMemory};
 #[derive(Default)]
 pub(super) struct Premature {
     frames: Vec<Changing>,
+    /// The device may be writing fresh frames that came without a look.
+    paused: bool,
 }
 
 /// Bytes of a frame that flip.
@@ -31,6 +33,7 @@ struct Changing {
 
 impl Strike for Premature {
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        self.paused = scene.book.walking;
         match moment {
             // From here on the device may write fresh frames.
             Moment::Post | Moment::Complete => self.frames.clear(),
@@ -45,7 +48,7 @@ impl Strike for Premature {
     }
 
     fn race(&mut self, _books: &mut Books, _aim: Aim, _rng: &mut Rng) -> u64 {
-        for frame in &self.frames {
+        for frame in self.frames.iter().filter(|_| !self.paused) {
             frame.store(&frame.honest);
             frame.store(&frame.bogus);
         }

@@ -4,13 +4,13 @@ use ironring_common::index::DescId;
 use ironring_common::index::QueueSize;
 use ironring_common::shm::mapping::Area;
 use ironring_common::spec::net::{ETH_HEADER_BYTES, HDR_BYTES};
+use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 
 use super::{Aim, Books, Scene, Strike};
-use crate::hostile::book::Posted;
 use crate::hostile::rng::Rng;
-use crate::hostile::words;
-use crate::vring::hook::{Moment, RingMemory};
+use crate::hostile::words::{self, Word};
+use crate::vring::hook::{Moment, Parts, RingMemory};
 
 /// A lie about one completion; the honest element if it is no occasion for it.
 type Lie = fn(UsedElem, &mut Scene<'_>) -> UsedElem;
@@ -55,7 +55,7 @@ pub(super) fn id_trunc(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
 /// A25: in the middle of the chain. Chains of one descriptor have no middle.
 pub(super) fn id_midchain(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
     let rest: Vec<_> =
-        chain_of(elem, scene).map(|chain| chain.ids.iter().skip(1).copied().collect()).unwrap_or_default();
+        scene.book.completing().map(|chain| chain.ids.iter().skip(1).copied().collect()).unwrap_or_default();
     scene.rng.pick(&rest).map_or(elem, |id| UsedElem { id: u32::from(id.get()), ..elem })
 }
 
@@ -67,7 +67,7 @@ pub(super) fn id_free(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
 
 /// A31: more than was posted writable.
 pub(super) fn len_over(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
-    let posted = chain_of(elem, scene).map_or(0, |chain| chain.writable_len);
+    let posted = scene.book.completing().map_or(0, |chain| chain.writable_len);
     let over = scene.rng.pick(&[posted.saturating_add(1), posted.saturating_add(1 << 16), u64::from(u32::MAX)]);
     match u32::try_from(over.unwrap_or(u64::MAX)) {
         Ok(len) if posted > 0 => UsedElem { len, ..elem },
@@ -106,8 +106,11 @@ impl Strike for IdDup {
     }
 
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
-        if let ([only], Moment::Complete, true) = (scene.book.burst.as_slice(), moment, scene.due) {
-            words::store_used(ring.used, ring.next_used, ring.size, *only);
+        // In a packed ring the slot behind the burst may be the driver's.
+        if let ([only], Moment::Complete, true) = (scene.book.burst.as_slice(), moment, scene.due)
+            && let Parts::Split { used, next_used, .. } = ring.parts
+        {
+            words::store_used(used, next_used, ring.size, *only);
             self.surplus = 1;
             return 1;
         }
@@ -119,38 +122,32 @@ impl Strike for IdDup {
     }
 }
 
-/// A39: an element of the burst flips, from before its index is published until the next burst of its ring.
+/// A39 and A55: a completion of the burst flips, from before it is published until the next burst of its ring.
 #[derive(Default)]
 pub(super) struct Toctou {
     flipping: Option<Flipping>,
 }
 
 struct Flipping {
-    used: Area,
-    /// The free-running index of the element.
-    index: u16,
-    size: QueueSize,
-    honest: UsedElem,
-    bogus: UsedElem,
+    place: Place,
+    honest: u64,
+    bogus: u64,
     /// Whether it was counted.
     counted: bool,
 }
 
+/// Where the completion stands.
+enum Place {
+    /// An element, which the device alone writes: its free-running index.
+    Element { used: Area, index: u16, size: QueueSize },
+    /// A slot, which the driver writes when it posts another chain there.
+    Slot { ring: Area, slot: DescId },
+}
+
 impl Strike for Toctou {
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
-        if moment == Moment::Complete && scene.due {
-            let count = u64::try_from(scene.book.burst.len()).unwrap_or(0);
-            let nth = scene.rng.below(count);
-            let honest = usize::try_from(nth).ok().and_then(|nth| scene.book.burst.get(nth).copied());
-            let back = u16::try_from(count.saturating_sub(nth)).unwrap_or(0);
-            self.flipping = honest.map(|honest| Flipping {
-                used: ring.used.clone(),
-                index: ring.next_used.wrapping_sub(back),
-                size: ring.size,
-                honest,
-                bogus: bogus(honest, scene),
-                counted: false,
-            });
+        if scene.due && moment == Self::begins(ring) {
+            self.flipping = Flipping::begin(ring, scene);
         }
         0
     }
@@ -162,24 +159,70 @@ impl Strike for Toctou {
     fn race(&mut self, _books: &mut Books, _aim: Aim, _rng: &mut Rng) -> u64 {
         let Some(flipping) = &mut self.flipping else { return 0 };
         for _ in 0..FLIPS {
-            flipping.store(flipping.bogus);
-            flipping.store(flipping.honest);
+            // The bogus value stands while the thread is away, so that half of the time it is this one.
+            if !(flipping.store(flipping.honest, flipping.bogus) && flipping.store(flipping.bogus, flipping.honest)) {
+                self.flipping = None;
+                return 0;
+            }
         }
-        // The bogus value stands while the thread is away, so that half of the time it is this one.
-        flipping.store(flipping.bogus);
+        flipping.store(flipping.honest, flipping.bogus);
         u64::from(!std::mem::replace(&mut flipping.counted, true))
     }
 
     fn rest(&mut self) {
         if let Some(flipping) = self.flipping.take() {
-            flipping.store(flipping.honest);
+            flipping.store(flipping.bogus, flipping.honest);
+        }
+    }
+}
+
+impl Toctou {
+    /// A used slot that is the first of its burst stands only when the burst is published.
+    const fn begins(ring: &RingMemory<'_>) -> Moment {
+        match ring.parts {
+            Parts::Split { .. } => Moment::Complete,
+            Parts::Packed { .. } => Moment::PostUse,
         }
     }
 }
 
 impl Flipping {
-    fn store(&self, elem: UsedElem) {
-        words::store_used(&self.used, self.index, self.size, elem);
+    fn begin(ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> Option<Self> {
+        let count = u64::try_from(scene.book.burst.len()).unwrap_or(0);
+        let nth = scene.rng.below(count);
+        let at = usize::try_from(nth).ok()?;
+        let elem = *scene.book.burst.get(at)?;
+        scene.book.completing = ring.heads.get(at).copied();
+        let lie = bogus(elem, scene);
+        match ring.parts {
+            Parts::Split { used, next_used, .. } => {
+                let index = next_used.wrapping_sub(u16::try_from(count.saturating_sub(nth)).unwrap_or(0));
+                let place = Place::Element { used: used.clone(), index, size: ring.size };
+                Some(Self { place, honest: elem.to_word(), bogus: lie.to_word(), counted: false })
+            }
+            Parts::Packed { ring: slots, .. } => {
+                let slot = *ring.heads.get(at)?;
+                let rest = words::slot(slots, slot);
+                let lie = SlotRest { id: u16::try_from(lie.id).unwrap_or(u16::MAX), len: lie.len, ..rest };
+                let place = Place::Slot { ring: slots.clone(), slot };
+                Some(Self { place, honest: rest.to_word(), bogus: lie.to_word(), counted: false })
+            }
+        }
+    }
+
+    /// Stores `to` where `from` stands. `false` if something else stands there by now: then the driver has it.
+    fn store(&self, from: u64, to: u64) -> bool {
+        match &self.place {
+            Place::Element { used, index, size } => {
+                words::store_used(used, *index, *size, UsedElem::from_word(to));
+                true
+            }
+            // The word may hold either of the two.
+            Place::Slot { ring, slot } => {
+                words::replace(ring, *slot, Word::Rest, from, to)
+                    || words::load(ring, *slot, Word::Rest) == to
+            }
+        }
     }
 }
 
@@ -188,12 +231,6 @@ fn bogus(honest: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
     let lies: [Lie; 3] = [id_oob, len_over, len_short_hdr];
     let lie = scene.rng.pick(&lies).map_or(honest, |lie| lie(honest, scene));
     if lie == honest { id_oob(honest, scene) } else { lie }
-}
-
-/// The chain that an honest element completes.
-fn chain_of<'a>(elem: UsedElem, scene: &'a Scene<'_>) -> Option<&'a Posted> {
-    let head = DescId::below(u16::try_from(elem.id).ok()?, scene.book.size)?;
-    scene.book.chain(head)
 }
 
 /// Flips in a racing run.

@@ -362,7 +362,7 @@ fn a_stop_undoes_everything() {
 /// A driver that posts garbage is the honest ring's business; the adversary must survive it too.
 #[test]
 fn a_garbage_ring_does_not_confuse_the_adversary() {
-    let ids = CATALOGUE.map(|attack| attack.id).join(",");
+    let ids = CATALOGUE.iter().map(|attack| attack.id).collect::<Vec<_>>().join(",");
     let mut bench = bench(&ids, 11);
     let mut rng = Rng::new(5);
     for round in 0..300u16 {
