@@ -42,12 +42,12 @@ pub(crate) fn may_raise(attack: &Attack) -> &'static [ViolationKind] {
         "A18" => &[UsedIndexJump],
         "A23" | "A24" | "A45" | "A50" => &[IdOutOfRange],
         "A25" => &[IdNotHead],
-        "A26" => &[IdNotOutstanding],
         // A burst of one gets a second element, which may be one more than there are chains outstanding.
         "A27" => &[IdNotOutstanding, UsedIndexJump],
         "A31" | "A54" => &[LengthOverPosted],
         // An id that no chain is given back by may be that of a descriptor in the middle of one.
-        "A44" | "A52" => &[IdNotOutstanding, IdNotHead],
+        // Or of one that was posted meanwhile and not shown yet, with completions in order.
+        "A26" | "A44" | "A52" => &[IdNotOutstanding, IdNotHead, BatchOverrun],
         "A52b" => &[IdNotOutstanding],
         // A completion that comes twice, or stands where a chain is.
         "A51" => &[IdNotOutstanding, IdNotHead, LengthOverPosted, BatchOverrun],

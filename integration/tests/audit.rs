@@ -7,9 +7,11 @@ use support::ironring;
 /// What reports may say of a cell.
 const VERDICTS: [&str; 7] = ["no-effect", "dropped", "clamped", "broken", "timed-out", "refused", "accepted"];
 
+const ATTACKS: &str = "A15,A23,A39,A41,A104,A110,A119";
+
 #[test]
 fn rows_say_what_was_expected_and_what_was_seen() {
-    let said = ironring(&["audit", "--attack", "A15,A23,A39,A41,A104,A110,A119", "--seeds", "1", "--json"]);
+    let said = ironring(&["audit", "--attack", ATTACKS, "--layout", "split", "--short", "--seeds", "1", "--json"]);
     let json = said.json();
     assert_eq!(said.status, 0, "{json:#}\n{}", said.stderr);
     assert_eq!(
@@ -27,9 +29,42 @@ fn rows_say_what_was_expected_and_what_was_seen() {
     }
 }
 
+/// Each attack in each configuration that makes a difference to it, and in no other.
+#[test]
+fn configurations_are_those_that_make_a_difference() {
+    let configs = |arguments: &[&str]| -> Vec<String> {
+        let arguments = [&["audit", "--ring", "hardened", "--seeds", "1", "--json"], arguments].concat();
+        let said = ironring(&arguments);
+        assert_eq!(said.status, 0, "{}", said.stdout);
+        let text = |row: &serde_json::Value| format!("{} {}", row["attack"], row["config"]).replace('"', "");
+        said.json()["rows"].as_array().unwrap().iter().map(text).collect()
+    };
+    assert_eq!(
+        configs(&["--attack", "A01,A09,A44,A56,A110"]),
+        [
+            "A01 split",
+            "A01 split+indirect",
+            "A09 split+indirect",
+            "A44 split+in_order",
+            "A44 packed+in_order",
+            "A56 packed",
+            "A56 packed+indirect",
+            "A110 split",
+            "A110 packed"
+        ]
+    );
+    assert_eq!(
+        configs(&["--attack", "A01,A09,A56", "--layout", "packed", "--indirect", "on"]),
+        ["A56 packed+indirect"]
+    );
+    let said = ironring(&["audit", "--attack", "A01", "--layout", "packed", "--json"]);
+    assert_eq!(said.status, 2, "{}", said.stdout);
+}
+
 #[test]
 fn an_audit_in_which_nothing_applies_says_so() {
-    let arguments = ["audit", "--attack", "A104,A110", "--ring", "trusting", "--seeds", "1"];
+    let arguments =
+        ["audit", "--attack", "A104,A110", "--ring", "trusting", "--layout", "packed", "--short", "--seeds", "1"];
     let said = ironring(&[&arguments[..], &["--json"]].concat());
     let json = said.json();
     assert_eq!(said.status, 3, "{json:#}");

@@ -192,7 +192,10 @@ impl State {
             Moment::Complete => book.undo_until(ring.heads),
             Moment::Start | Moment::PostUse | Moment::Idle | Moment::Stop => {}
         }
-        for slot in slots.iter_mut().filter(|slot| slot.aim.hits(ring.queue)) {
+        for slot in slots.iter_mut() {
+            if !slot.strikes_at(ring.queue, book) {
+                continue;
+            }
             slot.at(moment, ring, book, armed);
         }
         if !armed {
@@ -236,7 +239,10 @@ impl State {
         book.burst.push(honest);
         book.completing = head;
         let mut elem = honest;
-        for slot in slots.iter_mut().filter(|slot| slot.aim.hits(queue)) {
+        for slot in slots.iter_mut() {
+            if !slot.strikes_at(queue, book) {
+                continue;
+            }
             elem = slot.used_elem(elem, book, armed);
         }
         elem
@@ -252,7 +258,10 @@ impl State {
         let Self { books, slots } = self;
         let Some(book) = books.get_mut(&queue).filter(|_| armed) else { return rest };
         let mut rest = rest;
-        for slot in slots.iter_mut().filter(|slot| slot.aim.hits(queue)) {
+        for slot in slots.iter_mut() {
+            if !slot.strikes_at(queue, book) {
+                continue;
+            }
             if slot.is_due(book) {
                 rest = change(slot, rest, book);
             }
@@ -264,7 +273,10 @@ impl State {
         let Self { books, slots } = self;
         let Some(book) = books.get_mut(&queue) else { return idx };
         let mut idx = idx;
-        for slot in slots.iter_mut().filter(|slot| slot.aim.hits(queue)) {
+        for slot in slots.iter_mut() {
+            if !slot.strikes_at(queue, book) {
+                continue;
+            }
             idx = slot.used_idx(idx, book, armed);
         }
         idx
@@ -291,7 +303,7 @@ impl State {
         }
         let mut live = false;
         for slot in slots {
-            let begun = |(queue, book): (&usize, &Book)| slot.aim.hits(*queue) && book.bursts >= slot.first;
+            let begun = |(queue, book): (&usize, &Book)| slot.strikes_at(*queue, book) && book.bursts >= slot.first;
             if slot.row.attack().racing && books.iter().any(begun) {
                 live = true;
                 slot.row.count(slot.strike.race(books, slot.aim, &mut slot.rng));
@@ -307,8 +319,13 @@ impl Slot {
         let mut rng = Rng::fork(plan.seed(), id);
         let (strike, aim) = strikes::of(row.attack(), &mut rng)?;
         let aim = plan.queue().map_or(aim, Aim::Queue);
-        let (first, every) = (rng.between(2, 10), rng.between(1, 3));
+        let (first, every) = if strike.is_early() { (0, 1) } else { (rng.between(2, 10), rng.between(1, 3)) };
         Some(Self { row, aim, first, every, rng, strike, struck: false })
+    }
+
+    /// Whether it aims at a queue, and the ring has what it strikes.
+    fn strikes_at(&self, queue: usize, book: &Book) -> bool {
+        self.aim.hits(queue) && self.row.attack().layouts.contains(&book.layout())
     }
 
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, book: &mut Book, armed: bool) {

@@ -113,7 +113,8 @@ impl<'a> Live<'a> {
 
     /// A device that sleeps has to be kicked, so that there are doorbells to attack.
     fn settings(&self) -> Settings {
-        let wait = if self.attack.surface == Surface::Notify { WaitPolicy::Interrupt } else { Settings::default().wait };
+        let wait =
+            if self.attack.surface == Surface::Notify { WaitPolicy::Interrupt } else { Settings::default().wait };
         Settings { wait, ..Settings::default() }
     }
 

@@ -162,8 +162,9 @@ impl AuditReport {
             None if !result.not_applicable.is_empty() => NOT_APPLICABLE,
             None => UNHARMED,
         };
-        self.bites_trusting += usize::from(verdict == BITTEN);
-        if expected == [BITTEN] && verdict == UNHARMED {
+        let bitten = self.rows.iter().any(|row| row.attack == attack.id && row.verdict == BITTEN);
+        self.bites_trusting += usize::from(verdict == BITTEN && !bitten);
+        if expected == [BITTEN] && verdict == UNHARMED && !self.duds.iter().any(|dud| dud == attack.id) {
             self.duds.push(attack.id.to_owned());
         }
         let held = expected.contains(&verdict);
@@ -212,7 +213,7 @@ impl AuditReport {
         let mut facts = Vec::new();
         let hardened = self.contained + self.escaped;
         if hardened > 0 {
-            facts.push(format!("{} of {hardened} attacks contained", self.contained));
+            facts.push(format!("{} of {hardened} cells contained", self.contained));
         }
         if self.cells > hardened {
             facts.push(format!("{} of {} bit the ring that trusts", self.bites_trusting, self.attacks));

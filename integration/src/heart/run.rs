@@ -50,7 +50,12 @@ pub struct QueueOutcome {
 ///
 /// # Errors
 /// If the model itself cannot be set up.
-pub fn run(plan: &Plan, kind: RingKind, config: RingConfig, limit: Duration) -> Result<Outcome, Box<dyn std::error::Error>> {
+pub fn run(
+    plan: &Plan,
+    kind: RingKind,
+    config: RingConfig,
+    limit: Duration,
+) -> Result<Outcome, Box<dyn std::error::Error>> {
     let mut merged = Outcome::default();
     for queue in [0u16, 1] {
         let aimed = plan.clone().aimed_at(usize::from(queue));
@@ -132,7 +137,7 @@ impl Model {
             let strikes = self.strikes.count();
             let enough = round >= ROUNDS_MIN && strikes >= STRIKES_ENOUGH && !self.patient;
             let pointless = round >= ROUNDS_IDLE && strikes == 0;
-            if enough || pointless || Instant::now() > deadline || self.round().is_err() {
+            if enough || pointless || Instant::now() > deadline || self.round(round).is_err() {
                 break;
             }
         }
@@ -146,9 +151,12 @@ impl Model {
         self.outcome
     }
 
-    /// Posts what fits, lets the device serve a burst, takes what came back.
-    fn round(&mut self) -> Result<(), Stop> {
-        self.post()?;
+    /// Posts what fits, lets the device serve a burst, takes what came back. Now and then nothing is posted for a while,
+    /// until everything is back.
+    fn round(&mut self, round: u32) -> Result<(), Stop> {
+        if !(2..6).contains(&(round % 16)) {
+            self.post()?;
+        }
         self.serve()?;
         self.take_all()
     }

@@ -13,6 +13,7 @@ use ironring_common::spec::split::{DESC_F_WRITE, UsedElem};
 
 pub(super) use self::struck::Life;
 use self::struck::{Struck, TableStrike};
+use super::catalogue::{PACKED, SPLIT};
 use super::words::{self, Fields};
 use crate::vring::hook::{Parts, RingMemory};
 
@@ -128,6 +129,19 @@ impl Book {
         matches!(self.rest, Rest::Packed { .. })
     }
 
+    /// The layout, as catalogue rows name it.
+    pub(super) const fn layout(&self) -> &'static str {
+        if self.is_packed() { PACKED } else { SPLIT }
+    }
+
+    /// The slot of a packed ring behind the last chain that was noted.
+    pub(super) const fn packed_cursor(&self) -> Option<PackedPosition> {
+        match self.rest {
+            Rest::Packed { cursor } => Some(cursor),
+            Rest::Split { .. } => None,
+        }
+    }
+
     /// Notes that chains were completed and published.
     pub(super) fn release(&mut self, heads: &[DescId]) {
         for head in heads {
@@ -172,6 +186,11 @@ impl Book {
     /// Whether the device has a place.
     pub(super) fn is_posted(&self, id: DescId) -> bool {
         self.places.get(id.index()).is_some_and(|place| place.owner == Owner::Device)
+    }
+
+    /// Whether a place was never posted.
+    pub(super) fn is_untouched(&self, id: DescId) -> bool {
+        self.places.get(id.index()).is_some_and(|place| place.owner == Owner::Never)
     }
 
     /// What no outstanding chain is given back by: descriptors or ids that were never posted, else those that were completed

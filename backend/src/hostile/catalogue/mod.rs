@@ -267,8 +267,8 @@ const fn channel(id: &'static str, name: &'static str) -> Attack {
 }
 
 /// The layouts, as rows name them.
-const SPLIT: &str = "split";
-const PACKED: &str = "packed";
+pub(super) const SPLIT: &str = "split";
+pub(super) const PACKED: &str = "packed";
 
 /// The attack with this id or name, in any case.
 #[must_use]

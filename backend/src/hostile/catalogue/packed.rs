@@ -6,7 +6,7 @@ use super::{Attack, Axes, PACKED, SPLIT, Timing, descriptor, used};
 
 pub(super) const ROWS: [Attack; 23] = [
     Attack {
-        what: "with completions in order, the chain that is named was completed before",
+        what: "with completions in order, a completion names the chain that the one before it had named",
         naive: "completes everything that is out, looking for it",
         check: "C33",
         reference: "Linux virtio_ring in-order support (2025), which looks for the id among all that is out",
@@ -40,7 +40,7 @@ pub(super) const ROWS: [Attack; 23] = [
     Attack {
         expected: &[NoEffect],
         timing: Timing::PostUse,
-        what: "slots that were not posted say that they are used",
+        what: "slots behind the last one that was posted say that they are used",
         naive: "goes on behind what it has posted, and completes requests that nobody made",
         check: "C22",
         reference: "virtio 1.3, 2.8.21.3: the walk of the example driver ends at a slot that is not used",
@@ -64,7 +64,7 @@ pub(super) const ROWS: [Attack; 23] = [
     },
     Attack {
         // What comes after it is a matter of where the two sides look from then on.
-        expected: &[Broken, Accepted],
+        expected: &[Dropped, Broken, Accepted],
         what: "a used slot has the id of another chain that is out and takes another number of slots",
         naive: "goes on by the flags in the ring, and looks for completions where there are none",
         check: "C22",

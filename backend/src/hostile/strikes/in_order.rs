@@ -8,10 +8,13 @@ use super::{Scene, Strike};
 use crate::hostile::words;
 use crate::vring::hook::{Moment, Parts, RingMemory};
 
-/// A44: the chain that is named was completed before; it is neither the next one nor behind it.
+/// A44: the second completion of a burst names the chain of the first, which is neither the next one nor behind it. Any
+/// other id of the queue may be out by the time that the driver looks, and then ends a lawful batch.
 pub(super) fn id_unexpected(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
-    let free = scene.book.not_outstanding();
-    scene.rng.pick(&free).map_or(elem, |id| UsedElem { id: u32::from(id.get()), ..elem })
+    match scene.book.burst.as_slice() {
+        [first, _, ..] => UsedElem { id: first.id, ..elem },
+        _ => elem,
+    }
 }
 
 /// A45: no chain is ever given back by what is named, so a driver that completes chains until it meets that goes on to the

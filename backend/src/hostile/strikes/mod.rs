@@ -43,6 +43,11 @@ pub(super) trait Strike: Send {
         0
     }
 
+    /// Whether it has to strike from the first burst on, and each of them.
+    fn is_early(&self) -> bool {
+        false
+    }
+
     /// Whether it has to know what buffers held when they were posted.
     fn wants_bytes(&self) -> bool {
         false
@@ -156,7 +161,8 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A45" => (used::on_elem(in_order::batch_bogus), either),
         "A46" => (Box::<in_order::LenOfSkipped>::default(), Aim::Receive),
         "A47" => (Box::<slots::FakeUsed>::default(), Aim::Receive),
-        "A48" => (Box::new(slots::FakeRing { moment: Moment::PostUse }), either),
+        // A receive ring is full of buffers, and has nothing behind them.
+        "A48" => (Box::new(slots::FakeAhead), Aim::Transmit),
         "A49" => (Box::<slots::WrapWrong>::default(), either),
         "A50" => (used::on_elem(used::id_oob), either),
         "A51" => (used::on_elem(slots::id_other_len), either),
@@ -173,7 +179,7 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A57" => (used::on_elem(slots::indirect_len), Aim::Transmit),
         "A58" => (Box::<events::DriverEvent>::default(), either),
         "A59" => (Box::<events::DeviceEvent>::default(), either),
-        "A60" => (Box::new(slots::FakeRing { moment: Moment::Start }), Aim::All),
+        "A60" => (Box::new(slots::FakeAtStart), Aim::All),
         "A101" => (Box::<scribble::ScribbleAll>::default(), Aim::All),
         "A104" => (Box::new(notify::Lost), Aim::All),
         _ => return None,

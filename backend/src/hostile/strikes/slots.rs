@@ -8,7 +8,7 @@ use ironring_common::spec::split::{DESC_BYTES, DESC_F_INDIRECT, DESC_F_NEXT, DES
 
 use super::descriptor::change;
 use super::{Scene, Strike};
-use crate::hostile::book::{Life, Posted};
+use crate::hostile::book::{Book, Life, Posted};
 use crate::hostile::words::{self, Fields, Word};
 use crate::vring::hook::{Moment, Parts, RingMemory};
 
@@ -100,33 +100,52 @@ pub(super) fn indirect_len(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
     UsedElem { len: u32::try_from(bytes).unwrap_or(u32::MAX), ..elem }
 }
 
-/// A48 and A60: every slot that is the driver's says that it is used: behind what was completed, or before the first chain
-/// is posted.
-pub(super) struct FakeRing {
-    pub(super) moment: Moment,
+/// A48: slots behind the last one that was posted say that they are used.
+///
+/// Only those that were never posted, so only in the first round of a ring: any other may hold a completion that the driver
+/// has not taken yet, and to step on these is a device's own loss.
+pub(super) struct FakeAhead;
+
+impl Strike for FakeAhead {
+    fn is_early(&self) -> bool {
+        true
+    }
+
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        match (ring.parts, scene.book.packed_cursor()) {
+            (Parts::Packed { ring: slots, .. }, Some(start)) if moment == Moment::PostUse && scene.due => {
+                mark(scene.book, slots, start, ring.size.get())
+            }
+            _ => 0,
+        }
+    }
 }
 
-impl Strike for FakeRing {
+/// A60: before the first chain is posted, every slot says that it is used.
+pub(super) struct FakeAtStart;
+
+impl Strike for FakeAtStart {
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
-        let Parts::Packed { ring: slots, next_avail, .. } = ring.parts else { return 0 };
-        if moment != self.moment || !(scene.due || moment == Moment::Start) {
-            return 0;
-        }
-        // After a burst, its own slots are the ones that the driver looks at.
-        let spared: Vec<_> = if moment == Moment::Start { Vec::new() } else { ring.heads.to_vec() };
-        let mut struck = 0u64;
-        let mut at = next_avail;
-        for _ in 0..ring.size.get() {
-            if let Some(slot) = DescId::below(at.slot(), ring.size)
-                && !spared.contains(&slot)
-                && !scene.book.is_posted(slot)
-            {
-                struck = struck.wrapping_add(u64::from(fake(slots, slot, at)));
+        match ring.parts {
+            Parts::Packed { ring: slots, next_avail, .. } if moment == Moment::Start => {
+                mark(scene.book, slots, next_avail, ring.size.get())
             }
-            at = at.advance(1, ring.size);
+            _ => 0,
         }
-        u64::from(struck > 0)
     }
+}
+
+/// Marks the slots from `start` on that were never posted. Returns whether there was any, as a number.
+fn mark(book: &Book, slots: &Area, start: PackedPosition, count: u16) -> u64 {
+    let mut at = start;
+    let mut any = false;
+    for _ in 0..count {
+        if let Some(slot) = DescId::below(at.slot(), book.size).filter(|slot| book.is_untouched(*slot)) {
+            any |= fake(slots, slot, at);
+        }
+        at = at.advance(1, book.size);
+    }
+    u64::from(any)
 }
 
 /// Marks a slot used in the round of `at`, unless the driver has something there.

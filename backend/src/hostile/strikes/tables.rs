@@ -29,12 +29,7 @@ impl Strike for Rewrite {
     }
 }
 
-fn rewrite(
-    scene: &mut Scene<'_>,
-    ring: &RingMemory<'_>,
-    table: (GuestAddr, &Area),
-    entry: u16,
-) -> bool {
+fn rewrite(scene: &mut Scene<'_>, ring: &RingMemory<'_>, table: (GuestAddr, &Area), entry: u16) -> bool {
     let packed = scene.book.is_packed();
     let rest = |change: fn(Fields) -> Fields| move |word| change(Fields::from_word(word, packed)).to_word(packed);
     match scene.rng.below(3) {

@@ -219,8 +219,7 @@ impl Flipping {
             }
             // The word may hold either of the two.
             Place::Slot { ring, slot } => {
-                words::replace(ring, *slot, Word::Rest, from, to)
-                    || words::load(ring, *slot, Word::Rest) == to
+                words::replace(ring, *slot, Word::Rest, from, to) || words::load(ring, *slot, Word::Rest) == to
             }
         }
     }
