@@ -14,6 +14,8 @@ use std::sync::Arc;
 use ironring_common::error::{Misuse, OsError};
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::view::Ours;
+use ironring_common::shm::words::Words;
 use ironring_common::spec::{packed, split};
 
 use crate::mapper::slots::FixedSlots;
@@ -75,6 +77,17 @@ pub enum RingAreas {
     Split(SplitAreas<Area>),
     /// Slots and two event areas.
     Packed(PackedAreas<Area>),
+}
+
+impl RingAreas {
+    /// Zeroes everything in them, for a ring that begins anew over memory which had another.
+    pub(crate) fn scrub(&self) {
+        let areas = match self {
+            Self::Split(SplitAreas { desc, avail, used }) => [desc, avail, used],
+            Self::Packed(PackedAreas { ring, driver_event, device_event }) => [ring, driver_event, device_event],
+        };
+        areas.into_iter().for_each(|area| Ours::new(area.clone()).zero(0, area.len()));
+    }
 }
 
 /// Why there is no arena.

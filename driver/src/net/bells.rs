@@ -84,6 +84,11 @@ impl Kick {
         }
     }
 
+    /// The next [`nudge`](Self::nudge) kicks, if kicks are not turned off.
+    pub(super) const fn insist(&mut self) {
+        self.unkicked = true;
+    }
+
     fn judge(&self, rung: Result<Rung, OsError>) -> Kicked {
         match rung {
             Ok(Rung::Yes) => Kicked::Yes,

@@ -14,6 +14,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::spec::net;
 
 use super::bells::Bells;
+use super::life::Stopped;
 use super::{FRAME_MAX, NetError, NetOptions, RX_QUEUE, RxQueue, TX_QUEUE, TxQueue, VirtioNet, supported};
 use crate::arena::{Arena, ArenaShape, QueueMemory, RingAreas};
 use crate::queue::any::AnyRing;
@@ -141,12 +142,13 @@ impl Bringup<Shared> {
         channel.enable_queue(RX_QUEUE, true)?;
         channel.enable_queue(TX_QUEUE, true)?;
         let Agreed { negotiated, config, .. } = agreed;
-        Ok(VirtioNet { channel, negotiated, config, rx, tx, _supervisor: supervisor, arena, latch, options, epoch: 0 })
+        let stopped = Stopped::default();
+        Ok(VirtioNet { channel, negotiated, config, rx, tx, supervisor, stopped, arena, latch, options, epoch: 0 })
     }
 }
 
 /// An empty ring of either layout.
-fn make_ring(
+pub(super) fn make_ring(
     index: u16,
     size: QueueSize,
     memory: &QueueMemory,

@@ -12,6 +12,7 @@
 mod bells;
 mod bringup;
 mod error;
+mod life;
 mod rx;
 mod tx;
 mod wait;
@@ -24,6 +25,7 @@ use ironring_common::features::{Feature, Negotiated, Supported};
 
 pub use bringup::Bringup;
 pub use error::NetError;
+pub use life::QueueRole;
 pub use rx::{RxBatch, RxQueue, RxStats};
 pub use tx::{TxError, TxQueue, TxSlot, TxStats};
 
@@ -31,6 +33,7 @@ use crate::arena::Arena;
 use crate::queue::RingLayout;
 use crate::queue::violation::{Latch, Violation, ViolationKind};
 use crate::transport::{NetConfig, TransportError, VhostUser};
+use life::Stopped;
 use wait::Patience;
 
 /// What a network device is to be like.
@@ -83,7 +86,8 @@ pub struct VirtioNet {
     rx: RxQueue,
     tx: TxQueue,
     /// Looks after kicks, if there are any.
-    _supervisor: Option<Supervisor>,
+    supervisor: Option<Supervisor>,
+    stopped: Stopped,
     arena: Arena,
     latch: Arc<Latch>,
     options: NetOptions,
@@ -249,14 +253,14 @@ impl VirtioNet {
         self.check()?;
         let deadline = Instant::now().checked_add(self.options.drain);
         self.tx.publish()?;
-        while self.tx.outstanding() > 0 && deadline.is_some_and(|deadline| Instant::now() < deadline) {
+        let waits = !self.is_stopped(QueueRole::Transmit);
+        while waits && self.tx.outstanding() > 0 && deadline.is_some_and(|deadline| Instant::now() < deadline) {
             if self.tx.reclaim()? == 0 {
                 std::thread::yield_now();
             }
         }
-        self.channel.stop_queue(RX_QUEUE, self.rx.stop_window())?;
-        self.channel.stop_queue(TX_QUEUE, self.tx.stop_window())?;
-        Ok(())
+        self.stop_queue(QueueRole::Receive)?;
+        self.stop_queue(QueueRole::Transmit)
     }
 }
 

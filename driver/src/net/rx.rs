@@ -140,6 +140,13 @@ impl RxQueue {
         Self { ring, slots, kick: bells.kick, call: bells.call }
     }
 
+    /// Goes on with an empty ring and other doorbells. What was counted stays.
+    pub(super) fn renew(&mut self, mut ring: AnyRing<Area, ()>, bells: Bells) {
+        ring.suppress_calls();
+        let Bells { kick, call } = bells;
+        (self.ring, self.kick, self.call) = (ring, kick, call);
+    }
+
     /// Posts every free slot.
     pub(super) fn fill(&mut self) -> Result<(), Violation> {
         for _ in 0..self.ring.free() {
@@ -213,6 +220,12 @@ impl RxQueue {
             self.slots.stats.watchdog_kicks = self.slots.stats.watchdog_kicks.wrapping_add(1);
         }
         self.ring.check()
+    }
+
+    /// Kicks the device, whether it wants that or not.
+    pub(super) fn kick_anyway(&mut self) -> Result<(), Violation> {
+        self.kick.insist();
+        self.nudge()
     }
 
     /// Asks the device to call, and looks once more: `true` if there is something to take already. Otherwise the caller

@@ -39,6 +39,8 @@ struct TxSlots {
     mapper: FixedSlots,
     /// Whether each frame goes by an indirect table: its header and its bytes as two descriptors.
     indirect: bool,
+    /// Counted by the rings of this queue that were reset.
+    idle_claims: u64,
     stats: TxStats,
 }
 
@@ -51,6 +53,8 @@ pub struct TxStats {
     pub bytes: u64,
     /// Frames that the device has used.
     pub completed: u64,
+    /// Frames that were out when the queue was reset.
+    pub lost: u64,
     /// Frames that found no free slot.
     pub full: u64,
     /// Kicks sent.
@@ -124,8 +128,19 @@ impl TxQueue {
         let Bells { kick, call } = bells;
         ring.suppress_calls();
         let QueueMemory { slots, mapper, tables, .. } = memory;
-        let slots = TxSlots { words: Ours::new(slots), mapper, indirect: tables.is_some(), stats: TxStats::default() };
+        let (indirect, stats) = (tables.is_some(), TxStats::default());
+        let slots = TxSlots { words: Ours::new(slots), mapper, indirect, idle_claims: 0, stats };
         Self { ring, slots, kick, call, frame_max }
+    }
+
+    /// Goes on with an empty ring and other doorbells. What was counted stays, and what was out counts as lost.
+    pub(super) fn renew(&mut self, mut ring: AnyRing<Area, ()>, bells: Bells) {
+        ring.suppress_calls();
+        let Self { slots, ring: old, .. } = self;
+        slots.stats.lost = slots.stats.lost.wrapping_add(u64::from(old.outstanding()));
+        slots.idle_claims = slots.idle_claims.wrapping_add(old.counters().idle_claims);
+        let Bells { kick, call } = bells;
+        (self.ring, self.kick, self.call) = (ring, kick, call);
     }
 
     /// Copies frames into free slots and shows them to the device. Returns how many were sent: the first ones. Slots that
@@ -229,10 +244,17 @@ impl TxQueue {
         self.ring.check()
     }
 
+    /// Kicks the device, whether it wants that or not.
+    pub(super) fn kick_anyway(&mut self) -> Result<(), Violation> {
+        self.kick.insist();
+        self.nudge()
+    }
+
     /// What was counted.
     #[must_use]
     pub fn stats(&self) -> TxStats {
-        TxStats { idle_claims: self.ring.counters().idle_claims, ..self.slots.stats }
+        let idle_claims = self.slots.idle_claims.wrapping_add(self.ring.counters().idle_claims);
+        TxStats { idle_claims, ..self.slots.stats }
     }
 
     /// What the ring counted.
