@@ -98,8 +98,10 @@ impl Ring {
             in_order: has(Feature::InOrder),
             only_sends: self.ring % 2 == 1,
         };
-        // Where drivers have no reason for chains of several slots.
-        let single = has(Feature::IndirectDesc) || (ring.is_multiple_of(2) && has(Feature::MrgRxbuf));
+        // Where drivers have no reason for chains of several slots, and a used slot stands for one chain: behind one that
+        // stands for many, the others look available still.
+        let single = !has(Feature::InOrder)
+            && (has(Feature::IndirectDesc) || (ring.is_multiple_of(2) && has(Feature::MrgRxbuf)));
         let mut vring = make_vring(self.queue, (&layout, areas.clone()), setup.base, single, options)
             .map_err(|source| ControlError::BadRing { ring, source })?;
         vring.suppress_kicks();
