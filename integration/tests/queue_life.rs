@@ -34,7 +34,8 @@ fn up(options: NetOptions) -> VirtioNet {
 /// Frame `number`.
 fn frame(number: u64) -> Vec<u8> {
     let len = 60 + usize::try_from(number * 37 % 1400).unwrap();
-    let mut frame: Vec<u8> = (0..len).map(|at| (number.wrapping_mul(31) as usize + at).to_le_bytes()[0]).collect();
+    let mut frame: Vec<u8> =
+        (0..len).map(|at| number.wrapping_mul(31).wrapping_add(at as u64).to_le_bytes()[0]).collect();
     frame[14..22].copy_from_slice(&number.to_le_bytes());
     frame
 }

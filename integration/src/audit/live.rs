@@ -199,9 +199,8 @@ impl<'a> Live<'a> {
     fn round(&self, net: &mut VirtioNet, flow: &mut Flow, batch: &mut RxBatch) -> Result<(), Violation> {
         if !flow.round(net, batch)? && self.attack.surface == Surface::Notify {
             // That no call comes may be what this attack is about; the limit of a millisecond is the answer to it.
-            match net.wait(Duration::from_millis(1)) {
-                Err(NetError::Violation(violation)) => return Err(violation),
-                Ok(_) | Err(_) => {}
+            if let Err(NetError::Violation(violation)) = net.wait(Duration::from_millis(1)) {
+                return Err(violation);
             }
         }
         Ok(())

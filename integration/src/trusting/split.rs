@@ -273,7 +273,7 @@ impl<W: Words> TrustingRing<W> {
         let Descriptor { addr, len, flags, .. } = desc;
         let desc_id = desc_id(id, self.size)?;
         if flags & DESC_F_INDIRECT != 0 {
-            if len == 0 || len as usize % DESC_BYTES != 0 {
+            if len == 0 || !(len as usize).is_multiple_of(DESC_BYTES) {
                 return Err(Bite::Asserted { what: "an indirect table has whole entries, and at least one" });
             }
             return self.tables.detach(mapper, desc_id, len);

@@ -1,5 +1,7 @@
 //! The trusting rings against small devices written by hand: honest traffic passes, and each lie bites.
 
+#![expect(clippy::cast_possible_truncation, reason = "offsets and numbers of a small model")]
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -183,7 +185,7 @@ fn carry(ring: &mut dyn Ring, device: &mut dyn Device, memory: &Memory, mapper: 
         let finish = if round >= 390 { seen.len() } else { roll(seen.len() + 1) };
         if in_order {
             let batch: Vec<_> = seen.drain(..finish).collect();
-            if let Some(written) = batch.iter().map(|chain| memory.serve(chain)).last() {
+            if let Some(written) = batch.iter().fold(None, |_, chain| Some(memory.serve(chain))) {
                 device.complete(&batch, written);
             }
         } else {

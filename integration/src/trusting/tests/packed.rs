@@ -230,7 +230,7 @@ fn shared_flags_say_how_long_a_chain_is() {
     bench.ring.publish().unwrap();
     let chains = bench.device.look();
     change_rest(&bench.device.ring, 1, |rest| rest.flags &= !DESC_F_NEXT);
-    chains.iter().for_each(|chain| bench.device.complete(&[chain.clone()], 0));
+    chains.iter().for_each(|chain| bench.device.complete(std::slice::from_ref(chain), 0));
     assert_eq!(bench.take(), Ok(Some((0, 0))));
     assert_eq!(bench.take(), Ok(None), "it looks at slot 2, and the completion is in slot 3");
     assert_eq!((bench.ring.outstanding(), bench.mapper.blocks() - bench.mapper.free_blocks()), (1, 2));

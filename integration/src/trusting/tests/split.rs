@@ -131,7 +131,7 @@ fn bite_of(indirect: bool, lie: impl FnOnce(&mut SplitDevice)) -> (Bite, Bench) 
     let mut bench = Bench::new(indirect, false);
     let chains = bench.post(2);
     lie(&mut bench.device);
-    chains.iter().for_each(|chain| bench.device.complete(&[chain.clone()], 200));
+    chains.iter().for_each(|chain| bench.device.complete(std::slice::from_ref(chain), 200));
     let bite = (0..2).find_map(|_| bench.take().err()).expect("a bite");
     (bite, bench)
 }
