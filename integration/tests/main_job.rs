@@ -15,11 +15,11 @@ fn without_arguments_everything_holds() {
         assert!(pair["frames_sent"].as_u64().unwrap() >= 10_000);
         assert_eq!(pair["state"], "ok");
     }
-    let absent = json["not_built"].as_array().unwrap();
-    assert_eq!(pairs.len() + absent.len(), 2, "every layout runs or is named as not built");
+    let layouts: Vec<_> = pairs.iter().map(|pair| pair["layout"].as_str().unwrap()).collect();
+    assert_eq!(layouts, ["split", "packed"]);
     let audit = &json["audit"];
     assert_eq!(audit["escaped"], 0);
-    assert!(audit["contained"].as_u64().unwrap() >= 27);
+    assert!(audit["contained"].as_u64().unwrap() >= 60);
     assert!(audit["bites_trusting"].as_u64().unwrap() > 0);
     assert!(audit["duds"].as_array().unwrap().is_empty());
     assert!(json["seconds"].as_f64().unwrap() < 60.0);
