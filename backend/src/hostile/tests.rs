@@ -22,6 +22,7 @@ use crate::vring::split::SplitVring;
 
 mod channel;
 mod end_to_end;
+mod packed;
 mod racing;
 mod striking;
 
