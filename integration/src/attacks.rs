@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ironring_backend::hostile::{self, Attack, CATALOGUE};
+use ironring_backend::hostile::{self, ABSENT, Absent, Attack, CATALOGUE};
 use serde::Serialize;
 
 use crate::output::{self, Cell, Exit, Failure, Look, Table};
@@ -22,6 +22,8 @@ pub enum AttacksCommand {
 #[derive(Serialize)]
 struct Listing {
     attacks: &'static [Attack],
+    /// Entries that are not run.
+    absent: &'static [Absent],
 }
 
 /// The `attacks` subcommand.
@@ -31,14 +33,17 @@ pub fn main(command: Option<&AttacksCommand>, json: bool) -> ExitCode {
         None => list(json),
         Some(AttacksCommand::Show { attack }) => match hostile::find(attack) {
             Some(found) => show(found, json),
-            None => output::fail_with(json, &unknown(attack)),
+            None => match hostile::find_absent(attack) {
+                Some(absent) => show_absent(absent, json),
+                None => output::fail_with(json, &unknown(attack)),
+            },
         },
     }
 }
 
 fn list(json: bool) -> ExitCode {
     if json {
-        output::print_json(&Listing { attacks: &CATALOGUE });
+        output::print_json(&Listing { attacks: &CATALOGUE, absent: &ABSENT });
         return Exit::Held.into();
     }
     let mut table = Table::new(&["id", "name", "class", "timing", "expected"]);
@@ -51,9 +56,19 @@ fn list(json: bool) -> ExitCode {
             Cell::new(expected(attack)),
         ]);
     }
-    let count = CATALOGUE.len();
-    let text = table.render();
-    output::print_text(&format!("{text}{count} attacks; `ironring attacks show ID` says what one does\n"));
+    let mut rest = Table::new(&["id", "name", "why it is not run"]);
+    for absent in &ABSENT {
+        rest.row(vec![
+            Cell::new(absent.id).look(Look::Bold),
+            Cell::new(absent.name),
+            Cell::new(absent.reason).look(Look::Dim),
+        ]);
+    }
+    let (count, others) = (CATALOGUE.len(), ABSENT.len());
+    let (text, rest) = (table.render(), rest.render());
+    output::print_text(&format!(
+        "{text}\n{rest}{count} attacks and {others} that are not run; `ironring attacks show ID` says what one does\n"
+    ));
     Exit::Held.into()
 }
 
@@ -78,6 +93,18 @@ fn show(attack: &Attack, json: bool) -> ExitCode {
     ] {
         table.row(vec![Cell::new(name), Cell::new(value)]);
     }
+    output::print_text(&table.render());
+    Exit::Held.into()
+}
+
+fn show_absent(absent: &Absent, json: bool) -> ExitCode {
+    if json {
+        output::print_json(absent);
+        return Exit::Held.into();
+    }
+    let mut table = Table::new(&[absent.id, absent.name]);
+    table.row(vec![Cell::new("not run"), Cell::new(absent.reason)]);
+    table.row(vec![Cell::new("joins with"), Cell::new(absent.joins_with.unwrap_or("-"))]);
     output::print_text(&table.render());
     Exit::Held.into()
 }

@@ -21,15 +21,26 @@ pub(crate) fn is_harm(verdict: &str) -> bool {
 /// writes into buffers may change it. No other attack touches a byte of a frame: there, a changed frame says that the
 /// driver read the wrong bytes.
 pub(crate) fn may_change_frames(attack: &Attack) -> bool {
-    // A46 and A47 claim buffers that were not written, or not in full.
-    matches!(attack.surface, Surface::Buffer | Surface::Memory) || ["A46", "A47"].contains(&attack.id)
+    match attack.id {
+        // Buffers that were not written, or not in full, or were but not in full are claimed.
+        "A28" | "A37" | "A38" | "A40" | "A46" | "A47" | "A97" => true,
+        // The device has read the frame by then.
+        "A72c" | "A72d" | "A72e" => false,
+        _ => matches!(attack.surface, Surface::Buffer | Surface::Memory),
+    }
 }
 
 /// Whether the device may be left unable to serve, by what it did to what it reads itself. The driver cannot help that;
 /// it must still be reset.
 pub(crate) fn may_stop_the_device(attack: &Attack) -> bool {
-    // A51 leaves driver and device looking at different slots.
-    matches!(attack.surface, Surface::Memory) || attack.id == "A51"
+    // A97 takes away its descriptors; A40 and A51 leave driver and device looking at different places.
+    matches!(attack.surface, Surface::Memory) || ["A40", "A51", "A97"].contains(&attack.id)
+}
+
+/// Whether frames may be lost by what the device does to itself.
+pub(crate) fn may_lose_frames(attack: &Attack) -> bool {
+    // A28 serves a buffer that the driver may have filled anew.
+    may_stop_the_device(attack) || attack.id == "A28"
 }
 
 /// The rules of the ring that an attack breaks. A violation of another rule is a defect of the driver, which named a lie
@@ -39,12 +50,16 @@ pub(crate) fn may_raise(attack: &Attack) -> &'static [ViolationKind] {
         BatchOverrun, IdNotHead, IdNotOutstanding, IdOutOfRange, KickBlocked, LengthOverPosted, UsedIndexJump,
     };
     match attack.id {
-        "A18" => &[UsedIndexJump],
+        "A18" | "A19" | "A20" => &[UsedIndexJump],
         "A23" | "A24" | "A45" | "A50" => &[IdOutOfRange],
         "A25" => &[IdNotHead],
         // A burst of one gets a second element, which may be one more than there are chains outstanding.
         "A27" => &[IdNotOutstanding, UsedIndexJump],
-        "A31" | "A54" => &[LengthOverPosted],
+        "A31" | "A32" | "A33" | "A54" => &[LengthOverPosted],
+        // An id of the other queue may be that of a descriptor in the middle of a chain here.
+        "A30" => &[IdNotOutstanding, IdNotHead, BatchOverrun],
+        // An old element, or one more than there are chains out.
+        "A40" => &[IdNotOutstanding, IdNotHead, IdOutOfRange, LengthOverPosted, UsedIndexJump],
         // An id that no chain is given back by may be that of a descriptor in the middle of one.
         // Or of one that was posted meanwhile and not shown yet, with completions in order.
         "A26" | "A44" | "A52" => &[IdNotOutstanding, IdNotHead, BatchOverrun],
@@ -54,7 +69,7 @@ pub(crate) fn may_raise(attack: &Attack) -> &'static [ViolationKind] {
         "A105" => &[KickBlocked],
         // What the element flips to: a wrong id or a wrong length.
         "A39" | "A55" => &[IdOutOfRange, LengthOverPosted],
-        "A101" => &ViolationKind::ALL,
+        "A97" | "A101" | "A123" | "A124" => &ViolationKind::ALL,
         _ => &[],
     }
 }
@@ -76,10 +91,16 @@ mod tests {
     #[test]
     fn only_attacks_on_bytes_change_frames() {
         let changing: Vec<_> = CATALOGUE.iter().filter(|attack| may_change_frames(attack)).map(|a| a.id).collect();
-        assert_eq!(changing, ["A41", "A46", "A47", "A101"]);
+        let expected = ["A28", "A37", "A38", "A40", "A41", "A46", "A47", "A72a", "A97", "A101", "A123", "A124"];
+        assert_eq!(changing, expected);
         for attack in CATALOGUE.iter() {
             let accepted = attack.expected.contains(&Verdict::Accepted);
-            assert!(may_change_frames(attack) || may_stop_the_device(attack) || !accepted, "{}", attack.id);
+            let by_word_alone = ["A71b", "A120"].contains(&attack.id);
+            assert!(
+                may_change_frames(attack) || may_stop_the_device(attack) || by_word_alone || !accepted,
+                "{}",
+                attack.id
+            );
         }
         assert!(may_stop_the_device(find("A101").unwrap()) && !may_stop_the_device(find("A41").unwrap()));
     }

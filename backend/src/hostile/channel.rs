@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::Plan;
 use super::doorbells::Thief;
+use super::liar::Liar;
+use super::memory::Burglar;
 use super::rng::Rng;
 use super::tally::{Row, Strikes};
 use crate::session::relay::{Filter, Message, Side, Step};
@@ -14,6 +16,8 @@ pub struct Saboteur {
     partial: Option<Partial>,
     disconnect: Option<Disconnect>,
     thief: Option<Thief>,
+    burglar: Option<Burglar>,
+    liar: Option<Liar>,
 }
 
 impl Saboteur {
@@ -22,8 +26,10 @@ impl Saboteur {
         let partial = strikes.row("A110").map(|row| Partial::new(row, plan.seed()));
         let disconnect = strikes.row("A119").map(|row| Disconnect::new(row, plan.seed()));
         let thief = Thief::new(strikes);
-        let any = partial.is_some() || disconnect.is_some() || thief.is_some();
-        any.then_some(Self { partial, disconnect, thief })
+        let (burglar, liar) = (Burglar::new(plan.seed(), strikes), Liar::new(plan, strikes));
+        let on_replies = partial.is_some() || disconnect.is_some() || liar.is_some();
+        let any = on_replies || thief.is_some() || burglar.is_some();
+        any.then_some(Self { partial, disconnect, thief, burglar, liar })
     }
 }
 
@@ -32,6 +38,12 @@ impl Filter for Saboteur {
         let mut message = message;
         if let Some(thief) = &mut self.thief {
             thief.request(&mut message);
+        }
+        if let Some(burglar) = &mut self.burglar {
+            burglar.request(&message);
+        }
+        if let Some(liar) = &self.liar {
+            liar.request(&mut message);
         }
         match &mut self.disconnect {
             Some(disconnect) => disconnect.request(message),
@@ -43,9 +55,10 @@ impl Filter for Saboteur {
         if self.disconnect.as_ref().is_some_and(Disconnect::is_reply_withheld) {
             return vec![Step::Close];
         }
-        match &mut self.partial {
-            Some(partial) => partial.reply(message),
-            None => vec![Step::Send(Side::FrontEnd, message)],
+        match (&mut self.partial, &mut self.liar) {
+            (Some(partial), _) => partial.reply(message),
+            (None, Some(liar)) => liar.reply(message),
+            (None, None) => vec![Step::Send(Side::FrontEnd, message)],
         }
     }
 }

@@ -20,25 +20,29 @@ use crate::session::relay::Message;
 #[derive(Debug)]
 pub(super) struct Thief {
     kicks: Option<Row>,
-    calls: Option<Player>,
+    calls: Vec<Player>,
 }
 
 impl Thief {
     /// `None` if the plan has none of them.
     pub(super) fn new(strikes: &Strikes) -> Option<Self> {
-        let (kicks, calls) = (strikes.row("A105"), strikes.row("A106").map(Player::new));
-        (kicks.is_some() || calls.is_some()).then_some(Self { kicks, calls })
+        let games = [("A102", Game::Spurious), ("A103", Game::Storm), ("A106", Game::Block)];
+        let player = |(id, game)| Some(Player::new(strikes.row(id)?, game));
+        let (kicks, calls) = (strikes.row("A105"), games.into_iter().filter_map(player).collect::<Vec<_>>());
+        (kicks.is_some() || !calls.is_empty()).then_some(Self { kicks, calls })
     }
 
     /// Strikes if the message brings doorbells.
     pub(super) fn request(&mut self, message: &mut Message) {
-        match (message.request(), &mut self.kicks, &mut self.calls) {
-            (SET_VRING_KICK, Some(row), _) if row.is_armed() => {
+        match (message.request(), &mut self.kicks) {
+            (SET_VRING_KICK, Some(row)) if row.is_armed() => {
                 row.count(steal(message).iter().filter(|kick| block_writes(kick)).count() as u64);
             }
             // Calls go on: the honest ring rings them too.
-            (SET_VRING_CALL, _, Some(player)) => {
-                message.fds.iter().filter_map(|fd| fd.try_clone().ok()).for_each(|call| player.play_with(call));
+            (SET_VRING_CALL, _) => {
+                for player in &self.calls {
+                    message.fds.iter().filter_map(|fd| fd.try_clone().ok()).for_each(|call| player.play_with(call));
+                }
             }
             _ => {}
         }
@@ -57,7 +61,18 @@ fn block_writes(kick: &OwnedFd) -> bool {
         && rustix::fs::fcntl_setfl(kick, OFlags::empty()).is_ok()
 }
 
-/// A106: a thread that rings calls, takes the ring back, and lets reads block, all the time.
+/// What is done with calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Game {
+    /// A102: they ring now and then, whatever has happened.
+    Spurious,
+    /// A103: they ring all the time.
+    Storm,
+    /// A106: they ring, are taken back, and let reads block.
+    Block,
+}
+
+/// A thread that plays with calls.
 #[derive(Debug)]
 struct Player {
     calls: Arc<Mutex<Vec<OwnedFd>>>,
@@ -66,7 +81,7 @@ struct Player {
 }
 
 impl Player {
-    fn new(row: Row) -> Self {
+    fn new(row: Row, game: Game) -> Self {
         let (calls, stop) = (Arc::<Mutex<Vec<OwnedFd>>>::default(), Arc::<AtomicBool>::default());
         let (theirs, end) = (Arc::clone(&calls), Arc::clone(&stop));
         let play = move || {
@@ -77,14 +92,17 @@ impl Player {
                     std::thread::park_timeout(NAP);
                     continue;
                 }
-                row.count(calls.iter().filter(|call| play_once(call)).count() as u64);
+                row.count(calls.iter().filter(|call| game.play(call)).count() as u64);
                 drop(calls);
-                std::thread::yield_now();
+                match game {
+                    Game::Spurious => std::thread::park_timeout(NAP),
+                    Game::Storm | Game::Block => std::thread::yield_now(),
+                }
             }
         };
         let thread = std::thread::Builder::new().name("hostile-calls".to_owned()).spawn(play);
         if let Err(error) = &thread {
-            tracing::error!("cannot start the thread that plays with calls: {error}; A106 does not strike");
+            tracing::error!("cannot start the thread that plays with calls: {error}; its attack does not strike");
         }
         Self { calls, stop, thread: thread.ok() }
     }
@@ -101,6 +119,16 @@ impl Drop for Player {
             thread.thread().unpark();
             // It has nothing to say; if it panicked, the panic was printed where it happened.
             let _ = thread.join();
+        }
+    }
+}
+
+impl Game {
+    /// Whether anything was done.
+    fn play(self, call: &OwnedFd) -> bool {
+        match self {
+            Self::Spurious | Self::Storm => rustix::io::write(call, &1u64.to_ne_bytes()).is_ok(),
+            Self::Block => play_once(call),
         }
     }
 }

@@ -347,19 +347,21 @@ impl Slot {
         if book.burst.len() == 1 {
             self.strike.burst_begins();
         }
-        if self.struck || !armed || !self.is_due(book) {
+        let due = armed && !self.struck && self.is_due(book);
+        if !(due || self.strike.has_debts()) {
             return honest;
         }
-        let elem = self.strike.used_elem(honest, &mut Scene { book, rng: &mut self.rng, due: true });
+        let elem = self.strike.used_elem(honest, &mut Scene { book, rng: &mut self.rng, due });
         self.count(u64::from(elem != honest));
         elem
     }
 
     fn used_idx(&mut self, honest: u16, book: &mut Book, armed: bool) -> u16 {
-        if !armed || !self.is_due(book) {
+        let due = self.is_due(book);
+        if !armed || !(due || self.strike.has_debts()) {
             return honest;
         }
-        let idx = self.strike.used_idx(honest, &mut Scene { book, rng: &mut self.rng, due: true });
+        let idx = self.strike.used_idx(honest, &mut Scene { book, rng: &mut self.rng, due });
         self.count(u64::from(idx != honest));
         idx
     }

@@ -26,15 +26,21 @@ mod catalogue;
 mod channel;
 mod doorbells;
 mod engine;
+mod liar;
+mod loot;
+mod memory;
 mod rng;
 mod serve;
 mod strikes;
 mod tally;
 mod words;
 
-pub use self::catalogue::{Attack, Axes, Axis, CATALOGUE, Class, Surface, Timing, Verdict, find, near_matches};
+pub use self::catalogue::{
+    ABSENT, Absent, Attack, Axes, Axis, CATALOGUE, Class, Surface, Timing, Verdict, find, find_absent, near_matches,
+};
 pub use self::channel::Saboteur;
 pub use self::engine::Engine;
+pub use self::loot::{CANARY, canaries_seen, pointers_seen};
 pub use self::rng::Rng;
 pub use self::serve::{Adversary, HostileSession, serve_in_thread, serve_in_thread_with};
 pub use self::strikes::{CHANGING, UNTOUCHED};
@@ -59,6 +65,12 @@ pub enum PlanError {
         /// What may have been meant, best first.
         near: Vec<&'static str>,
     },
+    /// The attack is not run.
+    #[error("{} ({}) is not run: {}", absent.id, absent.name, absent.reason)]
+    Absent {
+        /// The entry.
+        absent: &'static Absent,
+    },
     /// The list is empty.
     #[error("no attack is named; write hostile:ID[,ID...], for example hostile:A01,A39")]
     Empty,
@@ -81,8 +93,10 @@ impl Plan {
         let list = list.strip_prefix("hostile").and_then(|rest| rest.strip_prefix(':')).unwrap_or(list);
         let mut plan = Self { seed, ..Self::honest() };
         for given in list.split(',').map(str::trim).filter(|given| !given.is_empty()) {
-            let attack =
-                find(given).ok_or_else(|| PlanError::Unknown { given: given.to_owned(), near: near_matches(given) })?;
+            let attack = find(given).ok_or_else(|| match find_absent(given) {
+                Some(absent) => PlanError::Absent { absent },
+                None => PlanError::Unknown { given: given.to_owned(), near: near_matches(given) },
+            })?;
             if !plan.attacks.contains(&attack) {
                 plan.attacks.push(attack);
             }

@@ -26,7 +26,7 @@ use ironring_common::features::{Feature, Negotiated, Supported};
 pub use bringup::Bringup;
 pub use error::NetError;
 pub use life::QueueRole;
-pub use rx::{RxBatch, RxQueue, RxStats};
+pub use rx::{RxBatch, RxQueue, RxStats, is_plain};
 pub use tx::{TxError, TxQueue, TxSlot, TxStats};
 
 use crate::arena::Arena;

@@ -364,10 +364,14 @@ impl RxSlots {
 /// a checksum to be finished or a segmented frame is not lawful (5.1.6.4.1); the other fields are then ignored.
 #[inline]
 fn plain(slot: &[u8]) -> bool {
-    slot.first_chunk::<{ net::HDR_BYTES }>().is_some_and(|bytes| {
-        let header = Header::from_bytes(*bytes);
-        header.gso_type == net::GSO_NONE && header.flags & net::HDR_F_NEEDS_CSUM == 0
-    })
+    slot.first_chunk::<{ net::HDR_BYTES }>().is_some_and(|bytes| is_plain(Header::from_bytes(*bytes)))
+}
+
+/// Whether a header uses nothing that was not negotiated: what a receive queue drops frames by.
+#[inline]
+#[must_use]
+pub const fn is_plain(header: Header) -> bool {
+    header.gso_type == net::GSO_NONE && header.flags & net::HDR_F_NEEDS_CSUM == 0
 }
 
 fn os(error: OsError) -> NetError {

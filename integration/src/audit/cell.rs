@@ -143,6 +143,7 @@ impl CellResult {
 pub fn cell_main(args: &CellArgs) -> ExitCode {
     // A cell ends with its parent, whatever happens to that.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    super::log::count_lines();
     let CellArgs { attack, config, ring, seed, seeds } = args.clone();
     let cell = Cell { attack, config, ring, seed, seeds };
     match cell.run() {

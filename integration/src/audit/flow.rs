@@ -1,6 +1,6 @@
 //! Numbered frames on their way out and back, and what was wrong with those that came back.
 
-use ironring_backend::hostile::{CHANGING, UNTOUCHED};
+use ironring_backend::hostile::{CANARY, CHANGING, UNTOUCHED};
 use ironring_common::spec::net::HDR_BYTES;
 use ironring_driver::net::{RxBatch, TxError, VirtioNet};
 use ironring_driver::queue::violation::Violation;
@@ -112,7 +112,11 @@ impl Flow {
     /// Frame `number`: its bytes follow from the number.
     pub(super) fn frame(&self, number: u64) -> Vec<u8> {
         let len = 60 + usize::try_from((number.wrapping_mul(131).wrapping_add(self.salt)) % 1400).unwrap_or(0);
-        let mut frame = vec![0u8; len];
+        // What lies behind a frame in private memory is nobody's business.
+        let mut frame = Vec::with_capacity(len + CANARY.len());
+        frame.resize(len, 0u8);
+        frame.extend_from_slice(&CANARY);
+        frame.truncate(len);
         for (at, byte) in frame.iter_mut().enumerate() {
             *byte = (number.wrapping_mul(31).wrapping_add(at as u64) & 0xff) as u8;
         }

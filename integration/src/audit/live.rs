@@ -9,15 +9,16 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ironring_backend::config::Settings;
-use ironring_backend::hostile::{self, Attack, Plan, Strikes, Surface, Verdict};
+use ironring_backend::hostile::{self, Attack, HostileSession, Plan, Strikes, Surface, Timing, Verdict};
 use ironring_backend::worker::WaitPolicy;
-use ironring_driver::net::{NetError, NetOptions, RxBatch, VirtioNet};
+use ironring_driver::net::{NetError, NetOptions, QueueRole, RxBatch, VirtioNet};
 use ironring_driver::queue::violation::Violation;
 use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
 
 use super::cell::CellResult;
 use super::flow::{BURST, Counts, Flow};
 use super::judge::{self, Ending, Judgement};
+use super::log;
 use crate::config::RingConfig;
 use crate::verdict::{ESCAPED, may_stop_the_device};
 
@@ -58,6 +59,7 @@ fn not_live(attack: &Attack) -> Option<&'static str> {
     match attack.id {
         "A08b" => Some("the network queues post chains of one descriptor, so there is no NEXT to clear"),
         "A25" => Some("the network queues post chains of one descriptor, so there is no middle of one"),
+        "A33" => Some("the network queues post chains of one direction, so there is no sum of both"),
         "A51" => Some("the network queues post chains of one slot, so none is longer than another"),
         "A53" | "A56b" => Some("the network queues post chains of one slot, so there is none behind the first"),
         _ => None,
@@ -67,6 +69,11 @@ fn not_live(attack: &Attack) -> Option<&'static str> {
 /// Whether the deadline is what ends the attack, so that it should be short.
 fn may_time_out(attack: &Attack) -> bool {
     attack.expected.contains(&Verdict::TimedOut)
+}
+
+/// Whether both sides sleep when there is nothing to do, so that doorbells matter.
+fn sleeps(attack: &Attack) -> bool {
+    attack.surface == Surface::Notify || ["A17", "A42", "A43", "A125"].contains(&attack.id)
 }
 
 struct Live<'a> {
@@ -84,22 +91,82 @@ impl<'a> Live<'a> {
 
     /// The whole run. Returns the verdict.
     fn attack(&mut self, plan: &Plan) -> Result<&'static str, Box<dyn std::error::Error>> {
+        let lines = log::lines();
+        let before = self.first_device()?;
         let (front, back) = UnixStream::pair()?;
         let session = hostile::serve_in_thread_with(back, plan, self.settings())?;
         let strikes = session.strikes();
         let started = Instant::now();
-        let brought_up = VhostUser::from_stream(front, self.deadlines())
-            .map_err(NetError::from)
-            .and_then(|channel| VirtioNet::bring_up(channel, self.options()));
+        let connect = || VhostUser::from_stream(front, self.deadlines());
+        let brought_up = match before {
+            Some((mut net, honest)) => {
+                let reset = net.reset(connect).map(|()| net);
+                honest.end();
+                reset
+            }
+            None => connect().map_err(NetError::from).and_then(|channel| VirtioNet::bring_up(channel, self.options())),
+        };
         let (verdict, net) = match brought_up {
             Err(error) => (self.refused(&error, started), None),
-            Ok(mut net) => (self.traffic(&mut net, &strikes), Some(net)),
+            Ok(mut net) => (self.act(&mut net, &strikes), Some(net)),
         };
+        let ghost = self.is_ghostly();
+        if !ghost {
+            strikes.disarm();
+        }
+        // Lines before the attack, of its set-up and its end, are few and the same for all.
+        if log::lines().saturating_sub(lines) > LINES_MOST {
+            self.findings.push(format!("{} lines in the log", log::lines().saturating_sub(lines)));
+        }
+        self.rebirth(net, ghost.then_some(&strikes))?;
         strikes.disarm();
-        self.rebirth(net)?;
         self.strikes = strikes.count();
         session.end();
         Ok(verdict)
+    }
+
+    /// For an attack that is about coming back: an honest device, which carried frames.
+    fn first_device(&mut self) -> Result<Option<(VirtioNet, HostileSession)>, Box<dyn std::error::Error>> {
+        if self.attack.id != "A120" {
+            return Ok(None);
+        }
+        let (front, back) = UnixStream::pair()?;
+        let session = hostile::serve_in_thread(back, &Plan::honest())?;
+        let mut net = VirtioNet::bring_up(VhostUser::from_stream(front, HONEST_DEADLINES)?, self.options())?;
+        self.honest_traffic(&mut net, None);
+        Ok(Some((net, session)))
+    }
+
+    /// What an attack strikes at: traffic, or something that the driver asks after it.
+    fn act(&mut self, net: &mut VirtioNet, strikes: &Strikes) -> &'static str {
+        match self.attack.id {
+            "A89" => {
+                let before = net.config().map(|config| (config.mac, config.mtu, config.max_pairs));
+                for _ in 0..LOOKS {
+                    if let Err(error) = net.link_up() {
+                        return self.refused(&error, Instant::now());
+                    }
+                }
+                if net.config().map(|config| (config.mac, config.mtu, config.max_pairs)) != before {
+                    self.findings.push("the configuration changed under the driver".into());
+                }
+                self.traffic(net, strikes)
+            }
+            "A94" | "A116" => {
+                self.honest_traffic(net, None);
+                let asked = Instant::now();
+                match net.stop_queue(QueueRole::Receive) {
+                    Ok(()) => Verdict::NoEffect.name(),
+                    Err(error) => self.refused(&error, asked),
+                }
+            }
+            _ => self.traffic(net, strikes),
+        }
+    }
+
+    /// Whether it is what is left of a session that strikes, when the driver is gone.
+    fn is_ghostly(&self) -> bool {
+        self.attack.timing == Timing::Teardown
     }
 
     fn deadlines(&self) -> Deadlines {
@@ -113,8 +180,7 @@ impl<'a> Live<'a> {
 
     /// A device that sleeps has to be kicked, so that there are doorbells to attack.
     fn settings(&self) -> Settings {
-        let wait =
-            if self.attack.surface == Surface::Notify { WaitPolicy::Interrupt } else { Settings::default().wait };
+        let wait = if sleeps(self.attack) { WaitPolicy::Interrupt } else { Settings::default().wait };
         Settings { wait, ..Settings::default() }
     }
 
@@ -139,7 +205,9 @@ impl<'a> Live<'a> {
         let mut flow = Flow::new(self.seed);
         let mut batch = RxBatch::new(BURST, net.tx().frame_max());
         let ended = self.under_attack(net, &mut flow, &mut batch, strikes).and_then(|()| {
-            strikes.disarm();
+            if !self.is_ghostly() {
+                strikes.disarm();
+            }
             self.aftermath(net, &mut flow, &mut batch)
         });
         flow.look_again(batch.frames());
@@ -149,6 +217,12 @@ impl<'a> Live<'a> {
             }
             Ending::Violation(violation.kind)
         });
+        if hostile::pointers_seen() > 0 {
+            self.findings.push("an address of the driver's process was said over the socket".into());
+        }
+        if hostile::canaries_seen() > 0 {
+            self.findings.push("private bytes were seen in shared memory".into());
+        }
         if !net.is_conserved() {
             self.findings.push("a descriptor is neither free nor lent".into());
         }
@@ -169,7 +243,8 @@ impl<'a> Live<'a> {
         let enough = |flow: &Flow| {
             let struck = strikes.count();
             let limit = if struck > 0 { TRAFFIC_LIMIT } else { FIRST_STRIKE_LIMIT };
-            struck >= STRIKES_ENOUGH && flow.counts.received >= FRAMES_MIN || started.elapsed() > limit
+            let later = self.is_ghostly() && flow.counts.received >= FRAMES_MIN;
+            later || struck >= STRIKES_ENOUGH && flow.counts.received >= FRAMES_MIN || started.elapsed() > limit
         };
         while !enough(flow) {
             self.round(net, flow, batch)?;
@@ -197,7 +272,7 @@ impl<'a> Live<'a> {
 
     /// A burst each way; a driver that sleeps when there is nothing sleeps.
     fn round(&self, net: &mut VirtioNet, flow: &mut Flow, batch: &mut RxBatch) -> Result<(), Violation> {
-        if !flow.round(net, batch)? && self.attack.surface == Surface::Notify {
+        if !flow.round(net, batch)? && sleeps(self.attack) {
             // That no call comes may be what this attack is about; the limit of a millisecond is the answer to it.
             if let Err(NetError::Violation(violation)) = net.wait(Duration::from_millis(1)) {
                 return Err(violation);
@@ -208,11 +283,11 @@ impl<'a> Live<'a> {
 
     /// An honest backend carries honest traffic: in a new epoch of the device, or, where the hostile one never came up,
     /// with a new device.
-    fn rebirth(&mut self, net: Option<VirtioNet>) -> Result<(), Box<dyn std::error::Error>> {
+    fn rebirth(&mut self, net: Option<VirtioNet>, ghost: Option<&Strikes>) -> Result<(), Box<dyn std::error::Error>> {
         let (front, back) = UnixStream::pair()?;
         let session = hostile::serve_in_thread(back, &Plan::honest())?;
         match self.reborn(net, front) {
-            Ok(mut net) => self.honest_traffic(&mut net),
+            Ok(mut net) => self.honest_traffic(&mut net, ghost),
             Err(error) => self.findings.push(format!("on an honest backend: {error}")),
         }
         session.end();
@@ -227,12 +302,13 @@ impl<'a> Live<'a> {
         Ok(net)
     }
 
-    /// Every one of the frames has to come back as it was sent.
-    fn honest_traffic(&mut self, net: &mut VirtioNet) {
+    /// Every one of the frames has to come back as it was sent; with a ghost, until it has struck.
+    fn honest_traffic(&mut self, net: &mut VirtioNet, ghost: Option<&Strikes>) {
         let mut flow = Flow::new(self.seed);
         let mut batch = RxBatch::new(BURST, net.tx().frame_max());
         let deadline = Instant::now() + STALL * 5;
-        while flow.counts.received < REBIRTH_FRAMES && Instant::now() < deadline {
+        let haunted = || ghost.is_none_or(|strikes| strikes.count() > GHOSTLY_STRIKES);
+        while !(flow.counts.received >= REBIRTH_FRAMES && haunted()) && Instant::now() < deadline {
             if let Err(violation) = flow.round(net, &mut batch) {
                 self.findings.push(format!("on an honest backend: {violation}"));
                 break;
@@ -263,6 +339,12 @@ const STRIKES_ENOUGH: u64 = 200;
 const FRAMES_MIN: u64 = 2_000;
 /// Frames that are sent after the last strike and have to come back.
 const AFTERMATH_FRAMES: u64 = 256;
+/// Lines in the log that a run may cost, those of the hostile backend among them.
+const LINES_MOST: u64 = 64;
+/// Questions about the link.
+const LOOKS: u32 = 4;
+/// Strikes after a reset.
+const GHOSTLY_STRIKES: u64 = 1_000;
 /// Honest frames after a reset.
 const REBIRTH_FRAMES: u64 = 1_000;
 
@@ -298,7 +380,7 @@ mod tests {
     #[test]
     fn a_device_that_never_came_up_is_replaced_by_one_that_carries_frames() {
         let mut live = Live::new(attack(), RingConfig::default(), 1);
-        live.rebirth(None).unwrap();
+        live.rebirth(None, None).unwrap();
         assert_eq!(live.findings, [""; 0]);
     }
 }

@@ -10,13 +10,15 @@ mod cell;
 mod flow;
 mod judge;
 mod live;
+mod log;
 mod model;
 mod report;
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ironring_backend::hostile::{Attack, CATALOGUE};
+use ironring_backend::hostile::{ABSENT, Absent, Attack, CATALOGUE, find_absent};
 use ironring_driver::queue::RingLayout;
 
 pub use cell::{CellArgs, cell_main};
@@ -24,7 +26,7 @@ pub use report::{AuditReport, NotApplicable, Row};
 
 use crate::config::RingConfig;
 use crate::output::{Exit, Failure};
-use cell::Cell;
+use cell::{Cell, CellResult};
 
 /// Which rings are put to the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -94,8 +96,11 @@ pub struct AuditArgs {
     #[arg(long, value_enum, default_value = "both")]
     pub ring: RingChoice,
     /// Seeds of each cell: each strikes at other times, slots and values
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub seeds: u64,
+    /// Cells that run at a time; as many as there are CPUs if this is not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
     /// First seed
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -113,6 +118,7 @@ impl Default for AuditArgs {
             short: true,
             ring: RingChoice::Both,
             seeds: 1,
+            jobs: None,
             seed: 1,
         }
     }
@@ -129,6 +135,9 @@ pub enum AuditError {
         /// Something that exists.
         near: String,
     },
+    /// The attack is known and cannot be run.
+    #[error("{} ({}) is not run: {}", .0.id, .0.name, .0.reason)]
+    Absent(&'static Absent),
     /// The attacks make no sense in the configurations that were asked for.
     #[error("none of the attacks strikes such a ring; leave out --layout, --indirect, --event-idx or --in-order")]
     NoConfig,
@@ -142,7 +151,7 @@ impl AuditError {
     #[must_use]
     pub fn to_failure(&self) -> Failure {
         let exit = match self {
-            Self::NoMatch { .. } | Self::NoConfig => Exit::Usage,
+            Self::NoMatch { .. } | Self::NoConfig | Self::Absent(_) => Exit::Usage,
             Self::Spawn(_) => Exit::Unable,
         };
         Failure { sentence: self.to_string(), exit }
@@ -170,15 +179,68 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
     }
     let mut report = AuditReport::new(attacks.len());
     let started = Instant::now();
-    for (done, (attack, config, ring)) in cells.iter().enumerate() {
-        progress(done, cells.len(), attack.name);
-        let (id, config, ring) = (attack.id.to_owned(), *config, *ring);
-        let cell = Cell { attack: id, config, ring, seed: args.seed, seeds: args.seeds };
-        report.add(attack, config, ring, cell.run_in_child(deadline(args.seeds))?);
+    let cell = |at: usize| {
+        let (attack, config, ring) = cells.get(at)?;
+        let (attack, config, ring) = (attack.id.to_owned(), *config, *ring);
+        Some(Cell { attack, config, ring, seed: args.seed, seeds: args.seeds })
+    };
+    let done = in_children(cell, jobs(args), deadline(args.seeds), |done, at| {
+        progress(done, cells.len(), cells.get(at).map_or("", |(attack, ..)| attack.name));
+    })?;
+    for ((attack, config, ring), result) in cells.iter().zip(done) {
+        report.add(attack, *config, *ring, result);
     }
+    report.absent(ABSENT.iter().filter(|absent| is_asked_for(&args.attack, absent)));
     report.seconds = started.elapsed().as_secs_f64();
     report.finish();
     Ok(report)
+}
+
+/// Whether a list of attacks means an entry that is not run.
+fn is_asked_for(list: &str, absent: &Absent) -> bool {
+    let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.into_iter().any(|part| glob_matches(part, absent.id) || glob_matches(part, absent.name))
+}
+
+/// How many cells run at a time.
+fn jobs(args: &AuditArgs) -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    args.jobs.map_or(cpus, usize::from).max(1)
+}
+
+/// Runs cells in children, several at a time, until `cell` has no more. Their results, in the order of the cells. `progress`
+/// is told how many are done, and which one was the last to end.
+fn in_children(
+    cell: impl Fn(usize) -> Option<Cell> + Sync,
+    jobs: usize,
+    deadline: Duration,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Vec<CellResult>, AuditError> {
+    let next = AtomicUsize::new(0);
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            let (tell, next, cell) = (tell.clone(), &next, &cell);
+            scope.spawn(move || {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(cell) = cell(at) else { return };
+                    // Nobody listens any more once a cell could not be started.
+                    if tell.send((at, cell.run_in_child(deadline))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(tell);
+        let mut results = Vec::new();
+        for (at, result) in told {
+            results.push((at, result?));
+            progress(results.len(), at);
+        }
+        results.sort_by_key(|(at, _)| *at);
+        Ok(results.into_iter().map(|(_, result)| result).collect())
+    })
 }
 
 /// The `audit` subcommand: runs, prints, and turns the report into an exit status.
@@ -246,6 +308,9 @@ fn select(list: &str) -> Result<Vec<&'static Attack>, AuditError> {
     }
     let matches = |part: &str, attack: &Attack| glob_matches(part, attack.id) || glob_matches(part, attack.name);
     if let Some(part) = parts.iter().find(|part| !CATALOGUE.iter().any(|attack| matches(part, attack))) {
+        if let Some(absent) = find_absent(part) {
+            return Err(AuditError::Absent(absent));
+        }
         let near = ironring_backend::hostile::near_matches(part).join(", ");
         return Err(AuditError::NoMatch { glob: (*part).to_owned(), near });
     }
@@ -302,8 +367,8 @@ mod tests {
     fn every_part_of_a_list_has_to_match() {
         let ids = |list| select(list).map(|found| found.iter().map(|attack| attack.id).collect::<Vec<_>>());
         assert_eq!(ids("A03, a01 ,").unwrap(), ["A01", "A03"]);
-        assert_eq!(ids("vu.*,A01").unwrap(), ["A01", "A110", "A119"]);
-        for (list, part) in [("A01,A99", "`A99`"), ("nothing.*,A01", "`nothing.*`"), (",", "`,`"), ("", "``")] {
+        assert_eq!(ids("vu.*l*,A01").unwrap(), ["A01", "A108", "A109", "A110", "A111", "A112"]);
+        for (list, part) in [("A01,A999", "`A999`"), ("nothing.*,A01", "`nothing.*`"), (",", "`,`"), ("", "``")] {
             let error = ids(list).unwrap_err();
             assert_eq!(error.to_failure().exit, Exit::Usage);
             assert!(error.to_string().contains(part), "{error}");
@@ -324,7 +389,7 @@ mod tests {
 
     #[test]
     fn an_unknown_attack_is_answered_with_a_near_one() {
-        let error = select("A99").unwrap_err().to_string();
+        let error = select("A999").unwrap_err().to_string();
         assert!(error.contains("did you mean A"), "{error}");
     }
 }

@@ -1,11 +1,12 @@
 //! What an audit says: as JSON, and as a table that is read at a glance.
 
-use ironring_backend::hostile::{Attack, Class};
+use ironring_backend::hostile::{Absent, Attack, Class};
 use serde::Serialize;
 
+use super::RingUnderTest;
 use super::cell::{CellResult, Death};
-use super::{RingUnderTest, model};
 use crate::config::RingConfig;
+use crate::heart::no_place;
 use crate::output::{Cell, Exit, Look, Table, paint};
 use crate::verdict::NOT_APPLICABLE;
 
@@ -107,6 +108,18 @@ impl AuditReport {
             let reason = |part: &NotApplicable| format!("{}: {}", part.cell, part.reason);
             self.skipped = self.not_applicable.iter().map(reason).collect();
         }
+    }
+
+    /// Adds entries of the catalogue that are not run.
+    pub(super) fn absent<'a>(&mut self, entries: impl Iterator<Item = &'a Absent>) {
+        let cell = |absent: &Absent| format!("{} {}", absent.id, absent.name);
+        self.not_applicable.extend(entries.map(|absent| NotApplicable {
+            cell: cell(absent),
+            reason: match absent.joins_with {
+                Some(feature) => format!("{} (joins with {feature})", absent.reason),
+                None => absent.reason.to_owned(),
+            },
+        }));
     }
 
     /// Adds the result of a cell.
@@ -246,7 +259,7 @@ struct Judged {
 /// What an attack has to do to the ring that trusts. On memory safety and confidentiality it has to bite, or it proves
 /// nothing; of the others, some are about what that ring does not have.
 fn expected_of_trusting(attack: &Attack) -> &'static [&'static str] {
-    if model::no_place(attack).is_some() {
+    if no_place(attack).is_some() {
         &[NOT_APPLICABLE]
     } else if matches!(attack.class, Class::MemorySafety | Class::Disclosure) {
         &[BITTEN]

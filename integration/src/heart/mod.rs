@@ -14,6 +14,22 @@ mod memory;
 mod run;
 mod victim;
 
+use ironring_backend::hostile::{Attack, Surface};
+
 pub use memory::Finding;
 pub use run::{Outcome, QueueOutcome, run};
 pub use victim::RingKind;
+
+/// Why the model, which is rings and buffers, has no place for an attack.
+#[must_use]
+pub fn no_place(attack: &Attack) -> Option<&'static str> {
+    match attack.surface {
+        Surface::File => Some("the trusting ring lives in one process: nobody was given its memory as a file"),
+        Surface::Channel => Some("the trusting ring stands alone: it has no vhost-user channel"),
+        Surface::Notify => Some("the trusting ring is polled: it waits for no call"),
+        _ => match attack.id {
+            "A30" => Some("the model has one ring at a time"),
+            _ => None,
+        },
+    }
+}

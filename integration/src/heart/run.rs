@@ -8,7 +8,9 @@ use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
+use ironring_common::spec::net::Header;
 use ironring_driver::mapper::bounce::PrivateBuffer;
+use ironring_driver::net::is_plain;
 use ironring_driver::queue::violation::Violation;
 
 use super::device::{Device, PATTERN};
@@ -16,6 +18,7 @@ use super::layout::Offsets;
 use super::memory::{self, BUFFER_MAX, Finding, Slots};
 use super::victim::{End, RingKind, Victim};
 use crate::config::RingConfig;
+use crate::trusting;
 use crate::verdict::may_stop_the_device;
 
 /// What became of one run.
@@ -219,13 +222,24 @@ impl Model {
             let Some(request) = self.out.remove(&token) else {
                 return Err(self.found(Finding::WrongToken { token }));
             };
-            self.check_private(&request.writable)?;
+            self.check_private(&self.delivered(&request, written))?;
             self.read(&request, written)?;
             self.outcome.completed += 1;
             self.take_back(request);
         }
         // More completions than the ring has entries: a driver that believes the index would go on for ever.
         Err(self.found(Finding::Stumbled { how: "it took more completions than there are descriptors".into() }))
+    }
+
+    /// Where the device's bytes may have gone to. The ring that trusts unmaps all of a buffer, whatever the device has written.
+    fn delivered(&self, request: &Request, written: u32) -> Vec<PrivateBuffer> {
+        let mut left = if self.kind == RingKind::Trusting { u32::MAX } else { written };
+        let mut part = |buffer: &PrivateBuffer| {
+            let len = buffer.len.min(left);
+            left -= len;
+            PrivateBuffer { len, ..*buffer }
+        };
+        request.writable.iter().map(&mut part).collect()
     }
 
     /// What a reader that parses in shared memory does: check a length, load it again, use it.
@@ -263,9 +277,15 @@ impl Model {
                 }
                 let read = usize::try_from(written.min(first.len)).unwrap_or(0);
                 let bytes = &self.victim.mapper().private()[first.offset..first.offset + read];
-                if memory::is_secret(&bytes[..bytes.len().min(16)]) {
+                let tail = &bytes[bytes.len().saturating_sub(16)..];
+                if memory::is_secret(&bytes[..bytes.len().min(16)])
+                    || memory::is_secret(tail)
+                    || memory::is_of_another(tail)
+                {
                     return Err(self.found(Finding::Disclosed { what: "bytes of an earlier owner were delivered" }));
                 }
+                let header = bytes.first_chunk().map(|header| Header::from_bytes(*header));
+                self.outcome.dropped += u64::from(!header.is_some_and(is_plain));
             }
             RingKind::Trusting => {
                 // Headers first, whatever the length says.
@@ -284,6 +304,13 @@ impl Model {
                 if written > posted {
                     return Err(self.found(Finding::Disclosed { what: "the reader reads past what was posted" }));
                 }
+                let read = usize::try_from(written.min(first.len)).unwrap_or(0);
+                let tail = &bytes[read.saturating_sub(16)..read];
+                if memory::is_secret(tail) || memory::is_of_another(tail) {
+                    return Err(self.found(Finding::Disclosed { what: "bytes of an earlier owner were delivered" }));
+                }
+                let received = trusting::net::receive(&bytes[..read], usize::try_from(written).unwrap_or(0));
+                received.map_err(|bite| self.ended(End::Bite(bite)))?;
             }
         }
         Ok(())

@@ -29,6 +29,7 @@ use ironring_common::index::{DescId, GuestAddr, QueueSize};
 use ironring_common::spec::split::DESC_F_WRITE;
 use ironring_driver::mapper::{Direction, MapRecord, Mapper};
 
+pub mod net;
 pub mod packed;
 pub mod split;
 mod tables;
@@ -128,6 +129,12 @@ pub enum Bite {
         minuend: u16,
         /// How much.
         subtrahend: u16,
+    },
+    /// It took buffers of other frames for parts of this one, or waits for parts that do not come.
+    #[error("it took {buffers} more buffers for parts of a frame that was whole")]
+    TookOthers {
+        /// How many.
+        buffers: u16,
     },
     /// An assertion of its own stopped the whole system.
     #[error("its assertion failed that {what}")]

@@ -20,6 +20,8 @@ use crate::vring::hook::{Parts, RingMemory};
 /// One ring, as the attacker knows it.
 #[derive(Debug)]
 pub(super) struct Book {
+    /// The number of its queue.
+    pub(super) queue: usize,
     pub(super) size: QueueSize,
     /// The descriptors, or the slots.
     pub(super) table: Area,
@@ -108,6 +110,7 @@ impl Book {
             Parts::Packed { ring, next_avail, .. } => (ring, Rest::Packed { cursor: next_avail }),
         };
         Self {
+            queue: ring.queue,
             size: ring.size,
             table: table.clone(),
             memory: ring.memory.clone(),

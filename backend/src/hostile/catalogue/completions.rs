@@ -1,16 +1,44 @@
 //! Lies about completions in the used ring.
 
-use super::Class::Disclosure;
+use super::Class::{Disclosure, Liveness, Protocol};
 use super::Verdict::{Accepted, Broken, Dropped, NoEffect};
 use super::{Attack, Axes, PACKED, SPLIT, Surface, Timing, used};
 
-pub(super) const ROWS: [Attack; 11] = [
+pub(super) const ROWS: [Attack; 25] = [
     Attack {
         what: "used.idx jumps further than there are chains outstanding",
         naive: "takes up to 65535 stale used elements",
         check: "C04",
         reference: "Linux virtqueue_get_buf_ctx_split checks the id only",
         ..used("A18", "split.used.idx_jump")
+    },
+    Attack {
+        what: "used.idx goes back behind the one that was published last",
+        naive: "takes it for a jump forward by up to 65535 and replays stale used elements",
+        check: "C04",
+        reference: "Linux virtqueue_get_buf_ctx_split: the index is compared for inequality only",
+        ..used("A19", "split.used.idx_back")
+    },
+    Attack {
+        timing: Timing::Racing,
+        axes: Axes::PLAIN,
+        expected: &[NoEffect, Broken],
+        racing: true,
+        what: "used.idx goes back and forth between the honest one and the one before the burst",
+        naive: "is told that there is work and finds none, or takes stale elements",
+        check: "C04,C07",
+        reference: "double fetch, as XSA-155",
+        ..used("A20", "split.used.idx_flap")
+    },
+    Attack {
+        class: Liveness,
+        axes: Axes::PLAIN,
+        expected: &[NoEffect],
+        what: "used.idx stands still while chains are served",
+        naive: "waits for ever",
+        check: "C10",
+        reference: "virtio 1.3 has no deadline for a device",
+        ..used("A21", "split.used.idx_freeze")
     },
     Attack {
         what: "a used id is no descriptor of the queue",
@@ -49,11 +77,65 @@ pub(super) const ROWS: [Attack; 11] = [
         ..used("A27", "split.used.id_dup")
     },
     Attack {
+        class: Protocol,
+        axes: Axes::PLAIN,
+        expected: &[Accepted],
+        what: "a chain that the device has not looked at is completed in the place of another one, which follows later",
+        naive: "delivers a buffer that was never written",
+        check: "C13,C14",
+        reference: "ABA: a ring cannot tell; what counts is that no old bytes are delivered",
+        ..used("A28", "split.used.id_replay")
+    },
+    Attack {
+        class: Protocol,
+        axes: Axes::PLAIN,
+        expected: &[NoEffect],
+        what: "the chains of a burst are completed in the opposite order, which is lawful",
+        naive: "counts on an order that nobody negotiated",
+        check: "none: a positive control for C06",
+        reference: "virtio 1.3, 2.7.9",
+        ..used("A29", "split.used.id_swap")
+    },
+    Attack {
+        class: Protocol,
+        axes: Axes::PLAIN,
+        what: "a used id is outstanding in the other queue and not in this one",
+        naive: "looks it up in a table that all queues share",
+        check: "C06",
+        reference: "Xen XSA-391: responses matched to requests of another ring",
+        ..used("A30", "split.used.id_crossqueue")
+    },
+    Attack {
         what: "a used length is more than was posted: by 1, by 65536, or 0xffffffff",
         naive: "reads or copies past the end of the buffer",
         check: "C08",
         reference: "Linux 939779f5152d, 'virtio_ring: validate used buffer length'",
         ..used("A31", "split.used.len_over")
+    },
+    Attack {
+        class: Disclosure,
+        what: "a used length is a few bytes more than was posted, within what the buffer was rounded up to",
+        naive: "checks it against the buffer's capacity, and delivers bytes that nobody has written",
+        check: "C08",
+        reference: "CVE-2026-46123",
+        ..used("A32", "split.used.len_slack")
+    },
+    Attack {
+        class: Disclosure,
+        what: "a used length counts the readable bytes of the chain as written ones",
+        naive: "compares it with the sum of all buffers, and delivers what it has not received",
+        check: "C08",
+        reference: "MigTD clamps to the sum of both directions",
+        ..used("A33", "split.used.len_sum_wrap")
+    },
+    Attack {
+        class: Protocol,
+        expected: &[NoEffect],
+        what: "the completion of a frame that was sent has a length",
+        naive: "believes that something was written",
+        check: "C08: counted, and of no effect",
+        reference: "vhost-vsock and rpmsg did this honestly",
+        ..used("A34", "split.used.len_tx")
     },
     Attack {
         class: Disclosure,
@@ -73,6 +155,24 @@ pub(super) const ROWS: [Attack; 11] = [
         ..used("A36", "split.used.len_short_hdr")
     },
     Attack {
+        class: Disclosure,
+        expected: &[Accepted],
+        what: "a used length is more than was written, within what was posted",
+        naive: "delivers what earlier packets have left in the buffer",
+        check: "C14",
+        reference: "virtio 1.3, 2.7.8.2: a driver must not rely on what is behind the length",
+        ..used("A37", "split.used.len_overclaim")
+    },
+    Attack {
+        class: Protocol,
+        expected: &[Accepted],
+        what: "a used length is less than was written",
+        naive: "looks at bytes behind the length",
+        check: "C13",
+        reference: "virtio 1.3, 2.7.8.2",
+        ..used("A38", "split.used.len_underclaim")
+    },
+    Attack {
         timing: Timing::Racing,
         // It touches no payload: a frame that comes back changed is harm.
         expected: &[NoEffect, Dropped, Broken],
@@ -82,6 +182,15 @@ pub(super) const ROWS: [Attack; 11] = [
         reference: "double fetch, as XSA-155",
         racing: true,
         ..used("A39", "split.used.toctou")
+    },
+    Attack {
+        axes: Axes::PLAIN,
+        expected: &[NoEffect, Broken, Accepted],
+        what: "used.idx counts one element more than was written; an old one stands there",
+        naive: "takes an old element for a new one",
+        check: "C05,C06",
+        reference: "a store that is not ordered behind another, or a device that does it on purpose",
+        ..used("A40", "split.used.early_idx")
     },
     Attack {
         surface: Surface::Buffer,
@@ -94,5 +203,27 @@ pub(super) const ROWS: [Attack; 11] = [
         racing: true,
         layouts: &[SPLIT, PACKED],
         ..used("A41", "split.used.premature")
+    },
+    Attack {
+        class: Liveness,
+        timing: Timing::PostUse,
+        axes: Axes::EVENT_IDX,
+        expected: &[NoEffect],
+        what: "the flags of the used ring hold anything, or say for ever that no kick is wanted",
+        naive: "never kicks again, and waits",
+        check: "C23",
+        reference: "virtio 1.3, 2.7.10: advisory",
+        ..used("A42", "split.used.flags_garbage")
+    },
+    Attack {
+        class: Liveness,
+        timing: Timing::PostUse,
+        axes: Axes::ONLY_EVENT_IDX,
+        expected: &[NoEffect],
+        what: "avail_event is far ahead, far behind, or anything",
+        naive: "compares without wrapping and never kicks again",
+        check: "C23",
+        reference: "rcore virtio-drivers, should_notify",
+        ..used("A43", "split.used.avail_event")
     },
 ];

@@ -3,7 +3,7 @@
 use super::Class::Protocol;
 use super::{Attack, Axes, PACKED, SPLIT, Surface, Timing, descriptor};
 
-pub(super) const ROWS: [Attack; 13] = [
+pub(super) const ROWS: [Attack; 18] = [
     Attack {
         what: "the address of a completed buffer becomes that of another buffer that is in flight",
         naive: "unmaps by the address in the table: device bytes are copied over another private buffer, the right mapping leaks",
@@ -84,6 +84,14 @@ pub(super) const ROWS: [Attack; 13] = [
         ..descriptor("A10", "split.desc.flag_write_flip")
     },
     Attack {
+        axes: Axes::PLAIN,
+        what: "a completed chain that was posted without a table says that it has one",
+        naive: "frees or unmaps what the address points to as if it were its table, or stops at an assertion",
+        check: "C01",
+        reference: "Linux virtio_ring before 5.14: BUG_ON in detach_buf_split",
+        ..descriptor("A11", "split.desc.flag_indirect_set")
+    },
+    Attack {
         timing: Timing::Racing,
         what: "addresses, lengths and directions of descriptors that are not in flight change all the time, so also while an add fails half-way",
         naive: "unwinds a failed add by what stands in the table, and unmaps addresses of the device's choice",
@@ -92,6 +100,24 @@ pub(super) const ROWS: [Attack; 13] = [
         racing: true,
         layouts: &[SPLIT, PACKED],
         ..descriptor("A12", "split.desc.unwind_race")
+    },
+    Attack {
+        class: Protocol,
+        timing: Timing::Racing,
+        axes: Axes::PLAIN,
+        racing: true,
+        what: "flags of descriptors that the driver is about to post change all the time",
+        naive: "reads its own flags back to change one of them, and keeps what the device has put there",
+        check: "C01",
+        reference: "virtio-driver, the crate of libblkio, clears NEXT in shared memory",
+        ..descriptor("A13", "split.desc.rmw_race")
+    },
+    Attack {
+        what: "the address of a completed buffer becomes that of the rings themselves",
+        naive: "frees its own rings by the address that it finds",
+        check: "C01",
+        reference: "MigTD pull requests 989 and 996",
+        ..descriptor("A14", "split.desc.free_ring_pointer")
     },
     Attack {
         surface: Surface::Available,
@@ -103,5 +129,27 @@ pub(super) const ROWS: [Attack; 13] = [
         reference: "drivers with avail->idx++ on shared memory, for example of small kernels",
         axes: Axes::PLAIN,
         ..descriptor("A15", "split.avail.idx")
+    },
+    Attack {
+        class: Protocol,
+        surface: Surface::Available,
+        timing: Timing::PostUse,
+        axes: Axes::PLAIN,
+        what: "entries of the available ring that were taken name descriptors that do not exist",
+        naive: "goes on from what it reads there",
+        check: "C02",
+        reference: "virtio 1.3, 2.7.6: the driver alone writes the available ring",
+        ..descriptor("A16", "split.avail.ring")
+    },
+    Attack {
+        class: Protocol,
+        surface: Surface::Available,
+        timing: Timing::PostUse,
+        axes: Axes::EVENT_IDX,
+        what: "the driver's flags and used_event hold anything",
+        naive: "believes that it has asked for calls when it has not, and sleeps",
+        check: "C02,C24",
+        reference: "virtio 1.3, 2.7.7 and 2.7.10",
+        ..descriptor("A17", "split.avail.used_event")
     },
 ];

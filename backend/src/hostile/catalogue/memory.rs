@@ -1,10 +1,76 @@
 //! Stores into everything, and notifications.
 
-use super::Class::Liveness;
+use super::Class::{Disclosure, Liveness, Protocol};
 use super::Verdict::{Accepted, Broken, Dropped, NoEffect};
 use super::{Attack, Axes, PACKED, SPLIT, Surface, Timing, notify, used};
 
-pub(super) const ROWS: [Attack; 4] = [
+pub(super) const ROWS: [Attack; 11] = [
+    Attack {
+        surface: Surface::File,
+        layouts: &[SPLIT, PACKED],
+        axes: Axes::PLAIN,
+        class: Liveness,
+        timing: Timing::Setup,
+        expected: &[NoEffect],
+        what: "the memory is made shorter, empty, longer",
+        naive: "dies of SIGBUS at its next access",
+        check: "C16",
+        reference: "cloud-hypervisor pull request 8841",
+        ..used("A96", "shm.truncate")
+    },
+    Attack {
+        surface: Surface::File,
+        layouts: &[SPLIT, PACKED],
+        axes: Axes::PLAIN,
+        class: Protocol,
+        timing: Timing::Racing,
+        expected: &[NoEffect, Dropped, Broken, Accepted],
+        racing: true,
+        what: "pages of the memory are taken out, and read as zeros",
+        naive: "finds its own words gone, as if the device had written zeros",
+        check: "as A19 and A26",
+        reference: "fallocate(2): allowed on sealed memory",
+        ..used("A97", "shm.punch_hole")
+    },
+    Attack {
+        surface: Surface::File,
+        layouts: &[SPLIT, PACKED],
+        axes: Axes::PLAIN,
+        class: Liveness,
+        timing: Timing::Setup,
+        expected: &[NoEffect],
+        what: "seals are added that forbid to map or to write",
+        naive: "cannot map its own memory again",
+        check: "C16",
+        reference: "fcntl(2), F_SEAL_SEAL",
+        ..used("A97b", "shm.add_seal")
+    },
+    Attack {
+        surface: Surface::File,
+        layouts: &[SPLIT, PACKED],
+        axes: Axes::PLAIN,
+        class: Disclosure,
+        timing: Timing::Idle,
+        expected: &[NoEffect],
+        what: "all of the memory is read for secrets, all the time",
+        naive: "shares more than rings and buffers",
+        check: "C14,C15",
+        reference: "cloud-hypervisor issues 7044 and 8392",
+        ..used("A99", "shm.read_everything")
+    },
+    Attack {
+        surface: Surface::File,
+        layouts: &[SPLIT, PACKED],
+        axes: Axes::PLAIN,
+        class: Disclosure,
+        timing: Timing::Setup,
+        expected: &[NoEffect],
+        what: "addresses in messages are compared with those of the driver's process",
+        naive: "says where it is, for a later attack",
+        check: "C28",
+        reference: "cloud-hypervisor issue 7190; U-Boot writes its pointers into descriptors",
+        ..used("A100", "shm.pointer_leak")
+    },
     Attack {
         surface: Surface::Memory,
         timing: Timing::Racing,
@@ -17,6 +83,26 @@ pub(super) const ROWS: [Attack; 4] = [
         layouts: &[SPLIT, PACKED],
         axes: Axes::PLAIN,
         ..used("A101", "shm.scribble_all")
+    },
+    Attack {
+        class: Liveness,
+        timing: Timing::Racing,
+        racing: true,
+        what: "calls come when there is nothing",
+        naive: "believes that there is something, and takes it",
+        check: "C24",
+        reference: "virtio 1.3, 2.7.7.1",
+        ..notify("A102", "notify.spurious")
+    },
+    Attack {
+        class: Liveness,
+        timing: Timing::Racing,
+        racing: true,
+        what: "calls come as fast as they can",
+        naive: "does nothing but answer them",
+        check: "C24",
+        reference: "CVE-2021-28711, XSA-391",
+        ..notify("A103", "notify.storm")
     },
     Attack {
         class: Liveness,

@@ -1,5 +1,10 @@
 //! Stores into the available ring, which the driver owns.
 
+use ironring_common::index::SplitIndex;
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::words::Words;
+use ironring_common::spec::split::{AVAIL_ENTRY_BYTES, AVAIL_RING};
+
 use super::{Scene, Strike};
 use crate::hostile::words;
 use crate::vring::hook::{Moment, Parts, RingMemory};
@@ -72,5 +77,43 @@ impl Idx {
     }
 }
 
+/// A16: entries of the available ring that the device has taken name other descriptors, until it looks again.
+#[derive(Default)]
+pub(super) struct Ring {
+    struck: Vec<(Area, usize, u16, u16)>,
+}
+
+impl Strike for Ring {
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        let Parts::Split { avail, next_avail, .. } = ring.parts else { return 0 };
+        if moment == Moment::Look || moment == Moment::Stop {
+            self.rest();
+        }
+        if moment != Moment::PostUse || !scene.due {
+            return 0;
+        }
+        for back in 1..=BEHIND.min(ring.size.get()) {
+            let slot = usize::from(ring.size.slot(SplitIndex(next_avail.wrapping_sub(back))));
+            let at = AVAIL_RING.wrapping_add(slot.wrapping_mul(AVAIL_ENTRY_BYTES));
+            let honest = avail.load_u16(at);
+            // No descriptor at all: no driver stores that.
+            let bogus = honest | 0x8000;
+            if bogus != honest && avail.bytes().replace_u16(at, honest, bogus) {
+                self.struck.push((avail.clone(), at, honest, bogus));
+            }
+        }
+        u64::from(!self.struck.is_empty())
+    }
+
+    fn rest(&mut self) {
+        for (avail, at, honest, bogus) in self.struck.drain(..) {
+            // It fails if the driver stored the entry meanwhile.
+            let _ = avail.bytes().replace_u16(at, bogus, honest);
+        }
+    }
+}
+
+/// Entries that are struck at a time.
+const BEHIND: u16 = 16;
 /// How many passes without work the word stays struck.
 const PASSES: u16 = 256;

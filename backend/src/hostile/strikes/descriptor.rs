@@ -7,7 +7,7 @@ use ironring_common::index::{DescId, GuestAddr};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::HDR_BYTES;
 use ironring_common::spec::packed::{DESC_F_AVAIL, DESC_F_USED};
-use ironring_common::spec::split::{DESC_F_NEXT, DESC_F_WRITE};
+use ironring_common::spec::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 
 use super::{Aim, Books, Scene, Strike};
 use crate::hostile::book::{Book, Life, Posted};
@@ -116,6 +116,19 @@ pub(super) fn flag_write_flip(scene: &mut Scene<'_>, ring: &RingMemory<'_>, head
     change(scene.book, head, Life::Posted, flip)
 }
 
+/// A11: the first descriptor of a chain without a table says that it points to one.
+pub(super) fn flag_indirect_set(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, head: DescId, chain: &Posted) -> bool {
+    let set = |desc: Fields| Fields { flags: desc.flags | DESC_F_INDIRECT, ..desc };
+    chain.table.is_none() && change(scene.book, head, Life::Posted, set)
+}
+
+/// A14: the buffer is where the memory begins: the rings themselves.
+pub(super) fn ring_pointer(scene: &mut Scene<'_>, ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
+    let Some((target, (start, _))) = chain.writable_or_head().zip(ring.memory.ranges().next()) else { return false };
+    // One byte on, where no driver has a buffer.
+    scene.book.strike(target, Word::Address, Life::Posted, |_| start.0 | 1)
+}
+
 /// A08: every descriptor has a next one, those in flight too, for as long as the device does not walk them.
 #[derive(Default)]
 pub(super) struct FlagNextAll {
@@ -157,6 +170,33 @@ impl Strike for UnwindRace {
                 {
                     struck = struck.wrapping_add(u64::from(step_on(book, id, rng)));
                 }
+            }
+        }
+        struck
+    }
+}
+
+/// A13: the flags of descriptors that the device does not have change all the time, between a driver's store and its next
+/// look at them.
+#[derive(Default)]
+pub(super) struct RmwRace {
+    turn: u16,
+}
+
+impl Strike for RmwRace {
+    fn race(&mut self, books: &mut Books, aim: Aim, rng: &mut Rng) -> u64 {
+        let mut struck = 0u64;
+        for book in books.iter_mut().filter(|(queue, _)| aim.hits(**queue)).map(|(_, book)| book) {
+            for _ in 0..RUN.min(book.size.get()) {
+                let id = self.turn.checked_rem(book.size.get()).unwrap_or(0);
+                self.turn = self.turn.wrapping_add(1);
+                let Some(id) = DescId::below(id, book.size).filter(|id| !(book.walking || book.is_posted(*id))) else {
+                    continue;
+                };
+                // A length that no driver stores marks the strike.
+                let noise = u16::try_from(rng.below(8)).unwrap_or(0);
+                let flip = |desc: Fields| Fields { flags: desc.flags ^ noise, len: desc.len | 0x8000_0000, ..desc };
+                struck = struck.wrapping_add(u64::from(change(book, id, Life::Look, flip)));
             }
         }
         struck

@@ -1,13 +1,19 @@
 //! What each attack does, one small function or type each, in a file per surface.
 
 mod available;
+mod combo;
 mod descriptor;
 mod events;
+mod header;
 mod in_order;
+mod index;
+mod lengths;
 mod notify;
+mod order;
 mod scribble;
 mod slots;
 mod tables;
+mod transmit;
 mod used;
 
 use std::collections::BTreeMap;
@@ -16,7 +22,7 @@ use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 
 use super::book::Book;
-use super::catalogue::Attack;
+use super::catalogue::{Attack, Axes, Axis, CATALOGUE, Surface};
 use super::rng::Rng;
 use crate::vring::hook::{Moment, RingMemory};
 
@@ -45,6 +51,11 @@ pub(super) trait Strike: Send {
 
     /// Whether it has to strike from the first burst on, and each of them.
     fn is_early(&self) -> bool {
+        false
+    }
+
+    /// Whether an earlier strike has to be gone on with, or paid back, in bursts that are not due too.
+    fn has_debts(&self) -> bool {
         false
     }
 
@@ -142,21 +153,41 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A09" | "A57b" => (Box::<tables::Rewrite>::default(), Aim::Transmit),
         // Only what the driver sends can be overwritten by a copy in the wrong direction.
         "A10" => (descriptor::on_chain(descriptor::flag_write_flip), Aim::Transmit),
+        "A11" => (descriptor::on_chain(descriptor::flag_indirect_set), either),
         "A12" => (Box::<descriptor::UnwindRace>::default(), Aim::All),
+        "A13" => (Box::<descriptor::RmwRace>::default(), Aim::All),
+        "A14" => (descriptor::on_chain(descriptor::ring_pointer), either),
         "A15" => (Box::<available::Idx>::default(), either),
-        "A18" => (Box::new(used::IdxJump), either),
+        "A16" => (Box::<available::Ring>::default(), either),
+        "A17" => (Box::new(events::Available), either),
+        "A18" => (Box::new(index::Jump), either),
+        "A19" => (Box::new(index::Back), either),
+        "A20" => (Box::<index::Flap>::default(), either),
+        "A21" => (Box::<index::Freeze>::default(), Aim::Receive),
         "A23" => (used::on_elem(used::id_oob), either),
         "A24" => (used::on_elem(used::id_trunc), either),
         "A25" => (used::on_elem(used::id_midchain), either),
         // A driver posts a receive buffer again before it takes the next completion, so the id would be outstanding.
         "A26" => (used::on_elem(used::id_free), Aim::Transmit),
         "A27" => (Box::<used::IdDup>::default(), Aim::Transmit),
+        "A28" => (Box::<order::Replay>::default(), either),
+        // Frames that are received in another order are another stream.
+        "A29" => (Box::new(order::Swap), Aim::Transmit),
+        "A30" => (Box::<order::CrossQueue>::default(), Aim::All),
         // A length means something only where there are writable bytes.
-        "A31" => (used::on_elem(used::len_over), Aim::Receive),
-        "A35" => (used::on_elem(used::len_zero), Aim::Receive),
-        "A36" => (used::on_elem(used::len_short_hdr), Aim::Receive),
+        "A31" => (used::on_elem(lengths::over), Aim::Receive),
+        "A32" => (used::on_elem(lengths::slack), Aim::Receive),
+        "A33" => (used::on_elem(lengths::sum), either),
+        "A34" => (used::on_elem(lengths::of_readable), Aim::Transmit),
+        "A35" => (used::on_elem(lengths::zero), Aim::Receive),
+        "A36" => (used::on_elem(lengths::short_header), Aim::Receive),
+        "A37" => (used::on_elem(lengths::over_claim), Aim::Receive),
+        "A38" => (used::on_elem(lengths::under_claim), Aim::Receive),
         "A39" => (Box::<used::Toctou>::default(), either),
+        "A40" => (Box::new(index::Early), Aim::Transmit),
         "A41" => (Box::<scribble::Premature>::default(), Aim::Receive),
+        "A42" => (Box::<events::UsedFlags>::default(), either),
+        "A43" => (Box::<events::AvailEvent>::default(), either),
         "A44" => (used::on_elem(in_order::id_unexpected), Aim::Transmit),
         "A45" => (used::on_elem(in_order::batch_bogus), either),
         "A46" => (Box::<in_order::LenOfSkipped>::default(), Aim::Receive),
@@ -169,9 +200,9 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A52" => (used::on_elem(used::id_free), Aim::Transmit),
         "A52b" => (Box::<used::IdDup>::default(), Aim::Transmit),
         "A53" => (descriptor::on_chain(slots::id_from_middle), either),
-        "A54" => (used::on_elem(used::len_over), Aim::Receive),
-        "A54b" => (used::on_elem(used::len_zero), Aim::Receive),
-        "A54c" => (used::on_elem(used::len_short_hdr), Aim::Receive),
+        "A54" => (used::on_elem(lengths::over), Aim::Receive),
+        "A54b" => (used::on_elem(lengths::zero), Aim::Receive),
+        "A54c" => (used::on_elem(lengths::short_header), Aim::Receive),
         "A55" => (Box::<used::Toctou>::default(), either),
         "A56" => (descriptor::on_chain(descriptor::addr), either),
         "A56b" => (descriptor::on_chain(slots::later_rest), either),
@@ -180,8 +211,41 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A58" => (Box::<events::DriverEvent>::default(), either),
         "A59" => (Box::<events::DeviceEvent>::default(), either),
         "A60" => (Box::new(slots::FakeAtStart), Aim::All),
+        "A61" => (header::on_header(header::of_no_buffer), Aim::Receive),
+        "A62" => (header::on_header(header::of_too_many), Aim::Receive),
+        "A63" => (header::on_header(header::huge), Aim::Receive),
+        "A64" => (header::on_header(header::of_two), Aim::Receive),
+        "A66" => (Box::new(header::Toctou::new(header::of_too_many)), Aim::Receive),
+        "A67" => (Box::new(header::Toctou::new(header::gso_size)), Aim::Receive),
+        "A68" => (header::on_header(header::gso_type), Aim::Receive),
+        "A69" => (header::on_header(header::gso_size), Aim::Receive),
+        "A70" => (header::on_header(header::csum_oob), Aim::Receive),
+        "A71" => (header::on_header(header::csum_flags), Aim::Receive),
+        "A71b" => (header::on_header(header::data_valid), Aim::Receive),
+        "A71c" => (header::on_header(header::hdr_len), Aim::Receive),
+        "A71d" => (header::on_header(header::gso_mismatch), Aim::Receive),
+        "A72a" => (Box::<scribble::AfterDelivery>::default(), Aim::Receive),
+        "A72c" => (Box::new(transmit::Mutate), Aim::Transmit),
+        "A72d" => (Box::new(transmit::ReadSlack), Aim::Transmit),
+        "A72e" => (Box::<transmit::ReadLate>::default(), Aim::Transmit),
+        "A72f" => (Box::<index::Freeze>::default(), Aim::Transmit),
         "A101" => (Box::<scribble::ScribbleAll>::default(), Aim::All),
         "A104" => (Box::new(notify::Lost), Aim::All),
+        "A122" => (used::on_elem(lengths::zero), Aim::Receive),
+        "A123" => (Box::new(combo::Combo::of(&for_combinations(), rng.between(5, 8), rng)), Aim::All),
+        "A124" => (Box::new(combo::Combo::of(&for_combinations(), rng.between(2, 4), rng)), Aim::All),
+        "A125" => (Box::<combo::HonestEdge>::default(), Aim::Transmit),
         _ => return None,
     })
+}
+
+/// The attacks that are thrown together: those on rings, each by itself.
+fn for_combinations() -> Vec<&'static Attack> {
+    let rings = [Surface::Descriptor, Surface::Available, Surface::Used, Surface::Buffer];
+    let by_itself = |attack: &Attack| {
+        let Axes { indirect, event_idx, in_order } = attack.axes;
+        let is_one = !["A122", "A123", "A124", "A125"].contains(&attack.id);
+        is_one && ![indirect, event_idx, in_order].contains(&Axis::On)
+    };
+    CATALOGUE.iter().filter(|attack| rings.contains(&attack.surface) && by_itself(attack)).collect()
 }

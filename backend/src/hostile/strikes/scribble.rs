@@ -81,6 +81,30 @@ fn changing(ring: &RingMemory<'_>, scene: &Scene<'_>) -> Vec<Changing> {
     ring.heads.iter().copied().zip(written).filter_map(frame_of).collect()
 }
 
+/// A72a: frames of a burst change once more when the device looks at the ring again, after the driver may have taken them.
+#[derive(Default)]
+pub(super) struct AfterDelivery {
+    frames: Vec<Changing>,
+}
+
+impl Strike for AfterDelivery {
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        match moment {
+            Moment::PostUse if scene.due => self.frames = changing(ring, scene),
+            Moment::Look => {
+                self.frames.iter().for_each(|frame| frame.store(&frame.bogus));
+                return u64::from(self.frames.drain(..).count() > 0);
+            }
+            _ => {}
+        }
+        0
+    }
+
+    fn rest(&mut self) {
+        self.frames.clear();
+    }
+}
+
 /// A101: random words over all of the shared memory.
 ///
 /// The stores are copies of 8 bytes, not words: they land on words of every size.

@@ -3,11 +3,10 @@
 use ironring_common::index::DescId;
 use ironring_common::index::QueueSize;
 use ironring_common::shm::mapping::Area;
-use ironring_common::spec::net::{ETH_HEADER_BYTES, HDR_BYTES};
 use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 
-use super::{Aim, Books, Scene, Strike};
+use super::{Aim, Books, Scene, Strike, lengths};
 use crate::hostile::rng::Rng;
 use crate::hostile::words::{self, Word};
 use crate::vring::hook::{Moment, Parts, RingMemory};
@@ -25,17 +24,6 @@ pub(super) fn on_elem(lie: Lie) -> Box<dyn Strike> {
 impl Strike for OnElem {
     fn used_elem(&mut self, elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
         (self.0)(elem, scene)
-    }
-}
-
-/// A18: the index is further ahead than any driver's outstanding chains, and not so far that it seems to go back.
-pub(super) struct IdxJump;
-
-impl Strike for IdxJump {
-    fn used_idx(&mut self, idx: u16, scene: &mut Scene<'_>) -> u16 {
-        let size = u64::from(scene.book.size.get());
-        let jump = scene.rng.between(size, u64::from(u16::MAX).saturating_sub(size).max(size));
-        idx.wrapping_add(u16::try_from(jump).unwrap_or(1 << 15))
     }
 }
 
@@ -63,30 +51,6 @@ pub(super) fn id_midchain(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
 pub(super) fn id_free(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
     let free = scene.book.not_outstanding();
     scene.rng.pick(&free).map_or(elem, |id| UsedElem { id: u32::from(id.get()), ..elem })
-}
-
-/// A31: more than was posted writable.
-pub(super) fn len_over(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
-    let posted = scene.book.completing().map_or(0, |chain| chain.writable_len);
-    let over = scene.rng.pick(&[posted.saturating_add(1), posted.saturating_add(1 << 16), u64::from(u32::MAX)]);
-    match u32::try_from(over.unwrap_or(u64::MAX)) {
-        Ok(len) if posted > 0 => UsedElem { len, ..elem },
-        _ => elem,
-    }
-}
-
-/// A35: nothing was written.
-pub(super) fn len_zero(elem: UsedElem, _scene: &mut Scene<'_>) -> UsedElem {
-    UsedElem { len: 0, ..elem }
-}
-
-/// A36: less than a net header, or less than an Ethernet header after it.
-pub(super) fn len_short_hdr(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
-    let (net, ethernet) = (HDR_BYTES as u64, HDR_BYTES.wrapping_add(ETH_HEADER_BYTES) as u64);
-    let low = scene.rng.between(1, net.saturating_sub(1));
-    let high = scene.rng.between(net, ethernet.saturating_sub(1));
-    let short = u32::try_from(scene.rng.pick(&[low, high]).unwrap_or(low)).unwrap_or(1);
-    if elem.len > short { UsedElem { len: short, ..elem } } else { elem }
 }
 
 /// A27: the second element of a burst names the chain of the first again. A burst of one gets a second element.
@@ -227,7 +191,7 @@ impl Flipping {
 
 /// What an element flips to: an id that does not exist, a length beyond the buffer, or one below its headers.
 fn bogus(honest: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
-    let lies: [Lie; 3] = [id_oob, len_over, len_short_hdr];
+    let lies: [Lie; 3] = [id_oob, lengths::over, lengths::short_header];
     let lie = scene.rng.pick(&lies).map_or(honest, |lie| lie(honest, scene));
     if lie == honest { id_oob(honest, scene) } else { lie }
 }
