@@ -11,6 +11,7 @@ usage: ./ci.sh SUBCOMMAND
   check       formatting, lints with and without features, documentation, the fences of `unsafe`, dependencies
   test        every test that needs no special machine
   exhaustive  the sweeps over whole value ranges that `test` only samples (minutes)
+  mutants     takes each check out of the driver in turn; an attack has to get through then
   models      the rings under loom: interleavings and reorderings, with mutants that must be caught
   unsafe      where unsafe code, loads of a peer's memory and hostile code may stand; counts of unsafe blocks
   interop     with other people's software: DPDK's testpmd, Linux guests under QEMU, live traffic on TAP interfaces (`interop NAME` runs one)
@@ -58,6 +59,44 @@ cmd_models() {
     target=$(realpath -m "$(target_dir)/models")
     RUSTFLAGS="--cfg ironring_model" CARGO_TARGET_DIR=$target \
         step cargo test --release --locked --manifest-path integration/models/Cargo.toml -- --nocapture
+}
+
+# Each check of the driver is needed: a patch under integration/mutants takes one out, and one of the attacks that it names
+# has to get through to a driver without it. Without arguments all of them; else those whose names begin with one.
+cmd_mutants() {
+    local scratch target patch name attacks json escaped missed=0 count=0
+    scratch=$(mktemp -d)
+    # shellcheck disable=SC2064
+    trap "rm -rf '$scratch'" EXIT
+    target=$(realpath -m "$(target_dir)/mutants")
+    git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$scratch"
+    build() { (cd "$scratch" && CARGO_TARGET_DIR=$target cargo build --quiet --locked -p ironring-integration) }
+    # What gets through to the driver, of a list of attacks: their ids.
+    escapes() {
+        { "$target/debug/ironring" --json audit --ring hardened --seeds 2 --attack "$1" 2>/dev/null || true; } |
+            python3 -c 'import json, sys
+print(" ".join(sorted({row["attack"] for row in json.load(sys.stdin)["rows"] if not row["held"]})))'
+    }
+    build
+    attacks=$(sed -n 's/^Missed by: //p' integration/mutants/*.patch | paste -sd,)
+    escaped=$(escapes "$attacks")
+    [ -z "$escaped" ] || fail "without any mutant, $escaped got through"
+    printf '%-6s %-66s %s\n' check 'without it' 'gets through'
+    for patch in integration/mutants/*.patch; do
+        name=$(basename "$patch" .patch)
+        if [ $# -gt 0 ] && ! printf '%s\n' "$@" | grep -qF "${name%%-*}"; then
+            continue
+        fi
+        count=$((count + 1))
+        git -C "$scratch" apply --whitespace=nowarn "$PWD/$patch" || fail "$patch does not apply: the code it changes has changed"
+        build || fail "$patch does not build"
+        escaped=$(escapes "$(sed -n 's/^Missed by: //p' "$patch")")
+        git -C "$scratch" apply -R --whitespace=nowarn "$PWD/$patch"
+        printf '%-6s %-66s %s\n' "${name%%-*}" "$(sed -n 's/^Removes: //p' "$patch")" "${escaped:-NOTHING}"
+        [ -n "$escaped" ] || missed=$((missed + 1))
+    done
+    echo "mutants: $((count - missed)) of $count checks are needed"
+    [ "$missed" -eq 0 ] || fail "$missed checks can be left out and no attack gets through"
 }
 
 # Other people's drivers and backends. A function named `peer_NAME` wires one: it runs the peer against ours and returns
@@ -257,7 +296,12 @@ drop() { grep -vE "$@" || [ $? = 1 ]; }
 name() { sed "s/^/$1: /"; }
 
 has_room() {
-    [ "$1" = common ] || { [ "$1" = backend ] && compgen -G 'backend/src/port/*_sys.rs' >/dev/null; }
+    case $1 in
+        common) true ;;
+        backend) compgen -G 'backend/src/port/*_sys.rs' >/dev/null ;;
+        integration) compgen -G 'integration/src/audit/victims/*_sys.rs' >/dev/null ;;
+        *) false ;;
+    esac
 }
 
 # ---- Rust as text -------------------------------------------------------------------------------------------------
@@ -420,11 +464,11 @@ APT_PACKAGES+=(dpdk-dev qemu-system-x86 busybox-static cpio xz-utils python3 ipr
 # deny.toml is written for this version's keys.
 CARGO_DENY=0.20
 # Where unsafe code may stand.
-ROOMS='^(common/src/shm/|backend/src/port/[^/:]*_sys\.rs:)'
+ROOMS='^(common/src/shm/|backend/src/port/[^/:]*_sys\.rs:|integration/src/audit/victims/[^/:]*_sys\.rs:)'
 
 subcommand=${1:-help}
 case $subcommand in
-    check | test | exhaustive | models | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
+    check | test | exhaustive | mutants | models | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
     guest-kernel) cmd_guest_kernel ;;
     help | -h | --help) usage ;;
     *) usage >&2 && exit 2 ;;

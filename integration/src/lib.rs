@@ -5,8 +5,6 @@
 //! - [`audit`] runs the catalogue, [`heart`] runs one attack against the hardened and the trusting ring in one process,
 //!   [`trusting`] is the ring that falls for everything, [`double`] are doubles of shared memory.
 
-#![forbid(unsafe_code)]
-
 pub mod attacks;
 pub mod audit;
 pub mod capture;

@@ -57,6 +57,7 @@ pub(crate) fn may_raise(attack: &Attack) -> &'static [ViolationKind] {
         "A27" => &[IdNotOutstanding, UsedIndexJump],
         "A31" | "A32" | "A33" | "A54" => &[LengthOverPosted],
         // An id of the other queue may be that of a descriptor in the middle of a chain here.
+        "A44b" => &[BatchOverrun, IdNotOutstanding, IdNotHead],
         "A30" => &[IdNotOutstanding, IdNotHead, BatchOverrun],
         // An old element, or one more than there are chains out.
         "A40" => &[IdNotOutstanding, IdNotHead, IdOutOfRange, LengthOverPosted, UsedIndexJump],

@@ -4,6 +4,7 @@
 //! it does not have) is taken back before it sees it, so that the only thing that goes wrong is the lie.
 
 use super::Plan;
+use super::loot;
 use super::rng::Rng;
 use super::tally::{Row, Strikes};
 use crate::session::relay::{Message, Side, Step};
@@ -74,12 +75,15 @@ impl Liar {
 
     /// Takes back what the front-end asks for because of a lie.
     pub(super) fn request(&self, message: &mut Message) {
-        let honest = match message.request() {
-            SET_FEATURES => self.honest[0],
-            SET_PROTOCOL_FEATURES => self.honest[1],
-            _ => None,
+        let (honest, known) = match message.request() {
+            SET_FEATURES => (self.honest[0], KNOWN_FEATURES),
+            SET_PROTOCOL_FEATURES => (self.honest[1], KNOWN_PROTOCOL_FEATURES),
+            _ => (None, 0),
         };
-        if let Some(honest) = honest {
+        if let (Some(honest), Some(asked)) = (honest, u64_of(message)) {
+            if asked & !(honest | known) != 0 {
+                loot::believed();
+            }
             change_u64(message, |asked| asked & honest);
         }
     }
@@ -271,5 +275,9 @@ const EVENT_IDX: u64 = 1 << 29;
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 const VERSION_1: u64 = 1 << 32;
 const RSS: u64 = 1 << 60;
+/// What a front-end may know and ask for by itself if it is offered: MTU and MAC, and what a network driver may have.
+const KNOWN_FEATURES: u64 = MTU | MAC;
+/// REPLY_ACK, MQ, CONFIG.
+const KNOWN_PROTOCOL_FEATURES: u64 = REPLY_ACK | 1 | 1 << 9;
 /// Bits that nothing defines, or that nobody here knows.
 const UNKNOWN_FEATURES: u64 = 0x07ff_ffc0_0000_0000 | 0x0000_0000_8180_0000;

@@ -46,6 +46,19 @@ pub fn pointers_seen() -> u64 {
 
 static POINTERS: AtomicU64 = AtomicU64::new(0);
 
+/// Notes that a front-end asked for what the device has made up.
+pub(super) fn believed() {
+    BELIEVED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How often a front-end asked for what the device has made up.
+#[must_use]
+pub fn lies_believed() -> u64 {
+    BELIEVED.load(Ordering::Relaxed)
+}
+
+static BELIEVED: AtomicU64 = AtomicU64::new(0);
+
 /// What this process has mapped.
 fn mappings() -> Vec<(u64, u64)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();

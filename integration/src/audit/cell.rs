@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{RingUnderTest, live, model};
+use super::{Encounter, RingUnderTest, Target, live, model, victims};
 use crate::config::RingConfig;
 use crate::verdict::{CRASHED, WEDGED};
 
@@ -37,6 +37,9 @@ pub(super) struct CellResult {
     pub(super) strikes: u64,
     /// Parts of the cell that do not apply, with the reason.
     pub(super) not_applicable: Vec<String>,
+    /// What became of a driver of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) encounter: Option<Encounter>,
     /// Why there is no word from the cell itself.
     #[serde(skip)]
     pub(super) death: Option<Death>,
@@ -103,6 +106,12 @@ impl Cell {
     /// Runs the cell here.
     fn run(&self) -> Result<CellResult, Box<dyn std::error::Error>> {
         let mut result = CellResult::default();
+        let target = self.ring.target();
+        if target != Target::Ironring {
+            let seeds = self.seed..self.seed.saturating_add(self.seeds);
+            result.encounter = Some(victims::run(target, &self.attack, self.config, seeds)?);
+            return Ok(result);
+        }
         for seed in self.seed..self.seed.saturating_add(self.seeds) {
             match self.ring {
                 RingUnderTest::Hardened => {
@@ -111,6 +120,7 @@ impl Cell {
                     let live = live::hardened(&self.attack, self.config, seed, &mut result)?;
                     result.live.extend(live.map(ToOwned::to_owned));
                 }
+                RingUnderTest::VirtioDrivers => {}
                 RingUnderTest::Trusting => {
                     model::trusting(&self.attack, self.config, seed, &mut result)?;
                 }
@@ -126,16 +136,27 @@ impl CellResult {
     fn of_child(status: ExitStatus, output: &str, errors: &str) -> Self {
         match serde_json::from_str(output) {
             Ok(result) if status.success() => result,
-            _ => {
-                let last = errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no words");
-                Self::of_death(CRASHED, format!("{status}: {last}"))
-            }
+            _ => Self::of_death(CRASHED, format!("{status}: {}", last_words(errors))),
         }
     }
 
     pub(super) fn of_death(verdict: &'static str, how: String) -> Self {
         Self { death: Some(Death { verdict, how }), ..Self::default() }
     }
+}
+
+/// What a child said last: the place and the message of a panic, or the last line.
+fn last_words(errors: &str) -> String {
+    let mut lines = errors.lines();
+    if let Some(panic) = lines.find(|line| line.contains("panicked at")) {
+        let place = panic.split_once("panicked at ").map_or(panic, |(_, place)| place).trim_end_matches(':');
+        // Of a path only what says which file of which crate.
+        let place = place.rsplit_once("/registry/src/").map_or(place, |(_, place)| place);
+        let place =
+            place.split_once('/').filter(|(first, _)| first.contains("crates.io")).map_or(place, |(_, rest)| rest);
+        return format!("it panicked: {} ({place})", lines.next().unwrap_or("no message"));
+    }
+    errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no words").to_owned()
 }
 
 /// The hidden `cell` subcommand.

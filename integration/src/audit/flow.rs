@@ -42,6 +42,12 @@ impl Flow {
         Self { sent: 0, next: 0, counts: Counts::default(), beyond: 0, marked: 0, handed_out: Vec::new(), salt }
     }
 
+    /// The next frame to send, for a driver that takes one at a time.
+    pub(super) fn next_frame(&mut self) -> Vec<u8> {
+        self.sent += 1;
+        self.frame(self.sent - 1)
+    }
+
     /// One burst each way. `true` if anything moved.
     pub(super) fn round(&mut self, net: &mut VirtioNet, batch: &mut RxBatch) -> Result<bool, Violation> {
         let (rx, tx) = net.queues();

@@ -217,6 +217,9 @@ impl<'a> Live<'a> {
             }
             Ending::Violation(violation.kind)
         });
+        if hostile::lies_believed() > 0 {
+            self.findings.push("the driver asked for a feature that the device has made up".into());
+        }
         if hostile::pointers_seen() > 0 {
             self.findings.push("an address of the driver's process was said over the socket".into());
         }

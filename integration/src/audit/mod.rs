@@ -13,6 +13,7 @@ mod live;
 mod log;
 mod model;
 mod report;
+mod victims;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +24,7 @@ use ironring_driver::queue::RingLayout;
 
 pub use cell::{CellArgs, cell_main};
 pub use report::{AuditReport, NotApplicable, Row};
+pub use victims::{Encounter, Outcome, Target, VictimRow};
 
 use crate::config::RingConfig;
 use crate::output::{Exit, Failure};
@@ -92,7 +94,10 @@ pub struct AuditArgs {
     /// One configuration of each layout only
     #[arg(long)]
     pub short: bool,
-    /// Which ring to attack
+    /// Whose drivers to attack: several with commas between
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "ironring")]
+    pub target: Vec<Target>,
+    /// Which ring of ironring to attack
     #[arg(long, value_enum, default_value = "both")]
     pub ring: RingChoice,
     /// Seeds of each cell: each strikes at other times, slots and values
@@ -116,6 +121,7 @@ impl Default for AuditArgs {
             event_idx: FeatureChoice::Both,
             in_order: FeatureChoice::Both,
             short: true,
+            target: vec![Target::Ironring],
             ring: RingChoice::Both,
             seeds: 1,
             jobs: None,
@@ -169,10 +175,16 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
         RingChoice::Trusting => &[RingUnderTest::Trusting],
         RingChoice::Both => &[RingUnderTest::Hardened, RingUnderTest::Trusting],
     };
+    let own = args.target.contains(&Target::Ironring);
+    let foreign = args.target.contains(&Target::VirtioDrivers).then_some(RingUnderTest::VirtioDrivers);
     let cells: Vec<_> = attacks
         .iter()
         .flat_map(|attack| configs(args, attack).into_iter().map(move |config| (*attack, config)))
-        .flat_map(|(attack, config)| rings.iter().map(move |ring| (attack, config, *ring)))
+        .flat_map(|(attack, config)| {
+            let is_for = move |ring: &RingUnderTest| ring.target().configs(attack).contains(&config);
+            let rings = rings.iter().copied().filter(move |_| own);
+            rings.chain(foreign.filter(is_for)).map(move |ring| (attack, config, ring))
+        })
         .collect();
     if cells.is_empty() {
         return Err(AuditError::NoConfig);
@@ -270,6 +282,8 @@ pub enum RingUnderTest {
     Hardened,
     /// The ring that reads back.
     Trusting,
+    /// That of the crate virtio-drivers.
+    VirtioDrivers,
 }
 
 impl RingUnderTest {
@@ -278,6 +292,15 @@ impl RingUnderTest {
         match self {
             Self::Hardened => "hardened",
             Self::Trusting => "trusting",
+            Self::VirtioDrivers => "virtio-drivers",
+        }
+    }
+
+    /// Whose driver it is.
+    const fn target(self) -> Target {
+        match self {
+            Self::Hardened | Self::Trusting => Target::Ironring,
+            Self::VirtioDrivers => Target::VirtioDrivers,
         }
     }
 }

@@ -3,8 +3,9 @@
 use ironring_backend::hostile::{Absent, Attack, Class};
 use serde::Serialize;
 
-use super::RingUnderTest;
 use super::cell::{CellResult, Death};
+use super::victims::{self, Outcome, VictimRow};
+use super::{RingUnderTest, Target};
 use crate::config::RingConfig;
 use crate::heart::no_place;
 use crate::output::{Cell, Exit, Look, Table, paint};
@@ -29,6 +30,8 @@ pub struct AuditReport {
     pub duds: Vec<String>,
     /// One row a cell.
     pub rows: Vec<Row>,
+    /// Drivers of others: one entry a cell.
+    pub victims: Vec<VictimRow>,
     /// How long it took.
     pub seconds: f64,
     /// Why the audit says nothing at all, if no cell of it applies.
@@ -85,6 +88,7 @@ impl AuditReport {
             bites_trusting: 0,
             duds: Vec::new(),
             rows: Vec::new(),
+            victims: Vec::new(),
             seconds: 0.0,
             skipped: Vec::new(),
         }
@@ -104,7 +108,7 @@ impl AuditReport {
 
     /// After the last cell: an audit in which nothing could be put to the test has not passed.
     pub(super) fn finish(&mut self) {
-        if self.rows.iter().all(|row| row.verdict == NOT_APPLICABLE) {
+        if self.victims.is_empty() && self.rows.iter().all(|row| row.verdict == NOT_APPLICABLE) {
             let reason = |part: &NotApplicable| format!("{}: {}", part.cell, part.reason);
             self.skipped = self.not_applicable.iter().map(reason).collect();
         }
@@ -126,12 +130,16 @@ impl AuditReport {
     pub(super) fn add(&mut self, attack: &Attack, config: RingConfig, ring: RingUnderTest, result: CellResult) {
         self.cells += 1;
         let config = config.to_string();
+        if ring.target() != Target::Ironring {
+            self.victim(attack, config, ring.target(), result);
+            return;
+        }
         for reason in unique(result.not_applicable.clone()) {
             self.not_applicable.push(NotApplicable { cell: format!("{} {config} {}", attack.id, ring.name()), reason });
         }
         let Judged { expected, verdict, held } = match ring {
             RingUnderTest::Hardened => self.hardened(attack, &result),
-            RingUnderTest::Trusting => self.trusting(attack, &result),
+            RingUnderTest::Trusting | RingUnderTest::VirtioDrivers => self.trusting(attack, &result),
         };
         let how = result.death.map(|death| death.how);
         self.rows.push(Row {
@@ -147,6 +155,13 @@ impl AuditReport {
             strikes: result.strikes,
             held,
         });
+    }
+
+    /// Whatever became of a driver of others is a finding.
+    fn victim(&mut self, attack: &Attack, config: String, target: Target, result: CellResult) {
+        let word = result.encounter.unwrap_or_default();
+        let encounter = result.death.map_or(word, |death| victims::of_death(death.verdict, death.how));
+        self.victims.push(VictimRow { target, attack: attack.id.to_owned(), config, encounter });
     }
 
     /// The driver has to answer as declared, live and in the model, and nothing may speak against it.
@@ -209,10 +224,35 @@ impl AuditReport {
         text
     }
 
+    /// One line a cell of a driver of others that was not unharmed, and how many were.
+    fn victims_text(&self) -> String {
+        if self.victims.is_empty() {
+            return String::new();
+        }
+        let mut table = Table::new(&["attack", "driver", "ring", "outcome", "what was seen"]);
+        let noted = |row: &&VictimRow| row.encounter.outcome != Outcome::Unharmed;
+        for row in self.victims.iter().filter(noted) {
+            table.row(vec![
+                Cell::new(&row.attack).look(Look::Bold),
+                Cell::new(row.target.name()),
+                Cell::new(&row.config).look(Look::Dim),
+                Cell::new(row.encounter.outcome.name()),
+                Cell::new(row.encounter.evidence.first().map_or("", String::as_str)).look(Look::Dim),
+            ]);
+        }
+        let unharmed = self.victims.iter().filter(|row| !noted(row)).count();
+        format!(
+            "\n{}{unharmed} of {} cells of drivers of others went by unharmed\n",
+            table.render(),
+            self.victims.len()
+        )
+    }
+
     /// The table, the parts that do not apply, and one word.
     #[must_use]
     pub fn to_text(&self, seeds: u64) -> String {
-        let mut text = self.table();
+        let mut text = if self.rows.is_empty() { String::new() } else { self.table() };
+        text += &self.victims_text();
         text.push('\n');
         for skipped in &self.not_applicable {
             text += &paint(&format!("not applicable  {}: {}", skipped.cell, skipped.reason), Look::Dim);

@@ -180,6 +180,11 @@ impl Book {
             .max_by_key(|(_, chain)| chain.age)
     }
 
+    /// How many chains are posted and not completed.
+    pub(super) fn posted(&self) -> usize {
+        self.places.iter().filter(|place| place.chain.is_some()).count()
+    }
+
     /// Every place of the ring.
     pub(super) fn every_id(&self) -> impl Iterator<Item = DescId> + use<> {
         let size = self.size;

@@ -4,13 +4,21 @@ use super::Class::{Disclosure, Liveness, Protocol};
 use super::Verdict::{Accepted, Broken, Dropped, NoEffect};
 use super::{Attack, Axes, PACKED, SPLIT, Timing, descriptor, used};
 
-pub(super) const ROWS: [Attack; 23] = [
+pub(super) const ROWS: [Attack; 24] = [
     Attack {
         what: "with completions in order, a completion names the chain that the one before it had named",
         naive: "completes everything that is out, looking for it",
         check: "C33",
         reference: "Linux virtio_ring in-order support (2025), which looks for the id among all that is out",
         ..in_order("A44", "inorder.id_unexpected")
+    },
+    Attack {
+        layouts: &[SPLIT],
+        what: "the one completion of a batch names a chain that is out, but further away than the index counts",
+        naive: "completes everything up to there, buffers among it that the device has not looked at",
+        check: "C33",
+        reference: "virtio 1.3, 2.7.9",
+        ..in_order("A44b", "inorder.batch_ahead")
     },
     Attack {
         what: "with completions in order, a batch ends at an id that does not exist",

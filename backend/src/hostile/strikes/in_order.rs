@@ -17,6 +17,20 @@ pub(super) fn id_unexpected(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
     }
 }
 
+/// A44b: a chain is named that is out, but further away than the index counts.
+pub(super) fn batch_ahead(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
+    // Those of the burst are lawful ends of a batch; what is in flight longest is not.
+    let waiting = scene.book.posted();
+    if waiting > AHEAD.saturating_add(scene.book.burst.len())
+        && let Some((head, chain)) = scene.book.in_flight(&[])
+    {
+        // A length that is lawful for it.
+        let room = u32::try_from(chain.writable_len).unwrap_or(u32::MAX);
+        return UsedElem { id: u32::from(head.get()), len: elem.len.min(room) };
+    }
+    elem
+}
+
 /// A45: no chain is ever given back by what is named, so a driver that completes chains until it meets that goes on to the
 /// last of them.
 pub(super) fn batch_bogus(elem: UsedElem, scene: &mut Scene<'_>) -> UsedElem {
@@ -60,3 +74,6 @@ impl Strike for LenOfSkipped {
         self.first = None;
     }
 }
+
+/// Chains that a device may complete in the burst at hand, at most: those of the model and of live traffic are fewer.
+const AHEAD: usize = 4;

@@ -189,6 +189,8 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A42" => (Box::<events::UsedFlags>::default(), either),
         "A43" => (Box::<events::AvailEvent>::default(), either),
         "A44" => (used::on_elem(in_order::id_unexpected), Aim::Transmit),
+        // A receive ring is full of buffers: its last one is out of reach of any index that a late driver may see.
+        "A44b" => (used::on_elem(in_order::batch_ahead), Aim::Receive),
         "A45" => (used::on_elem(in_order::batch_bogus), either),
         "A46" => (Box::<in_order::LenOfSkipped>::default(), Aim::Receive),
         "A47" => (Box::<slots::FakeUsed>::default(), Aim::Receive),
