@@ -54,7 +54,7 @@ pub(crate) fn may_raise(attack: &Attack) -> &'static [ViolationKind] {
         "A23" | "A24" | "A45" | "A50" => &[IdOutOfRange],
         "A25" => &[IdNotHead],
         // A burst of one gets a second element, which may be one more than there are chains outstanding.
-        "A27" => &[IdNotOutstanding, UsedIndexJump],
+        "A27" | "A27b" => &[IdNotOutstanding, UsedIndexJump],
         "A31" | "A32" | "A33" | "A54" => &[LengthOverPosted],
         // An id of the other queue may be that of a descriptor in the middle of a chain here.
         "A44b" => &[BatchOverrun, IdNotOutstanding, IdNotHead],

@@ -96,7 +96,9 @@ impl Player {
                 drop(calls);
                 match game {
                     Game::Spurious => std::thread::park_timeout(NAP),
-                    Game::Storm | Game::Block => std::thread::yield_now(),
+                    // What it has left the calls in stands for a while.
+                    Game::Block => std::thread::park_timeout(BLOCK),
+                    Game::Storm => std::thread::yield_now(),
                 }
             }
         };
@@ -146,5 +148,7 @@ fn play_once(call: &OwnedFd) -> bool {
 /// Requests of vhost-user.
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
+/// How long calls are left such that a read of nothing blocks.
+const BLOCK: Duration = Duration::from_secs(1);
 /// The thread's sleep when there is nothing to play with.
 const NAP: Duration = Duration::from_millis(1);

@@ -262,7 +262,7 @@ impl State {
             if !slot.strikes_at(queue, book) {
                 continue;
             }
-            if slot.is_due(book) {
+            if slot.row.is_armed() && slot.is_due(book) {
                 rest = change(slot, rest, book);
             }
         }
@@ -284,7 +284,7 @@ impl State {
 
     fn call(&mut self, queue: usize) -> bool {
         let mut call = true;
-        for slot in self.slots.iter_mut().filter(|slot| slot.aim.hits(queue)) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.row.is_armed() && slot.aim.hits(queue)) {
             if !slot.strike.call() {
                 slot.row.count(1);
                 call = false;
@@ -304,7 +304,7 @@ impl State {
         let mut live = false;
         for slot in slots {
             let begun = |(queue, book): (&usize, &Book)| slot.strikes_at(*queue, book) && book.bursts >= slot.first;
-            if slot.row.attack().racing && books.iter().any(begun) {
+            if slot.row.attack().racing && slot.row.is_armed() && books.iter().any(begun) {
                 live = true;
                 slot.row.count(slot.strike.race(books, slot.aim, &mut slot.rng));
             }
@@ -329,6 +329,7 @@ impl Slot {
     }
 
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, book: &mut Book, armed: bool) {
+        let armed = armed && self.row.is_armed();
         let due = armed && self.is_due(book);
         if !armed || moment == Moment::Stop {
             self.strike.rest();
@@ -347,7 +348,7 @@ impl Slot {
         if book.burst.len() == 1 {
             self.strike.burst_begins();
         }
-        let due = armed && !self.struck && self.is_due(book);
+        let due = armed && self.row.is_armed() && !self.struck && self.is_due(book);
         if !(due || self.strike.has_debts()) {
             return honest;
         }
@@ -357,7 +358,7 @@ impl Slot {
     }
 
     fn used_idx(&mut self, honest: u16, book: &mut Book, armed: bool) -> u16 {
-        let due = self.is_due(book);
+        let (due, armed) = (self.is_due(book), armed && self.row.is_armed());
         if !armed || !(due || self.strike.has_debts()) {
             return honest;
         }

@@ -189,6 +189,11 @@ fn manners() -> Vec<(&'static str, Manner)> {
             let other = Message::new(GET_FEATURES, REPLY | 1, &u64::MAX.to_ne_bytes());
             if rng.below(2) == 0 { vec![m, again] } else { vec![m, other] }
         }),
+        // In one piece: a front-end that looks behind each reply sees it before it asks for more.
+        manner("A111b", SET_VRING_ENABLE, Always, |mut m, _| {
+            m.bytes.extend_from_within(..);
+            vec![m]
+        }),
         manner("A112", 0, Once, |m, rng| {
             let count = rng.pick(&[1, 8, 253]).unwrap_or(1);
             let eventfd = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).ok();
@@ -250,6 +255,7 @@ const SET_MEM_TABLE: u32 = 5;
 const GET_VRING_BASE: u32 = 11;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 const SET_PROTOCOL_FEATURES: u32 = 16;
+const SET_VRING_ENABLE: u32 = 18;
 const GET_CONFIG: u32 = 24;
 /// In the flags of a message: it is a reply.
 const REPLY: u32 = 4;

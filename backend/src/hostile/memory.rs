@@ -127,10 +127,10 @@ impl Worker {
     }
 }
 
-/// Tries to make the file shorter, empty, and longer. How often.
+/// Tries to make the file longer, shorter, and empty. How often.
 fn truncate(file: &OwnedFd) -> u64 {
     let len = length(file);
-    for other in [len.wrapping_div(2), 0, len.saturating_mul(2)] {
+    for other in [len.saturating_mul(2), len.wrapping_div(2), 0] {
         // Whether that was possible shows in the driver.
         let _ = rustix::fs::ftruncate(file, other);
     }

@@ -1,7 +1,7 @@
 //! How often attacks really struck: a driver that survives an attack which never happened has proven nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::Plan;
 use super::catalogue::Attack;
@@ -13,6 +13,8 @@ pub struct Strikes(Arc<Tally>);
 #[derive(Debug)]
 struct Tally {
     armed: AtomicBool,
+    /// The only row that is armed, or [`ALL`].
+    only: AtomicUsize,
     rows: Vec<Counters>,
 }
 
@@ -27,7 +29,8 @@ impl Strikes {
     pub(super) fn of(plan: &Plan) -> Self {
         let row =
             |attack: &&'static Attack| Counters { attack, strikes: AtomicU64::new(0), passed_over: AtomicU64::new(0) };
-        Self(Arc::new(Tally { armed: AtomicBool::new(true), rows: plan.attacks().iter().map(row).collect() }))
+        let only = AtomicUsize::new(ALL);
+        Self(Arc::new(Tally { armed: AtomicBool::new(true), only, rows: plan.attacks().iter().map(row).collect() }))
     }
 
     /// Strikes of all attacks so far.
@@ -55,8 +58,16 @@ impl Strikes {
         self.0.armed.load(Ordering::Relaxed)
     }
 
+    /// Lets one attack of the plan strike, and none of the others; nothing if it is not in the plan.
+    pub fn arm_only(&self, id: &str) {
+        let at = self.0.rows.iter().position(|row| row.attack.id == id);
+        self.0.only.store(at.unwrap_or(NONE), Ordering::Relaxed);
+        self.0.armed.store(true, Ordering::Relaxed);
+    }
+
     /// Lets the attacks strike, as at the beginning.
     pub fn arm(&self) {
+        self.0.only.store(ALL, Ordering::Relaxed);
         self.0.armed.store(true, Ordering::Relaxed);
     }
 
@@ -71,6 +82,10 @@ impl Strikes {
         Some(Row { strikes: self.clone(), at, attack })
     }
 }
+
+/// Every row, or none of them.
+const ALL: usize = usize::MAX;
+const NONE: usize = ALL.wrapping_sub(1);
 
 /// Strikes of all plans in this process so far: for a program that serves one plan and tells what it did.
 #[must_use]
@@ -94,7 +109,8 @@ impl Row {
     }
 
     pub(super) fn is_armed(&self) -> bool {
-        self.strikes.is_armed()
+        let only = self.strikes.0.only.load(Ordering::Relaxed);
+        self.strikes.is_armed() && (only == ALL || only == self.at)
     }
 
     pub(super) fn count(&self, strikes: u64) {
@@ -120,6 +136,21 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_several_can_be_armed() {
+        let strikes = Strikes::of(&Plan::parse("A01,A02", 1).unwrap());
+        let armed = |strikes: &Strikes| ["A01", "A02"].map(|id| strikes.row(id).unwrap().is_armed());
+        assert_eq!(armed(&strikes), [true, true]);
+        strikes.arm_only("A02");
+        assert_eq!(armed(&strikes), [false, true]);
+        strikes.disarm();
+        assert_eq!(armed(&strikes), [false, false]);
+        strikes.arm();
+        assert_eq!(armed(&strikes), [true, true]);
+        strikes.arm_only("A99");
+        assert_eq!(armed(&strikes), [false, false]);
+    }
 
     #[test]
     fn what_is_counted_is_counted_for_the_process_too() {

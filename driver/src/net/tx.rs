@@ -201,6 +201,8 @@ impl TxQueue {
     /// # Errors
     /// The [`Violation`], new or latched. What was taken before it is counted.
     pub fn reclaim(&mut self) -> Result<usize, Violation> {
+        // With nothing out the ring is not asked, and a latched violation is to be said all the same.
+        self.ring.check()?;
         let slots = &mut self.slots;
         match &mut self.ring {
             AnyRing::Split(ring) => slots.reclaim(ring),

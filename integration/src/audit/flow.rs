@@ -1,5 +1,7 @@
 //! Numbered frames on their way out and back, and what was wrong with those that came back.
 
+use std::time::Duration;
+
 use ironring_backend::hostile::{CANARY, CHANGING, UNTOUCHED};
 use ironring_common::spec::net::HDR_BYTES;
 use ironring_driver::net::{RxBatch, TxError, VirtioNet};
@@ -16,6 +18,8 @@ pub(super) struct Flow {
     /// Frames that were sent after the last [`mark`](Self::mark) and came back unchanged.
     pub(super) beyond: u64,
     marked: u64,
+    /// The longest that a wait has taken.
+    pub(super) longest_wait: Duration,
     /// What the driver handed out last.
     handed_out: Vec<Vec<u8>>,
     salt: u64,
@@ -39,7 +43,16 @@ pub(super) struct Counts {
 
 impl Flow {
     pub(super) fn new(salt: u64) -> Self {
-        Self { sent: 0, next: 0, counts: Counts::default(), beyond: 0, marked: 0, handed_out: Vec::new(), salt }
+        Self {
+            sent: 0,
+            next: 0,
+            counts: Counts::default(),
+            beyond: 0,
+            marked: 0,
+            longest_wait: Duration::ZERO,
+            handed_out: Vec::new(),
+            salt,
+        }
     }
 
     /// The next frame to send, for a driver that takes one at a time.

@@ -217,6 +217,12 @@ impl<'a> Live<'a> {
             }
             Ending::Violation(violation.kind)
         });
+        if flow.longest_wait > WAIT_MOST {
+            self.findings.push(format!("a wait of a millisecond took {:?}", flow.longest_wait));
+        }
+        if let Ending::Violation(_) = ending {
+            self.stays_broken(net);
+        }
         if hostile::lies_believed() > 0 {
             self.findings.push("the driver asked for a feature that the device has made up".into());
         }
@@ -232,6 +238,15 @@ impl<'a> Live<'a> {
         let Judgement { verdict, findings } = judge::live(self.attack, &flow.counts, ending);
         self.findings.extend(findings);
         verdict
+    }
+
+    /// Once a violation is latched, nothing that the device says counts any more, and every call says so.
+    fn stays_broken(&mut self, net: &mut VirtioNet) {
+        let latched = net.violation();
+        let says = [net.rx().poll().err(), net.tx().reclaim().err(), net.rx().arm().err()];
+        if latched.is_none() || says.iter().any(|said| *said != latched) {
+            self.findings.push("a call went through after the violation".into());
+        }
     }
 
     /// Traffic until the attack has struck often enough, or the time is up.
@@ -277,7 +292,10 @@ impl<'a> Live<'a> {
     fn round(&self, net: &mut VirtioNet, flow: &mut Flow, batch: &mut RxBatch) -> Result<(), Violation> {
         if !flow.round(net, batch)? && sleeps(self.attack) {
             // That no call comes may be what this attack is about; the limit of a millisecond is the answer to it.
-            if let Err(NetError::Violation(violation)) = net.wait(Duration::from_millis(1)) {
+            let asked = Instant::now();
+            let waited = net.wait(Duration::from_millis(1));
+            flow.longest_wait = flow.longest_wait.max(asked.elapsed());
+            if let Err(NetError::Violation(violation)) = waited {
                 return Err(violation);
             }
         }
@@ -344,6 +362,8 @@ const FRAMES_MIN: u64 = 2_000;
 const AFTERMATH_FRAMES: u64 = 256;
 /// Lines in the log that a run may cost, those of the hostile backend among them.
 const LINES_MOST: u64 = 64;
+/// The longest that a wait of a millisecond may take on a busy machine.
+const WAIT_MOST: Duration = Duration::from_millis(600);
 /// Questions about the link.
 const LOOKS: u32 = 4;
 /// Strikes after a reset.

@@ -8,6 +8,7 @@
 
 mod cell;
 mod flow;
+mod html;
 mod judge;
 mod live;
 mod log;
@@ -15,6 +16,7 @@ mod model;
 mod report;
 mod victims;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +26,7 @@ use ironring_driver::queue::RingLayout;
 
 pub use cell::{CellArgs, cell_main};
 pub use report::{AuditReport, NotApplicable, Row};
-pub use victims::{Encounter, Outcome, Target, VictimRow};
+pub use victims::{Encounter, GuestsArgs, Outcome, Target, VictimRow, guests_main};
 
 use crate::config::RingConfig;
 use crate::output::{Exit, Failure};
@@ -97,12 +99,18 @@ pub struct AuditArgs {
     /// Whose drivers to attack: several with commas between
     #[arg(long, value_enum, value_delimiter = ',', default_value = "ironring")]
     pub target: Vec<Target>,
+    /// Guests
+    #[command(flatten)]
+    pub guests: victims::GuestOptions,
     /// Which ring of ironring to attack
     #[arg(long, value_enum, default_value = "both")]
     pub ring: RingChoice,
     /// Seeds of each cell: each strikes at other times, slots and values
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub seeds: u64,
+    /// Write the report as a page of HTML, too
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Cells that run at a time; as many as there are CPUs if this is not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
@@ -122,8 +130,10 @@ impl Default for AuditArgs {
             in_order: FeatureChoice::Both,
             short: true,
             target: vec![Target::Ironring],
+            guests: victims::GuestOptions::default(),
             ring: RingChoice::Both,
             seeds: 1,
+            report: None,
             jobs: None,
             seed: 1,
         }
@@ -186,7 +196,8 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
             rings.chain(foreign.filter(is_for)).map(move |ring| (attack, config, ring))
         })
         .collect();
-    if cells.is_empty() {
+    let guests = args.target.contains(&Target::Qemu);
+    if cells.is_empty() && !guests {
         return Err(AuditError::NoConfig);
     }
     let mut report = AuditReport::new(attacks.len());
@@ -201,6 +212,14 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
     })?;
     for ((attack, config, ring), result) in cells.iter().zip(done) {
         report.add(attack, *config, *ring, result);
+    }
+    if guests {
+        let mut done = 0;
+        report.skipped = victims::qemu(&args.guests, &attacks, args.seed, |row| {
+            done += 1;
+            progress(done, done + 1, &format!("linux {} {}", row.config, row.attack));
+            report.victims.push(row);
+        });
     }
     report.absent(ABSENT.iter().filter(|absent| is_asked_for(&args.attack, absent)));
     report.seconds = started.elapsed().as_secs_f64();
@@ -263,6 +282,12 @@ pub fn main(args: &AuditArgs, json: bool) -> ExitCode {
     bar.finish();
     match result {
         Ok(report) => {
+            if let Some(file) = &args.report
+                && let Err(error) = std::fs::write(file, report.to_html())
+            {
+                let sentence = format!("cannot write the report to {}: {error}", file.display());
+                return crate::output::fail_with(json, &Failure::unable(sentence));
+            }
             if json {
                 crate::output::print_json(&report);
             } else {
@@ -390,7 +415,7 @@ mod tests {
     fn every_part_of_a_list_has_to_match() {
         let ids = |list| select(list).map(|found| found.iter().map(|attack| attack.id).collect::<Vec<_>>());
         assert_eq!(ids("A03, a01 ,").unwrap(), ["A01", "A03"]);
-        assert_eq!(ids("vu.*l*,A01").unwrap(), ["A01", "A108", "A109", "A110", "A111", "A112"]);
+        assert_eq!(ids("vu.*l*,A01").unwrap(), ["A01", "A108", "A109", "A110", "A111", "A111b", "A112"]);
         for (list, part) in [("A01,A999", "`A999`"), ("nothing.*,A01", "`nothing.*`"), (",", "`,`"), ("", "``")] {
             let error = ids(list).unwrap_err();
             assert_eq!(error.to_failure().exit, Exit::Usage);

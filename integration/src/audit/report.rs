@@ -230,7 +230,7 @@ impl AuditReport {
             return String::new();
         }
         let mut table = Table::new(&["attack", "driver", "ring", "outcome", "what was seen"]);
-        let noted = |row: &&VictimRow| row.encounter.outcome != Outcome::Unharmed;
+        let noted = |row: &&VictimRow| row.encounter.outcome > Outcome::Unharmed;
         for row in self.victims.iter().filter(noted) {
             table.row(vec![
                 Cell::new(&row.attack).look(Look::Bold),
@@ -240,7 +240,7 @@ impl AuditReport {
                 Cell::new(row.encounter.evidence.first().map_or("", String::as_str)).look(Look::Dim),
             ]);
         }
-        let unharmed = self.victims.iter().filter(|row| !noted(row)).count();
+        let unharmed = self.victims.iter().filter(|row| row.encounter.outcome == Outcome::Unharmed).count();
         format!(
             "\n{}{unharmed} of {} cells of drivers of others went by unharmed\n",
             table.render(),

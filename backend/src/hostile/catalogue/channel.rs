@@ -4,7 +4,7 @@ use super::Class::{Control, Liveness, MemorySafety};
 use super::Verdict::{Accepted, NoEffect, Refused, TimedOut};
 use super::{Attack, channel};
 
-pub(super) const ROWS: [Attack; 10] = [
+pub(super) const ROWS: [Attack; 11] = [
     Attack {
         expected: &[Refused],
         what: "a reply has another request code, version, or flags",
@@ -37,6 +37,14 @@ pub(super) const ROWS: [Attack; 10] = [
         check: "C26",
         reference: "any channel that does not count",
         ..channel("A111", "vu.reply.unsolicited")
+    },
+    Attack {
+        expected: &[Refused],
+        what: "an acknowledgement comes twice, so that the second one stands there for the next request of the same kind",
+        naive: "takes it for the answer to that request, and is one answer ahead from then on",
+        check: "C26",
+        reference: "any channel that does not count",
+        ..channel("A111b", "vu.reply.stale")
     },
     Attack {
         class: Liveness,

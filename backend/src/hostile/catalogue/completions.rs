@@ -4,7 +4,7 @@ use super::Class::{Disclosure, Liveness, Protocol};
 use super::Verdict::{Accepted, Broken, Dropped, NoEffect};
 use super::{Attack, Axes, PACKED, SPLIT, Surface, Timing, used};
 
-pub(super) const ROWS: [Attack; 25] = [
+pub(super) const ROWS: [Attack; 26] = [
     Attack {
         what: "used.idx jumps further than there are chains outstanding",
         naive: "takes up to 65535 stale used elements",
@@ -75,6 +75,14 @@ pub(super) const ROWS: [Attack; 25] = [
         check: "C06",
         reference: "double free in drivers that do not clear their cookie",
         ..used("A27", "split.used.id_dup")
+    },
+    Attack {
+        axes: Axes::PLAIN,
+        what: "a receive buffer is completed twice in one batch: the second time it may be filled again and not shown yet",
+        naive: "delivers it twice",
+        check: "C06",
+        reference: "double delivery in drivers that refill their ring while they empty it",
+        ..used("A27b", "split.used.id_dup_rx")
     },
     Attack {
         class: Protocol,

@@ -170,6 +170,7 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         // A driver posts a receive buffer again before it takes the next completion, so the id would be outstanding.
         "A26" => (used::on_elem(used::id_free), Aim::Transmit),
         "A27" => (Box::<used::IdDup>::default(), Aim::Transmit),
+        "A27b" => (Box::<used::IdDup>::default(), Aim::Receive),
         "A28" => (Box::<order::Replay>::default(), either),
         // Frames that are received in another order are another stream.
         "A29" => (Box::new(order::Swap), Aim::Transmit),

@@ -1,8 +1,14 @@
 //! Drivers of others under the same attacks. What is found is reported as it was found: a driver that hangs, dies or is
 //! harmed is a finding, never a failure of the audit.
 
+mod campaign;
+mod guest;
 mod hal_sys;
+mod initramfs;
 mod rcore;
+
+pub(super) use campaign::{GuestOptions, qemu};
+pub use campaign::{GuestsArgs, guests_main};
 
 use ironring_backend::hostile::{Attack, Axes, Axis, Surface};
 use ironring_driver::queue::RingLayout;
@@ -18,24 +24,21 @@ pub enum Target {
     Ironring,
     /// The crate virtio-drivers (rcore), in a process of its own.
     VirtioDrivers,
+    /// A Linux guest under QEMU.
+    Qemu,
 }
 
 impl Target {
+    /// Drivers of others.
+    pub const ALL: [Self; 2] = [Self::VirtioDrivers, Self::Qemu];
+
     /// As in reports and arguments.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ironring => "ironring",
             Self::VirtioDrivers => "virtio-drivers",
-        }
-    }
-
-    /// Its version, for reports.
-    #[must_use]
-    pub const fn version(self) -> &'static str {
-        match self {
-            Self::Ironring => env!("CARGO_PKG_VERSION"),
-            Self::VirtioDrivers => "0.13.0",
+            Self::Qemu => "linux",
         }
     }
 
@@ -61,8 +64,10 @@ impl Target {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// Nothing that a watcher could see.
+    /// There was nothing to strike.
     #[default]
+    NotStruck,
+    /// Nothing that a watcher could see.
     Unharmed,
     /// It returned an error: it has seen that something is wrong.
     Named,
@@ -83,6 +88,7 @@ impl Outcome {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::NotStruck => "not-struck",
             Self::Unharmed => "unharmed",
             Self::Named => "named",
             Self::Misled => "misled",
@@ -148,7 +154,7 @@ pub(super) fn run(
     let mut all = Encounter::default();
     for seed in seeds {
         all.join(match target {
-            Target::Ironring => return Err("the driver of this project has cells of its own".into()),
+            Target::Ironring | Target::Qemu => return Err("such a driver has no cells of this kind".into()),
             Target::VirtioDrivers => rcore::run(attack, config, seed)?,
         });
     }

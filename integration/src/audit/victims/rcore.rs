@@ -44,6 +44,9 @@ pub(super) fn run(id: &str, config: RingConfig, seed: u64) -> Result<Encounter, 
         encounter.see(Outcome::Harmed, finding);
     }
     encounter.strikes = strikes.count();
+    if encounter.strikes > 0 {
+        encounter.outcome = encounter.outcome.max(Outcome::Unharmed);
+    }
     if encounter.outcome == Outcome::Unharmed && !may_lose_frames(attack) && !goes_on(&mut net, &mut flow) {
         encounter.see(Outcome::Stuck, "no frames came back after the last strike".to_owned());
     }
