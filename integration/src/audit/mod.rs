@@ -196,8 +196,8 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
             rings.chain(foreign.filter(is_for)).map(move |ring| (attack, config, ring))
         })
         .collect();
-    let guests = args.target.contains(&Target::Qemu);
-    if cells.is_empty() && !guests {
+    let afar: Vec<_> = [Target::Qemu, Target::Dpdk].into_iter().filter(|target| args.target.contains(target)).collect();
+    if cells.is_empty() && afar.is_empty() {
         return Err(AuditError::NoConfig);
     }
     let mut report = AuditReport::new(attacks.len());
@@ -213,13 +213,13 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
     for ((attack, config, ring), result) in cells.iter().zip(done) {
         report.add(attack, *config, *ring, result);
     }
-    if guests {
+    for target in afar {
         let mut done = 0;
-        report.skipped = victims::qemu(&args.guests, &attacks, args.seed, |row| {
+        report.skipped.extend(victims::campaigns(target, &args.guests, &attacks, args.seed, |row| {
             done += 1;
-            progress(done, done + 1, &format!("linux {} {}", row.config, row.attack));
+            progress(done, done + 1, &format!("{} {} {}", target.name(), row.config, row.attack));
             report.victims.push(row);
-        });
+        }));
     }
     report.absent(ABSENT.iter().filter(|absent| is_asked_for(&args.attack, absent)));
     report.seconds = started.elapsed().as_secs_f64();

@@ -103,12 +103,16 @@ impl AuditReport {
     /// What is to be said of it as an exit status.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        if self.skipped.is_empty() { Exit::of(self.passed()) } else { Exit::Unable }
+        match self.passed() {
+            true if !self.skipped.is_empty() => Exit::Unable,
+            passed => Exit::of(passed),
+        }
     }
 
     /// After the last cell: an audit in which nothing could be put to the test has not passed.
     pub(super) fn finish(&mut self) {
-        if self.victims.is_empty() && self.rows.iter().all(|row| row.verdict == NOT_APPLICABLE) {
+        if !self.rows.is_empty() && self.victims.is_empty() && self.rows.iter().all(|row| row.verdict == NOT_APPLICABLE)
+        {
             let reason = |part: &NotApplicable| format!("{}: {}", part.cell, part.reason);
             self.skipped = self.not_applicable.iter().map(reason).collect();
         }
@@ -257,6 +261,9 @@ impl AuditReport {
         for skipped in &self.not_applicable {
             text += &paint(&format!("not applicable  {}: {}", skipped.cell, skipped.reason), Look::Dim);
             text.push('\n');
+        }
+        for skipped in &self.skipped {
+            text += &format!("skipped  {skipped}\n");
         }
         let (word, look) = match self.exit() {
             Exit::Held => ("PASS", Look::Good),

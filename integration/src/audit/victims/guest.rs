@@ -5,62 +5,51 @@
 //! (whether it answers there, what its kernel prints), from pings before and after, from a file in its memory, and from
 //! whether a driver that is bound anew carries traffic again.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ironring_backend::config::{PortSpec, Settings};
 use ironring_backend::hostile::{self, HostileSession, Plan};
 
+use super::campaign::Campaign;
+use super::console::{Console, accept, tempdir, which};
 use super::{Encounter, Outcome, initramfs};
-
-/// What a campaign is made of.
-#[derive(Clone, Debug)]
-pub(super) struct Campaign {
-    pub(super) kernel: PathBuf,
-    pub(super) modules: PathBuf,
-    pub(super) cmdline: String,
-    /// `split`, `packed` or `bounced`.
-    pub(super) config: String,
-    pub(super) attacks: Vec<String>,
-    pub(super) seed: u64,
-}
 
 type Failure = Box<dyn std::error::Error>;
 
-impl Campaign {
-    /// Strikes with one attack after the other, booting anew where the guest did not survive. `tell` is told each result.
-    pub(super) fn run(&self, mut tell: impl FnMut(&str, Encounter)) -> Result<(), Failure> {
-        let dir = tempdir()?;
-        let result = self.run_in(&dir, &mut tell);
-        // Whatever happened, nothing stays behind.
-        let _ = std::fs::remove_dir_all(&dir);
-        result
-    }
+/// Strikes with one attack after the other, booting anew where the guest did not survive. `tell` is told each result.
+pub(super) fn run(campaign: &Campaign, mut tell: impl FnMut(&str, Encounter)) -> Result<(), Failure> {
+    let dir = tempdir()?;
+    let result = run_in(campaign, &dir, &mut tell);
+    // Whatever happened, nothing stays behind.
+    let _ = std::fs::remove_dir_all(&dir);
+    result
+}
 
-    fn run_in(&self, dir: &Path, tell: &mut impl FnMut(&str, Encounter)) -> Result<(), Failure> {
-        let busybox = which("busybox").ok_or("busybox is missing; install busybox-static")?;
-        let archive = initramfs::build(&busybox, &self.modules)?;
-        let initrd = dir.join("initramfs");
-        std::fs::write(&initrd, archive)?;
-        network()?;
-        let mut guest: Option<Guest> = None;
-        for attack in &self.attacks {
-            let mut up = match guest.take() {
-                Some(guest) => guest,
-                None => Guest::boot(self, dir, &initrd)?,
-            };
-            let (encounter, survived) = up.strike(attack);
-            tell(attack, encounter);
-            if survived {
-                guest = Some(up);
-            }
+fn run_in(campaign: &Campaign, dir: &Path, tell: &mut impl FnMut(&str, Encounter)) -> Result<(), Failure> {
+    let (kernel, modules) = campaign.boot.as_ref().ok_or("a guest needs a kernel and its modules")?;
+    let busybox = which("busybox").ok_or("busybox is missing; install busybox-static")?;
+    let archive = initramfs::build(&busybox, modules)?;
+    let initrd = dir.join("initramfs");
+    std::fs::write(&initrd, archive)?;
+    network()?;
+    let mut guest: Option<Guest> = None;
+    for attack in &campaign.attacks {
+        let mut up = match guest.take() {
+            Some(guest) => guest,
+            None => Guest::boot(campaign, dir, kernel, &initrd)?,
+        };
+        let (encounter, survived) = up.strike(attack);
+        tell(attack, encounter);
+        if survived {
+            guest = Some(up);
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// A guest that runs. Dropping it ends it.
@@ -73,15 +62,8 @@ struct Guest {
     asked: u64,
 }
 
-/// The lines of the console, and whether there will be more.
-#[derive(Default)]
-struct Console {
-    lines: Mutex<(Vec<String>, bool)>,
-    more: Condvar,
-}
-
 impl Guest {
-    fn boot(campaign: &Campaign, dir: &Path, initrd: &Path) -> Result<Self, Failure> {
+    fn boot(campaign: &Campaign, dir: &Path, kernel: &Path, initrd: &Path) -> Result<Self, Failure> {
         let socket = dir.join("socket");
         // The socket of the guest before.
         let _ = std::fs::remove_file(&socket);
@@ -99,7 +81,7 @@ impl Guest {
             .args(["-chardev", &format!("socket,id=char,path={}", socket.display())])
             .args(["-netdev", "vhost-user,id=net,chardev=char"])
             .args(["-device", &format!("virtio-net-pci,netdev=net,vectors=0{card}")])
-            .args(["-kernel", &campaign.kernel.display().to_string(), "-initrd", &initrd.display().to_string()])
+            .args(["-kernel", &kernel.display().to_string(), "-initrd", &initrd.display().to_string()])
             .args(["-append", &cmdline])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -201,53 +183,6 @@ impl Drop for Guest {
     }
 }
 
-impl Console {
-    fn read(&self, output: impl std::io::Read) {
-        let mut lines = BufReader::new(output);
-        let mut line = Vec::new();
-        while matches!(lines.read_until(b'\n', &mut line), Ok(count) if count > 0) {
-            let text = String::from_utf8_lossy(&line).trim().to_owned();
-            self.lock().0.push(text);
-            self.more.notify_all();
-            line.clear();
-        }
-        self.lock().1 = true;
-        self.more.notify_all();
-    }
-
-    /// Waits for a line from `mark` on that begins with `start`.
-    fn wait(&self, start: &str, mark: usize, patience: Duration) -> Option<String> {
-        let deadline = Instant::now() + patience;
-        let mut lines = self.lock();
-        loop {
-            if let Some(line) = lines.0.iter().skip(mark).find(|line| line.starts_with(start)) {
-                return Some(line.clone());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if lines.1 || left.is_zero() {
-                return None;
-            }
-            lines = self.more.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    fn find(&self, mark: usize, is: impl Fn(&str) -> bool) -> Option<String> {
-        self.lock().0.iter().skip(mark).find(|line| is(line)).cloned()
-    }
-
-    fn count(&self) -> usize {
-        self.lock().0.len()
-    }
-
-    fn tail(&self) -> String {
-        self.lock().0.iter().rev().find(|line| !line.is_empty()).cloned().unwrap_or_else(|| "nothing".to_owned())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A guest whose memory is in doubt is not used again.
 fn encounter_survives(encounter: &Encounter) -> bool {
     encounter.outcome < Outcome::Hung
@@ -268,16 +203,6 @@ fn network() -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// The connection of QEMU.
-fn accept(listener: &UnixListener, patience: Duration) -> Result<std::os::unix::net::UnixStream, Failure> {
-    use rustix::event::{PollFd, PollFlags, Timespec};
-    let mut fds = [PollFd::new(listener, PollFlags::IN)];
-    if rustix::event::poll(&mut fds, Some(&Timespec::try_from(patience)?))? == 0 {
-        return Err("QEMU does not connect".into());
-    }
-    Ok(listener.accept()?.0)
 }
 
 /// Whether the guest answers, within so many seconds.
@@ -303,19 +228,6 @@ fn received(options: &[&str]) -> u64 {
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let count = text.split(", ").find_map(|part| part.strip_suffix(" received"));
     count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
-}
-
-/// A directory of our own.
-fn tempdir() -> std::io::Result<PathBuf> {
-    let dir = std::env::temp_dir().join(format!("ironring-guest-{}", std::process::id()));
-    std::fs::create_dir(&dir)?;
-    Ok(dir)
-}
-
-/// A program by its name.
-pub(super) fn which(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 const TAP: &str = "tap0";

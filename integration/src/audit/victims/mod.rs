@@ -2,12 +2,14 @@
 //! harmed is a finding, never a failure of the audit.
 
 mod campaign;
+mod console;
+mod dpdk;
 mod guest;
 mod hal_sys;
 mod initramfs;
 mod rcore;
 
-pub(super) use campaign::{GuestOptions, qemu};
+pub(super) use campaign::{GuestOptions, campaigns};
 pub use campaign::{GuestsArgs, guests_main};
 
 use ironring_backend::hostile::{Attack, Axes, Axis, Surface};
@@ -26,11 +28,13 @@ pub enum Target {
     VirtioDrivers,
     /// A Linux guest under QEMU.
     Qemu,
+    /// DPDK's virtio-user, under testpmd.
+    Dpdk,
 }
 
 impl Target {
     /// Drivers of others.
-    pub const ALL: [Self; 2] = [Self::VirtioDrivers, Self::Qemu];
+    pub const ALL: [Self; 3] = [Self::VirtioDrivers, Self::Qemu, Self::Dpdk];
 
     /// As in reports and arguments.
     #[must_use]
@@ -39,6 +43,7 @@ impl Target {
             Self::Ironring => "ironring",
             Self::VirtioDrivers => "virtio-drivers",
             Self::Qemu => "linux",
+            Self::Dpdk => "dpdk",
         }
     }
 
@@ -154,7 +159,9 @@ pub(super) fn run(
     let mut all = Encounter::default();
     for seed in seeds {
         all.join(match target {
-            Target::Ironring | Target::Qemu => return Err("such a driver has no cells of this kind".into()),
+            Target::Ironring | Target::Qemu | Target::Dpdk => {
+                return Err("such a driver has no cells of this kind".into());
+            }
             Target::VirtioDrivers => rcore::run(attack, config, seed)?,
         });
     }

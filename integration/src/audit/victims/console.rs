@@ -1,0 +1,84 @@
+//! What a victim in a process of its own says, and how it is reached.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The lines of the console, and whether there will be more.
+#[derive(Default)]
+pub(super) struct Console {
+    lines: Mutex<(Vec<String>, bool)>,
+    more: Condvar,
+}
+
+impl Console {
+    pub(super) fn read(&self, output: impl std::io::Read) {
+        let mut lines = BufReader::new(output);
+        let mut line = Vec::new();
+        while matches!(lines.read_until(b'\n', &mut line), Ok(count) if count > 0) {
+            let text = String::from_utf8_lossy(&line).trim().to_owned();
+            self.lock().0.push(text);
+            self.more.notify_all();
+            line.clear();
+        }
+        self.lock().1 = true;
+        self.more.notify_all();
+    }
+
+    /// Waits for a line from `mark` on that begins with `start`.
+    pub(super) fn wait(&self, start: &str, mark: usize, patience: Duration) -> Option<String> {
+        let deadline = Instant::now() + patience;
+        let mut lines = self.lock();
+        loop {
+            if let Some(line) = lines.0.iter().skip(mark).find(|line| line.starts_with(start)) {
+                return Some(line.clone());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if lines.1 || left.is_zero() {
+                return None;
+            }
+            lines = self.more.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(super) fn find(&self, mark: usize, is: impl Fn(&str) -> bool) -> Option<String> {
+        self.lock().0.iter().skip(mark).find(|line| is(line)).cloned()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.lock().0.len()
+    }
+
+    pub(super) fn tail(&self) -> String {
+        self.lock().0.iter().rev().find(|line| !line.is_empty()).cloned().unwrap_or_else(|| "nothing".to_owned())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connection of the victim.
+pub(super) fn accept(listener: &UnixListener, patience: Duration) -> Result<UnixStream, Box<dyn std::error::Error>> {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    if rustix::event::poll(&mut fds, Some(&Timespec::try_from(patience)?))? == 0 {
+        return Err("it does not connect to the backend".into());
+    }
+    Ok(listener.accept()?.0)
+}
+
+/// A directory of our own.
+pub(super) fn tempdir() -> std::io::Result<PathBuf> {
+    let dir = std::env::temp_dir().join(format!("ironring-victim-{}", std::process::id()));
+    std::fs::create_dir(&dir)?;
+    Ok(dir)
+}
+
+/// A program by its name.
+pub(super) fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
