@@ -7,7 +7,7 @@ use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::attacks::{self, AttacksCommand};
-use crate::audit::{self, AuditArgs, CellArgs, GuestsArgs};
+use crate::audit::{self, AuditArgs, CellArgs, GuestsArgs, MirrorArgs};
 use crate::pair::{self, BackendArgs, PairArgs};
 use crate::{demo, output};
 
@@ -43,6 +43,9 @@ enum Command {
     /// The backend of a pair
     #[command(hide = true)]
     Backend(BackendArgs),
+    /// The backend of an audit
+    #[command(hide = true)]
+    Mirror(MirrorArgs),
     /// Guests of an audit
     #[command(hide = true)]
     Guests(GuestsArgs),
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Some(Command::Attacks { command }) => attacks::main(command.as_ref(), json),
         Some(Command::Audit(args)) => audit::main(&args, json),
         Some(Command::Backend(args)) => pair::backend_main(args),
+        Some(Command::Mirror(args)) => audit::mirror_main(&args),
         Some(Command::Guests(args)) => audit::guests_main(&args),
         Some(Command::Cell(args)) => audit::cell_main(&args),
     }

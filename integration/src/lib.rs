@@ -13,6 +13,7 @@ pub mod config;
 pub mod demo;
 pub mod double;
 pub mod heart;
+pub mod mirror;
 pub mod output;
 pub mod pair;
 pub mod trusting;

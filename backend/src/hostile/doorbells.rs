@@ -38,8 +38,13 @@ impl Thief {
             (SET_VRING_KICK, Some(row)) if row.is_armed() => {
                 row.count(steal(message).iter().filter(|kick| block_writes(kick)).count() as u64);
             }
-            // Calls go on: the honest ring rings them too.
             (SET_VRING_CALL, _) => {
+                // Calls go on, the honest ring rings them too; but for reads that shall block nobody may ring them.
+                let blocks = self.calls.iter().find(|player| player.game == Game::Block && player.row.is_armed());
+                if let Some(player) = blocks {
+                    steal(message).into_iter().for_each(|call| player.play_with(call));
+                    return;
+                }
                 for player in &self.calls {
                     message.fds.iter().filter_map(|fd| fd.try_clone().ok()).for_each(|call| player.play_with(call));
                 }
@@ -68,13 +73,15 @@ enum Game {
     Spurious,
     /// A103: they ring all the time.
     Storm,
-    /// A106: they ring, are taken back, and let reads block.
+    /// A106: they ring, are taken back, and let reads block. The device has others, so that it never rings these.
     Block,
 }
 
 /// A thread that plays with calls.
 #[derive(Debug)]
 struct Player {
+    game: Game,
+    row: Row,
     calls: Arc<Mutex<Vec<OwnedFd>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -84,6 +91,7 @@ impl Player {
     fn new(row: Row, game: Game) -> Self {
         let (calls, stop) = (Arc::<Mutex<Vec<OwnedFd>>>::default(), Arc::<AtomicBool>::default());
         let (theirs, end) = (Arc::clone(&calls), Arc::clone(&stop));
+        let (mine, told) = (row.clone(), game);
         let play = move || {
             while !end.load(Ordering::Relaxed) {
                 let calls = theirs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,7 +114,7 @@ impl Player {
         if let Err(error) = &thread {
             tracing::error!("cannot start the thread that plays with calls: {error}; its attack does not strike");
         }
-        Self { calls, stop, thread: thread.ok() }
+        Self { game: told, row: mine, calls, stop, thread: thread.ok() }
     }
 
     fn play_with(&self, call: OwnedFd) {

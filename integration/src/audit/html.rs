@@ -10,6 +10,7 @@ use ironring_backend::hostile::{ABSENT, Absent, Attack, CATALOGUE};
 use super::report::{AuditReport, Row};
 use super::victims::{Outcome, VictimRow};
 use super::{RingUnderTest, Target};
+use crate::mirror::{MirrorRow, ROWS};
 
 /// A column of the matrix.
 struct Column {
@@ -61,6 +62,7 @@ impl AuditReport {
         for attack in self.shown() {
             self.section(&mut page, attack, &columns);
         }
+        self.mirror_section(&mut page);
         self.absent_section(&mut page);
         page += "</main></body></html>\n";
         page
@@ -193,6 +195,24 @@ impl AuditReport {
         let bites = self.rows.iter().any(|row| row.attack == attack.id && row.verdict == "bitten");
         let only = bites && of_others().count() > 0 && of_others().all(|row| row.encounter.outcome <= Outcome::Named);
         only.then_some("Of the drivers in this report, only the ring that trusts.")
+    }
+
+    fn mirror_section(&self, page: &mut String) {
+        if self.mirror.is_empty() {
+            return;
+        }
+        *page += "<h2>The mirror: a hostile driver, and the backend of ironring</h2><table class=cells>";
+        for MirrorRow { attack, name, config, verdict, oracle, held, .. } in &self.mirror {
+            let what = ROWS.iter().find(|row| row.id == attack).map_or(String::new(), |row| escape(row.what));
+            let (kind, word) = (if *held { "good" } else { "bad" }, escape(&verdict.join(", ")));
+            let evidence = escape(&oracle.join("; "));
+            let _ = write!(
+                page,
+                "<tr><th>{attack}</th><td class=name>{name}</td><td>{what}</td><td class=config>{config}</td>\
+                 <td class={kind}>{word}</td><td class=evidence>{evidence}</td></tr>"
+            );
+        }
+        *page += "</table>";
     }
 
     fn absent_section(&self, page: &mut String) {

@@ -29,6 +29,7 @@ pub use report::{AuditReport, NotApplicable, Row};
 pub use victims::{Encounter, GuestsArgs, Outcome, Target, VictimRow, guests_main};
 
 use crate::config::RingConfig;
+use crate::mirror::{self, MirrorRow, ROWS, Row as MirrorEntry};
 use crate::output::{Exit, Failure};
 use cell::{Cell, CellResult};
 
@@ -97,7 +98,7 @@ pub struct AuditArgs {
     #[arg(long)]
     pub short: bool,
     /// Whose drivers to attack: several with commas between
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "ironring")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "ironring,backend")]
     pub target: Vec<Target>,
     /// Guests
     #[command(flatten)]
@@ -129,7 +130,7 @@ impl Default for AuditArgs {
             event_idx: FeatureChoice::Both,
             in_order: FeatureChoice::Both,
             short: true,
-            target: vec![Target::Ironring],
+            target: vec![Target::Ironring, Target::Backend],
             guests: victims::GuestOptions::default(),
             ring: RingChoice::Both,
             seeds: 1,
@@ -197,7 +198,8 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
         })
         .collect();
     let afar: Vec<_> = [Target::Qemu, Target::Dpdk].into_iter().filter(|target| args.target.contains(target)).collect();
-    if cells.is_empty() && afar.is_empty() {
+    let mirror = args.target.contains(&Target::Backend) && ROWS.iter().any(|row| is_mirror_row(&args.attack, row));
+    if cells.is_empty() && afar.is_empty() && !mirror {
         return Err(AuditError::NoConfig);
     }
     let mut report = AuditReport::new(attacks.len());
@@ -212,6 +214,12 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
     })?;
     for ((attack, config, ring), result) in cells.iter().zip(done) {
         report.add(attack, *config, *ring, result);
+    }
+    if mirror {
+        progress(cells.len(), cells.len() + 1, "the backend");
+        let told = mirror_in_child(args)?;
+        report.mirror = told.0;
+        report.mirror_death = told.1;
     }
     for target in afar {
         let mut done = 0;
@@ -231,6 +239,57 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
 fn is_asked_for(list: &str, absent: &Absent) -> bool {
     let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts.into_iter().any(|part| glob_matches(part, absent.id) || glob_matches(part, absent.name))
+}
+
+/// Whether a list of attacks means a row of the mirror.
+fn is_mirror_row(list: &str, row: &MirrorEntry) -> bool {
+    let mut parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.any(|part| glob_matches(part, row.id) || glob_matches(part, row.name))
+}
+
+/// Arguments of the hidden `mirror` subcommand.
+#[derive(Clone, Debug, clap::Args)]
+pub struct MirrorArgs {
+    #[arg(long)]
+    attack: String,
+    #[arg(long)]
+    seed: u64,
+    #[arg(long)]
+    seeds: u64,
+}
+
+/// The rows of the mirror, played in a child, so that a backend that dies is a finding.
+fn mirror_in_child(args: &AuditArgs) -> Result<(Vec<MirrorRow>, Option<String>), AuditError> {
+    let output = std::process::Command::new(std::env::current_exe()?)
+        .args(["mirror", "--attack", &args.attack])
+        .args(["--seed", &args.seed.to_string(), "--seeds", &args.seeds.to_string()])
+        .stdin(std::process::Stdio::null())
+        .output()?;
+    match serde_json::from_slice(&output.stdout) {
+        Ok(rows) if output.status.success() => Ok((rows, None)),
+        _ => {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            let last = errors.lines().last().unwrap_or("no words");
+            Ok((Vec::new(), Some(format!("the backend: {}: {last}", output.status))))
+        }
+    }
+}
+
+/// The hidden `mirror` subcommand.
+#[must_use]
+pub fn mirror_main(args: &MirrorArgs) -> ExitCode {
+    // It ends with its parent, whatever happens to that.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    match mirror::run(|row| is_mirror_row(&args.attack, row), args.seed, args.seeds) {
+        Ok(rows) => {
+            crate::output::print_json(&rows);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            crate::output::fail(false, &error.to_string());
+            ExitCode::from(3)
+        }
+    }
 }
 
 /// How many cells run at a time.
@@ -355,7 +414,9 @@ fn select(list: &str) -> Result<Vec<&'static Attack>, AuditError> {
         parts.push(list);
     }
     let matches = |part: &str, attack: &Attack| glob_matches(part, attack.id) || glob_matches(part, attack.name);
-    if let Some(part) = parts.iter().find(|part| !CATALOGUE.iter().any(|attack| matches(part, attack))) {
+    let in_mirror = |part: &str| ROWS.iter().any(|row| is_mirror_row(part, row));
+    let known = |part: &str| CATALOGUE.iter().any(|attack| matches(part, attack)) || in_mirror(part);
+    if let Some(part) = parts.iter().find(|part| !known(part)) {
         if let Some(absent) = find_absent(part) {
             return Err(AuditError::Absent(absent));
         }

@@ -8,6 +8,7 @@ use super::victims::{self, Outcome, VictimRow};
 use super::{RingUnderTest, Target};
 use crate::config::RingConfig;
 use crate::heart::no_place;
+use crate::mirror::MirrorRow;
 use crate::output::{Cell, Exit, Look, Table, paint};
 use crate::verdict::NOT_APPLICABLE;
 
@@ -32,6 +33,11 @@ pub struct AuditReport {
     pub rows: Vec<Row>,
     /// Drivers of others: one entry a cell.
     pub victims: Vec<VictimRow>,
+    /// The backend under a driver that is hostile.
+    pub mirror: Vec<MirrorRow>,
+    /// How the backend ended, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror_death: Option<String>,
     /// How long it took.
     pub seconds: f64,
     /// Why the audit says nothing at all, if no cell of it applies.
@@ -89,6 +95,8 @@ impl AuditReport {
             duds: Vec::new(),
             rows: Vec::new(),
             victims: Vec::new(),
+            mirror: Vec::new(),
+            mirror_death: None,
             seconds: 0.0,
             skipped: Vec::new(),
         }
@@ -97,7 +105,11 @@ impl AuditReport {
     /// Whether every declared verdict held and no attack was a dud.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.escaped == 0 && self.duds.is_empty() && self.rows.iter().all(|row| row.held)
+        self.escaped == 0
+            && self.duds.is_empty()
+            && self.rows.iter().all(|row| row.held)
+            && self.mirror.iter().all(|row| row.held)
+            && self.mirror_death.is_none()
     }
 
     /// What is to be said of it as an exit status.
@@ -262,6 +274,13 @@ impl AuditReport {
             text += &paint(&format!("not applicable  {}: {}", skipped.cell, skipped.reason), Look::Dim);
             text.push('\n');
         }
+        for row in self.mirror.iter().filter(|row| !row.held) {
+            let MirrorRow { attack, config, expected, verdict, oracle, .. } = row;
+            let (expected, seen) =
+                (expected.join(" or "), verdict.iter().chain(oracle).cloned().collect::<Vec<_>>().join("; "));
+            text += &format!("{attack} on the backend, {config}: expected {expected}, saw {seen}\n");
+        }
+        text.extend(self.mirror_death.iter().map(|death| format!("{death}\n")));
         for skipped in &self.skipped {
             text += &format!("skipped  {skipped}\n");
         }
@@ -280,6 +299,10 @@ impl AuditReport {
         }
         if !self.duds.is_empty() {
             facts.push(format!("duds: {}", self.duds.join(", ")));
+        }
+        if !self.mirror.is_empty() {
+            let held = self.mirror.iter().filter(|row| row.held).count();
+            facts.push(format!("{held} of {} strikes at the backend contained", self.mirror.len()));
         }
         let seeds = if seeds == 1 { "1 seed".to_owned() } else { format!("{seeds} seeds each") };
         facts.push(format!("{} cells, {seeds}, {:.0} s", self.cells, self.seconds));

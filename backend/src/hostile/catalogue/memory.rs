@@ -126,7 +126,7 @@ pub(super) const ROWS: [Attack; 11] = [
     Attack {
         class: Liveness,
         timing: Timing::Racing,
-        what: "O_NONBLOCK is cleared on the call, which is filled and drained again between the driver's look and its read",
+        what: "O_NONBLOCK is cleared on the call, which rings, is drained before the driver can read it, and then stays silent",
         naive: "blocks for ever in the read of a call that is gone",
         check: "C24",
         reference: "eventfd(2): file status flags belong to the open file description, which vhost-user passes on",

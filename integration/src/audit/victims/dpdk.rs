@@ -100,7 +100,7 @@ impl Testpmd {
         let began = Instant::now();
         while began.elapsed() < LIMIT && strikes.count_of(attack) - before < ENOUGH && self.status().is_none() {
             // Frames go round by themselves.
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::park_timeout(Duration::from_millis(10));
         }
         strikes.disarm();
         encounter.strikes = strikes.count_of(attack) - before;
@@ -160,7 +160,7 @@ impl Testpmd {
             if self.received().is_none_or(|now| now > first) {
                 return self.status().is_none();
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::park_timeout(Duration::from_millis(50));
         }
         false
     }

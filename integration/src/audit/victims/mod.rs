@@ -24,6 +24,8 @@ use crate::config::RingConfig;
 pub enum Target {
     /// The driver of this project, and the ring that trusts its device.
     Ironring,
+    /// The backend of this project, under a driver that is hostile.
+    Backend,
     /// The crate virtio-drivers (rcore), in a process of its own.
     VirtioDrivers,
     /// A Linux guest under QEMU.
@@ -41,6 +43,7 @@ impl Target {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ironring => "ironring",
+            Self::Backend => "backend",
             Self::VirtioDrivers => "virtio-drivers",
             Self::Qemu => "linux",
             Self::Dpdk => "dpdk",
@@ -159,7 +162,7 @@ pub(super) fn run(
     let mut all = Encounter::default();
     for seed in seeds {
         all.join(match target {
-            Target::Ironring | Target::Qemu | Target::Dpdk => {
+            Target::Ironring | Target::Backend | Target::Qemu | Target::Dpdk => {
                 return Err("such a driver has no cells of this kind".into());
             }
             Target::VirtioDrivers => rcore::run(attack, config, seed)?,
