@@ -127,11 +127,15 @@ pub(super) struct FakeAtStart;
 impl Strike for FakeAtStart {
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
         match ring.parts {
-            Parts::Packed { ring: slots, next_avail, .. } if moment == Moment::Start => {
+            Parts::Packed { ring: slots, next_avail, .. } if moment == Moment::Start && scene.due => {
                 mark(scene.book, slots, next_avail, ring.size.get())
             }
             _ => 0,
         }
+    }
+
+    fn is_early(&self) -> bool {
+        true
     }
 }
 

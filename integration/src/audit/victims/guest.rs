@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ironring_backend::config::{PortSpec, Settings};
-use ironring_backend::hostile::{self, HostileSession, Plan};
+use ironring_backend::hostile::{self, HostileSession, Plan, Timing};
 
 use super::campaign::Campaign;
 use super::console::{Console, accept, tempdir, which};
@@ -115,6 +115,11 @@ impl Guest {
         let mark = self.console.count();
         let before = strikes.count_of(attack);
         strikes.arm_only(attack);
+        let at_start = hostile::find(attack).is_some_and(|attack| attack.timing == Timing::Setup);
+        if at_start {
+            // Its rings begin anew. What comes of that is judged by what follows.
+            self.ask("rebind", "rebound", ANSWER * 3);
+        }
         flood();
         strikes.disarm();
         encounter.strikes = strikes.count_of(attack) - before;
@@ -132,7 +137,12 @@ impl Guest {
         }
         self.note_lines(&mut encounter, mark);
         if !self.ask("check", "whole", ANSWER * 2) {
-            encounter.see(Outcome::Harmed, "a file in the guest's memory changed".to_owned());
+            let changed = self.console.find(mark, |line| line.starts_with("guest: changed"));
+            let (outcome, what) = match changed {
+                Some(_) => (Outcome::Harmed, "a file in the guest's memory changed"),
+                None => (Outcome::Hung, "it answered once on its console and then no more"),
+            };
+            encounter.see(outcome, what.to_owned());
             return (encounter, false);
         }
         if answers(3) {

@@ -135,6 +135,7 @@ impl Encounter {
         self.strikes += other.strikes;
         // The worst of them comes first.
         other.evidence.into_iter().for_each(|evidence| self.see(other.outcome, evidence));
+        self.outcome = self.outcome.max(other.outcome);
     }
 }
 
