@@ -12,6 +12,7 @@ usage: ./ci.sh SUBCOMMAND
   test        every test that needs no special machine
   exhaustive  the sweeps over whole value ranges that `test` only samples (minutes)
   mutants     takes each check out of the driver in turn; an attack has to get through then
+  fuzz        the boundaries under libFuzzer, from the seeds in the tree (`fuzz SECONDS [TARGET...]`, 15 seconds each by itself)
   models      the rings under loom: interleavings and reorderings, with mutants that must be caught
   unsafe      where unsafe code, loads of a peer's memory and hostile code may stand; counts of unsafe blocks
   interop     with other people's software: DPDK's testpmd, Linux guests under QEMU, live traffic on TAP interfaces (`interop NAME` runs one)
@@ -96,6 +97,40 @@ print(" ".join(sorted({row["attack"] for row in json.load(sys.stdin)["rows"] if 
     done
     echo "mutants: $((count - missed)) of $count checks are needed"
     [ "$missed" -eq 0 ] || fail "$missed checks can be left out and no attack gets through"
+}
+
+# The fuzz targets, each for so many seconds, on every CPU; what they find new goes into the seeds, at most so many of them.
+cmd_fuzz() {
+    local seconds=${1:-15} work target name bin executions
+    [ $# -eq 0 ] || shift
+    work=$(mktemp -d)
+    # shellcheck disable=SC2064
+    trap "rm -rf '$work'" EXIT
+    target=$(realpath -m "$(target_dir)/fuzz")
+    # Coverage as libFuzzer wants it, on a stable compiler.
+    RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1" \
+        step cargo build --release --locked --manifest-path integration/fuzz/Cargo.toml --target "$(rustc -vV | sed -n 's/^host: //p')" \
+        --target-dir "$target"
+    for bin in integration/fuzz/fuzz_targets/*.rs; do
+        name=$(basename "$bin" .rs)
+        if [ $# -gt 0 ] && ! printf '%s\n' "$@" | grep -qx "$name"; then
+            continue
+        fi
+        mkdir -p "$work/$name" "$work/$name.small"
+        [ ! -e "integration/fuzz/corpus/$name.hex" ] || integration/fuzz/corpus.py unpack "integration/fuzz/corpus/$name.hex" "$work/$name"
+        bin=$target/$(rustc -vV | sed -n 's/^host: //p')/release/$name
+        # An abort, a panic or a hang ends it with a status of its own, and leaves the input in the log.
+        if ! (cd "$work" && "$bin" "$name" -max_total_time="$seconds" -max_len=400 -timeout=5 -print_final_stats=1 >"$name.log" 2>&1); then
+            tail -n 40 "$work/$name.log" >&2
+            fail "fuzzing $name found something"
+        fi
+        executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/$name.log")
+        (cd "$work" && "$bin" -merge=1 -max_len=400 "$name.small" "$name" >/dev/null 2>&1)
+        integration/fuzz/corpus.py pack "$work/$name.small" "integration/fuzz/corpus/$name.hex"
+        printf '%-18s %12s executions, %8s a second, %5s seeds\n' "$name" "$executions" \
+            "$(sed -n 's/^stat::average_exec_per_sec: *//p' "$work/$name.log")" "$(wc -l <"integration/fuzz/corpus/$name.hex")"
+    done
 }
 
 # Other people's drivers and backends. A function named `peer_NAME` wires one: it runs the peer against ours and returns
@@ -467,7 +502,7 @@ ROOMS='^(common/src/shm/|backend/src/port/[^/:]*_sys\.rs:|integration/src/audit/
 
 subcommand=${1:-help}
 case $subcommand in
-    check | test | exhaustive | mutants | models | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
+    check | test | exhaustive | fuzz | mutants | models | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
     guest-kernel) cmd_guest_kernel ;;
     help | -h | --help) usage ;;
     *) usage >&2 && exit 2 ;;
