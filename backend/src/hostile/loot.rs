@@ -24,21 +24,23 @@ pub(super) fn look_at(bytes: &[u8]) -> bool {
     found
 }
 
-/// Looks at numbers that were said over the socket for addresses of this process, in which the driver lives when it is
-/// tested in one. How many numbers there were.
+/// Looks at numbers, those said over the socket or those in the memory, for addresses of this process, in which the driver
+/// lives when it is tested in one. How many numbers there were.
 pub(super) fn addresses(body: &[u8]) -> u64 {
     let ranges = mappings();
     let numbers = body.chunks_exact(8).filter_map(|bytes| bytes.first_chunk()).map(|bytes| u64::from_ne_bytes(*bytes));
     let mut count = 0u64;
     for number in numbers {
         count = count.saturating_add(1);
-        let inside = ranges.iter().any(|(start, end)| (*start..*end).contains(&number));
+        // Sorted, as the kernel lists them.
+        let after = ranges.partition_point(|(start, _)| *start <= number);
+        let inside = after.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|(_, end)| number < *end);
         POINTERS.fetch_add(u64::from(inside), Ordering::Relaxed);
     }
     count
 }
 
-/// How often an address of this process was said over the socket.
+/// How often an address of this process was said over the socket or seen in the memory.
 #[must_use]
 pub fn pointers_seen() -> u64 {
     POINTERS.load(Ordering::Relaxed)

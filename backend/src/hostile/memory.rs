@@ -37,7 +37,7 @@ enum Act {
     Haunt,
     /// A99: they are read for secrets, all the time.
     Read,
-    /// A100: addresses that are said are compared with those of the driver's process.
+    /// A100: addresses that are said, and all words of the memory, are compared with those of the driver's process.
     Pointers,
 }
 
@@ -60,11 +60,11 @@ impl Burglar {
     pub(super) fn request(&mut self, message: &Message) {
         for (act, row) in self.rows.iter().filter(|(_, row)| row.is_armed()) {
             match (act, message.request()) {
-                (Act::Pointers, SET_MEM_TABLE | SET_VRING_ADDR | SET_LOG_BASE) => {
-                    row.count(loot::addresses(message.body()))
-                }
-                (Act::Pointers, _) => {}
+                (Act::Pointers, SET_VRING_ADDR | SET_LOG_BASE) => row.count(loot::addresses(message.body())),
                 (_, SET_MEM_TABLE) => {
+                    if *act == Act::Pointers {
+                        row.count(loot::addresses(message.body()));
+                    }
                     let files = message.fds.iter().filter_map(|fd| fd.try_clone().ok()).collect();
                     self.strike(*act, row, files);
                 }
@@ -77,7 +77,7 @@ impl Burglar {
         match act {
             Act::Truncate => row.count(files.iter().map(truncate).sum()),
             Act::Seal => row.count(files.iter().map(seal).sum()),
-            Act::Punch | Act::Haunt | Act::Read => {
+            Act::Punch | Act::Haunt | Act::Read | Act::Pointers => {
                 let worker = Worker { act, row: row.clone(), files, over: Arc::clone(&self.over) };
                 let mut rng = Rng::fork(self.seed, "memory");
                 let thread = std::thread::Builder::new().name("hostile-memory".to_owned());
@@ -85,7 +85,6 @@ impl Burglar {
                     tracing::error!("cannot start a thread for the memory: {error}; its attack does not strike");
                 }
             }
-            Act::Pointers => {}
         }
     }
 }
@@ -119,7 +118,12 @@ impl Worker {
                     std::thread::park_timeout(NAP);
                 }
                 _ => {
-                    self.row.count(self.files.iter().map(read).sum());
+                    let look = if self.act == Act::Pointers {
+                        loot::addresses
+                    } else {
+                        |bytes: &[u8]| u64::from(loot::look_at(bytes))
+                    };
+                    self.row.count(self.files.iter().map(|file| read(file, look)).sum());
                     std::thread::park_timeout(NAP.saturating_mul(20));
                 }
             }
@@ -158,11 +162,11 @@ fn haunt(file: &OwnedFd, rng: &mut Rng) -> u64 {
     u64::from(rustix::io::pwrite(file, &rng.next_u64().to_le_bytes(), at).is_ok())
 }
 
-/// Reads all of it for secrets.
-fn read(file: &OwnedFd) -> u64 {
+/// Reads all of it, and looks at it.
+fn read(file: &OwnedFd, look: fn(&[u8]) -> u64) -> u64 {
     let mut bytes = vec![0; usize::try_from(length(file).min(MOST_READ)).unwrap_or(0)];
     let Ok(count) = rustix::io::pread(file, &mut bytes, 0) else { return 0 };
-    loot::look_at(bytes.get(..count).unwrap_or_default());
+    look(bytes.get(..count).unwrap_or_default());
     1
 }
 

@@ -180,7 +180,7 @@ impl AuditReport {
             cell(page, row.target.name(), &row.config, kind, &word, &evidence);
         }
         *page += "</table></dd><dt>Again</dt><dd>";
-        let targets: Vec<_> = columns.iter().filter_map(|column| column.target).map(Target::name).collect();
+        let targets: Vec<_> = columns.iter().filter_map(|column| column.target).map(Target::argument).collect();
         let target = if targets.is_empty() {
             String::new()
         } else {
@@ -278,7 +278,7 @@ const HEAD: &str = "<!doctype html><html lang=en><head><meta charset=utf-8><titl
 :root{--ink:#1c2330;--soft:#667085;--line:#e4e7ec;--good:#d7f0df;--goodink:#11632f;--bad:#b42318;--bitten:#fde3c8;--bittenink:#8a4a05}\
 *{box-sizing:border-box}body{margin:0;font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;color:var(--ink);background:#fbfbfc}\
 header{background:#101828;color:#fff;padding:28px 40px}h1{margin:0;font-size:26px}.lead{margin:4px 0 0;color:#c3cad6}\
-main{max-width:1180px;margin:0 auto;padding:24px 40px 80px}h2{margin:44px 0 14px;font-size:20px}\
+main{max-width:1480px;margin:0 auto;padding:24px 40px 80px}h2{margin:44px 0 14px;font-size:20px}\
 .facts{display:flex;flex-wrap:wrap;gap:16px;margin-bottom:18px}.facts div{background:#fff;border:1px solid var(--line);border-radius:10px;padding:12px 18px;color:var(--soft)}\
 .facts b{display:block;font-size:22px;color:var(--ink)}.legend{color:var(--soft);margin:6px 0 14px}.legend span{padding:2px 8px;border-radius:4px;margin-right:4px}\
 .scroll{overflow-x:auto}table{border-collapse:collapse}.matrix{background:#fff;border:1px solid var(--line);font-size:13px;width:100%}\

@@ -36,6 +36,7 @@ pub(super) fn hardened(
         result.not_applicable.push(reason.to_owned());
         return Ok(None);
     }
+    let before = Census::take();
     let mut run = Live::new(attack, config, seed);
     let mut verdict = run.attack(&plan)?;
     // On a busy machine the short deadline may pass before it is the attack's turn. That says nothing about the driver.
@@ -46,12 +47,49 @@ pub(super) fn hardened(
         run = Live::new(attack, config, seed);
         verdict = run.attack(&plan)?;
     }
+    if let Some(finding) = before.left_behind() {
+        result.findings.push(format!("live, seed {seed}: {finding}"));
+    }
     result.strikes += run.strikes;
     if run.strikes == 0 {
         result.findings.push(format!("live, seed {seed}: the attack never struck"));
     }
     result.findings.extend(run.findings.into_iter().map(|finding| format!("live, seed {seed}: {finding}")));
     Ok(Some(verdict))
+}
+
+/// What this process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Census {
+    descriptors: usize,
+    threads: usize,
+    /// Mappings of shared memory.
+    mappings: usize,
+}
+
+impl Census {
+    fn take() -> Self {
+        let entries = |dir: &str| std::fs::read_dir(dir).map_or(0, Iterator::count);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let mappings = maps.lines().filter(|line| line.contains("/memfd:")).count();
+        Self { descriptors: entries("/proc/self/fd"), threads: entries("/proc/self/task"), mappings }
+    }
+
+    /// What is held now and was not then, after all has had its time to end.
+    fn left_behind(self) -> Option<String> {
+        let deadline = Instant::now() + LEAVING;
+        loop {
+            let now = Self::take();
+            let Self { descriptors, threads, mappings } = now;
+            if descriptors <= self.descriptors && threads <= self.threads && mappings <= self.mappings {
+                return None;
+            }
+            if Instant::now() > deadline {
+                return Some(format!("left behind: {self:?} became {now:?}"));
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
 }
 
 /// Why an attack has nothing to strike on the network queues, which post chains of one descriptor.
@@ -227,7 +265,8 @@ impl<'a> Live<'a> {
             self.findings.push("the driver asked for a feature that the device has made up".into());
         }
         if hostile::pointers_seen() > 0 {
-            self.findings.push("an address of the driver's process was said over the socket".into());
+            self.findings
+                .push("an address of the driver's process was said over the socket or written to shared memory".into());
         }
         if hostile::canaries_seen() > 0 {
             self.findings.push("private bytes were seen in shared memory".into());
@@ -364,6 +403,8 @@ const AFTERMATH_FRAMES: u64 = 256;
 const LINES_MOST: u64 = 64;
 /// The longest that a wait of a millisecond may take on a busy machine.
 const WAIT_MOST: Duration = Duration::from_millis(600);
+/// How long threads and descriptors may take to be gone.
+const LEAVING: Duration = Duration::from_secs(3);
 /// Questions about the link.
 const LOOKS: u32 = 4;
 /// Strikes after a reset.

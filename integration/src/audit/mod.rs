@@ -18,7 +18,8 @@ mod victims;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ironring_backend::hostile::{ABSENT, Absent, Attack, CATALOGUE, find_absent};
@@ -209,25 +210,31 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
         let (attack, config, ring) = (attack.id.to_owned(), *config, *ring);
         Some(Cell { attack, config, ring, seed: args.seed, seeds: args.seeds })
     };
-    let done = in_children(cell, jobs(args), deadline(args.seeds), |done, at| {
+    let interrupted = interruptions();
+    let done = in_children(cell, jobs(args), deadline(args.seeds), &interrupted, |done, at| {
         progress(done, cells.len(), cells.get(at).map_or("", |(attack, ..)| attack.name));
     })?;
-    for ((attack, config, ring), result) in cells.iter().zip(done) {
-        report.add(attack, *config, *ring, result);
+    for (at, result) in done {
+        if let Some((attack, config, ring)) = cells.get(at) {
+            report.add(attack, *config, *ring, result);
+        }
     }
-    if mirror {
+    if mirror && !interrupted.load(Ordering::Relaxed) {
         progress(cells.len(), cells.len() + 1, "the backend");
         let told = mirror_in_child(args)?;
         report.mirror = told.0;
         report.mirror_death = told.1;
     }
-    for target in afar {
+    for target in afar.into_iter().filter(|_| !interrupted.load(Ordering::Relaxed)) {
         let mut done = 0;
         report.skipped.extend(victims::campaigns(target, &args.guests, &attacks, args.seed, |row| {
             done += 1;
             progress(done, done + 1, &format!("{} {} {}", target.name(), row.config, row.attack));
             report.victims.push(row);
         }));
+    }
+    if interrupted.load(Ordering::Relaxed) {
+        report.skipped.push(format!("interrupted after {} of {} cells", report.cells, cells.len()));
     }
     report.absent(ABSENT.iter().filter(|absent| is_asked_for(&args.attack, absent)));
     report.seconds = started.elapsed().as_secs_f64();
@@ -298,14 +305,25 @@ fn jobs(args: &AuditArgs) -> usize {
     args.jobs.map_or(cpus, usize::from).max(1)
 }
 
+/// Set when somebody wants the audit to end. It ends with the rows that it has.
+fn interruptions() -> Arc<AtomicBool> {
+    let interrupted = Arc::<AtomicBool>::default();
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // Where that is not possible, a signal ends the program at once, as before.
+        let _ = signal_hook::flag::register(signal, Arc::clone(&interrupted));
+    }
+    interrupted
+}
+
 /// Runs cells in children, several at a time, until `cell` has no more. Their results, in the order of the cells. `progress`
-/// is told how many are done, and which one was the last to end.
+/// is told how many are done, and which one was the last to end. Once `interrupted`, no more are begun.
 fn in_children(
     cell: impl Fn(usize) -> Option<Cell> + Sync,
     jobs: usize,
     deadline: Duration,
+    interrupted: &AtomicBool,
     mut progress: impl FnMut(usize, usize),
-) -> Result<Vec<CellResult>, AuditError> {
+) -> Result<Vec<(usize, CellResult)>, AuditError> {
     let next = AtomicUsize::new(0);
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
@@ -314,7 +332,7 @@ fn in_children(
             scope.spawn(move || {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(cell) = cell(at) else { return };
+                    let Some(cell) = cell(at).filter(|_| !interrupted.load(Ordering::Relaxed)) else { return };
                     // Nobody listens any more once a cell could not be started.
                     if tell.send((at, cell.run_in_child(deadline))).is_err() {
                         return;
@@ -325,11 +343,15 @@ fn in_children(
         drop(tell);
         let mut results = Vec::new();
         for (at, result) in told {
-            results.push((at, result?));
+            let result = result?;
+            // A cell that the same signal has ended says nothing.
+            if result.death.is_none() || !interrupted.load(Ordering::Relaxed) {
+                results.push((at, result));
+            }
             progress(results.len(), at);
         }
         results.sort_by_key(|(at, _)| *at);
-        Ok(results.into_iter().map(|(_, result)| result).collect())
+        Ok(results)
     })
 }
 

@@ -34,11 +34,16 @@ pub(super) fn run(campaign: &Campaign, mut tell: impl FnMut(&str, Encounter)) ->
 fn run_in(campaign: &Campaign, dir: &Path, tell: &mut impl FnMut(&str, Encounter)) -> Result<(), Failure> {
     let mut driver: Option<Testpmd> = None;
     for attack in &campaign.attacks {
-        let mut up = match driver.take() {
-            Some(driver) => driver,
-            None => Testpmd::start(campaign, dir)?,
-        };
-        let (encounter, survived) = up.strike(attack);
+        let start = || Testpmd::start(campaign, dir);
+        let is_fresh = driver.is_none();
+        let mut up = driver.take().map_or_else(start, Ok)?;
+        let (mut encounter, mut survived) = up.strike(attack);
+        if encounter.outcome > Outcome::Named && !is_fresh {
+            // An earlier attack may have left something behind: once more, on a driver that has seen no other.
+            drop(up);
+            up = start()?;
+            (encounter, survived) = up.strike(attack);
+        }
         tell(attack, encounter);
         driver = survived.then_some(up);
     }

@@ -39,15 +39,18 @@ fn run_in(campaign: &Campaign, dir: &Path, tell: &mut impl FnMut(&str, Encounter
     network()?;
     let mut guest: Option<Guest> = None;
     for attack in &campaign.attacks {
-        let mut up = match guest.take() {
-            Some(guest) => guest,
-            None => Guest::boot(campaign, dir, kernel, &initrd)?,
-        };
-        let (encounter, survived) = up.strike(attack);
-        tell(attack, encounter);
-        if survived {
-            guest = Some(up);
+        let boot = || Guest::boot(campaign, dir, kernel, &initrd);
+        let is_fresh = guest.is_none();
+        let mut up = guest.take().map_or_else(boot, Ok)?;
+        let (mut encounter, mut survived) = up.strike(attack);
+        if encounter.outcome > Outcome::Named && !is_fresh {
+            // An earlier attack may have left something behind: once more, on a guest that has seen no other.
+            drop(up);
+            up = boot()?;
+            (encounter, survived) = up.strike(attack);
         }
+        tell(attack, encounter);
+        guest = survived.then_some(up);
     }
     Ok(())
 }
@@ -244,7 +247,7 @@ const TAP: &str = "tap0";
 /// How long a guest may take to come up, under an emulator on a busy machine.
 const BOOT: Duration = Duration::from_secs(90);
 /// How long a guest may take to answer on its console.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(12);
 /// Lines of a kernel that has come to harm.
 const HARM: [&str; 7] = ["BUG", "Oops", "general protection", "Kernel panic", "KASAN", "WARNING:", "corrupt"];
 /// Lines of a kernel that has seen through its device.

@@ -50,6 +50,15 @@ impl Target {
         }
     }
 
+    /// As in arguments.
+    #[must_use]
+    pub const fn argument(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            other => other.name(),
+        }
+    }
+
     /// The configurations in which an attack is run against it; none if it does not have what is struck.
     pub(super) fn configs(self, attack: &Attack) -> Vec<RingConfig> {
         let Axes { in_order, .. } = attack.axes;
