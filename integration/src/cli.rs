@@ -7,7 +7,7 @@ use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::attacks::{self, AttacksCommand};
-use crate::audit::{self, AuditArgs, CellArgs, GuestsArgs, MirrorArgs};
+use crate::audit::{self, AuditArgs, CellArgs, GuestsArgs, MirrorArgs, ScanArgs};
 use crate::pair::{self, BackendArgs, PairArgs};
 use crate::{demo, output};
 
@@ -52,6 +52,9 @@ enum Command {
     /// One cell of an audit
     #[command(hide = true)]
     Cell(CellArgs),
+    /// A look at the shared memory of a cell
+    #[command(hide = true)]
+    Scan(ScanArgs),
 }
 
 /// The whole program.
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Some(Command::Mirror(args)) => audit::mirror_main(&args),
         Some(Command::Guests(args)) => audit::guests_main(&args),
         Some(Command::Cell(args)) => audit::cell_main(&args),
+        Some(Command::Scan(args)) => audit::scan_main(args),
     }
 }
 

@@ -39,7 +39,7 @@ fn arguments_that_cannot_be_are_usage_errors() {
         (&["pair", "--size", "64", "--pcap", "x"], &["--size", "--pcap"]),
         (&["pair", "--mode", "evil"], &["hostile:ID"]),
         (&["pair", "--mode", "hostile:"], &["no attack is named"]),
-        (&["pair", "--mode", "hostile:A01,A99"], &["`A99`", "did you mean"]),
+        (&["pair", "--mode", "hostile:A01,A199"], &["`A199`", "did you mean"]),
         (&["pair", "--tap", "t", "--pcap", "x"], &["--tap", "--pcap"]),
         (&["pair", "--tap", "t", "--pcap", "x", "--out", "y"], &["--tap", "--pcap"]),
         (&["pair", "--tap", "t", "--out", "x"], &["--tap", "--out"]),
@@ -55,7 +55,7 @@ fn arguments_that_cannot_be_are_usage_errors() {
         (&["pair", "--log", "loud"], &["error, warn, info, debug, trace"]),
         (&["attacks", "show"], &["ID|NAME"]),
         (&["audit", "--seeds", "0"], &["--seeds"]),
-        (&["audit", "--attack", "A01,A99"], &["`A99`", "did you mean A"]),
+        (&["audit", "--attack", "A01,A199"], &["`A199`", "did you mean A"]),
     ] {
         ironring(arguments).refused(2, parts);
     }
@@ -154,8 +154,8 @@ fn the_catalogue_is_listed_and_shown() {
     for part in ["split.desc.addr", "memory-safety", "no-effect", "a trusting driver"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    ironring(&["attacks", "show", "A99"]).refused(2, &["no attack `A99`", "did you mean A", "ironring attacks"]);
-    assert_eq!(ironring(&["attacks", "show", "A99", "--json"]).status, 2);
+    ironring(&["attacks", "show", "A199"]).refused(2, &["no attack `A199`", "did you mean A", "ironring attacks"]);
+    assert_eq!(ironring(&["attacks", "show", "A199", "--json"]).status, 2);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use super::cell::CellResult;
 use super::flow::{BURST, Counts, Flow};
 use super::judge::{self, Ending, Judgement};
 use super::log;
+use super::scan::{self, Seen};
 use crate::config::RingConfig;
 use crate::verdict::{ESCAPED, may_stop_the_device};
 
@@ -271,12 +272,25 @@ impl<'a> Live<'a> {
         if hostile::canaries_seen() > 0 {
             self.findings.push("private bytes were seen in shared memory".into());
         }
+        self.look_from_outside();
         if !net.is_conserved() {
             self.findings.push("a descriptor is neither free nor lent".into());
         }
         let Judgement { verdict, findings } = judge::live(self.attack, &flow.counts, ending);
         self.findings.extend(findings);
         verdict
+    }
+
+    /// Another process looks at what the device was given, the way that the device could.
+    fn look_from_outside(&mut self) {
+        match scan::from_outside() {
+            Ok(Seen { files: 0, .. }) => self.findings.push("no shared memory was seen from outside".into()),
+            Ok(Seen { canaries: 0, pointers: 0, .. }) => {}
+            Ok(Seen { canaries, pointers, .. }) => self.findings.push(format!(
+                "seen from outside in shared memory: {canaries} canaries, {pointers} addresses of the driver"
+            )),
+            Err(error) => self.findings.push(format!("nobody could look from outside: {error}")),
+        }
     }
 
     /// Once a violation is latched, nothing that the device says counts any more, and every call says so.

@@ -14,6 +14,7 @@ mod live;
 mod log;
 mod model;
 mod report;
+mod scan;
 mod victims;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use ironring_driver::queue::RingLayout;
 
 pub use cell::{CellArgs, cell_main};
 pub use report::{AuditReport, NotApplicable, Row};
+pub use scan::{ScanArgs, scan_main};
 pub use victims::{Encounter, GuestsArgs, Outcome, Target, VictimRow, guests_main};
 
 use crate::config::RingConfig;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ironring_backend::hostile::{Engine, Plan, Strikes};
+use ironring_backend::hostile::{Engine, Plan, Rng, Strikes};
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
 use ironring_common::shm::table::RegionTable;
@@ -105,10 +105,11 @@ impl Model {
         let size = QueueSize::split(RING)?;
         let offsets = Offsets::of(config.layout, size, POOL_BLOCKS);
         let memfd = Memfd::create("ironring-model", offsets.len())?;
+        let base = base_of(plan.seed());
         // The driver's mapping and the device's are two, as between processes.
         let (ours, theirs) = (Mapping::of(&memfd)?, Mapping::of(&memfd)?);
-        let (shared, device_shared) = (offsets.cut(&ours, BASE)?, offsets.cut(&theirs, BASE)?);
-        let table = RegionTable::of_mappings([(BASE, theirs)])?;
+        let (shared, device_shared) = (offsets.cut(&ours, base)?, offsets.cut(&theirs, base)?);
+        let table = RegionTable::of_mappings([(base, theirs)])?;
         let engine = Engine::new(plan);
         let strikes = engine.strikes();
         Ok(Self {
@@ -382,6 +383,12 @@ impl Model {
     }
 }
 
+/// Where the device finds the memory of the model: pages somewhere between 4 GiB and 64 TiB, other ones for each seed.
+fn base_of(seed: u64) -> GuestAddr {
+    let page = Rng::fork(seed, "base").between(1 << 20, 1 << 34);
+    GuestAddr(page << 12)
+}
+
 /// The run is over; the outcome says why.
 #[derive(Debug)]
 struct Stop;
@@ -392,8 +399,6 @@ const RING: u16 = 32;
 const IN_FLIGHT: usize = 9;
 /// Blocks of the pool: fewer than the chains want at times, so that mapping fails now and then.
 const POOL_BLOCKS: usize = 28;
-/// Where the device finds the memory of the model.
-const BASE: GuestAddr = GuestAddr(0x4_0000_0000);
 /// Net header and Ethernet header.
 const HEADERS: u32 = 26;
 /// Rounds of a run at most, and at least.

@@ -135,7 +135,7 @@ fn fits(attack: &Attack, layout: &str) -> bool {
         && !["A12", "A13", "A122", "A125"].contains(&attack.id)
 }
 
-/// Runs a campaign in a child; guests in a network namespace.
+/// Runs a campaign in a child; guests in a network namespace, and in one of processes, so that none outlives it.
 fn in_child(target: Target, campaign: &Campaign, mut tell: impl FnMut(Told)) -> std::io::Result<()> {
     let root = rustix::process::geteuid().is_root();
     let user: &[&str] = if root { &[] } else { &["--map-root-user"] };
@@ -143,7 +143,7 @@ fn in_child(target: Target, campaign: &Campaign, mut tell: impl FnMut(Told)) -> 
     let program = std::env::current_exe()?;
     let mut command = if target == Target::Qemu {
         let mut command = Command::new("unshare");
-        command.args(user).args(["--net", "--kill-child", "--fork", "--"]).arg(program);
+        command.args(user).args(["--net", "--pid", "--kill-child", "--fork", "--"]).arg(program);
         command
     } else {
         Command::new(program)

@@ -166,7 +166,9 @@ impl Guest {
     /// What the kernel of the guest has printed since `mark`.
     fn note_lines(&self, encounter: &mut Encounter, mark: usize) {
         for (words, outcome) in [(&HARM[..], Outcome::Harmed), (&NAMED[..], Outcome::Named)] {
-            if let Some(line) = self.console.find(mark, |line| words.iter().any(|word| line.contains(word))) {
+            // A processor that is stuck is not harmed: that it hangs is seen otherwise.
+            let is_one = |line: &str| words.iter().any(|word| line.contains(word)) && !line.contains("soft lockup");
+            if let Some(line) = self.console.find(mark, is_one) {
                 encounter.see(outcome, format!("its kernel said: {line}"));
             }
         }
