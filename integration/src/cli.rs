@@ -8,6 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::attacks::{self, AttacksCommand};
 use crate::audit::{self, AuditArgs, CellArgs, GuestsArgs, MirrorArgs, ScanArgs};
+use crate::bench::{self, BenchArgs, DriverArgs};
 use crate::pair::{self, BackendArgs, PairArgs};
 use crate::{demo, output};
 
@@ -40,6 +41,11 @@ enum Command {
     },
     /// Attack the hardened and the trusting ring
     Audit(AuditArgs),
+    /// Measure how fast driver and backend are, and compare them with DPDK's
+    Bench(BenchArgs),
+    /// The driver of a benchmark
+    #[command(hide = true)]
+    BenchDriver(DriverArgs),
     /// The backend of a pair
     #[command(hide = true)]
     Backend(BackendArgs),
@@ -81,6 +87,8 @@ pub fn main() -> ExitCode {
         Some(Command::Pair(args)) => pair::main(&args, log.as_deref(), json),
         Some(Command::Attacks { command }) => attacks::main(command.as_ref(), json),
         Some(Command::Audit(args)) => audit::main(&args, json),
+        Some(Command::Bench(args)) => bench::main(&args, json),
+        Some(Command::BenchDriver(args)) => bench::driver_main(&args),
         Some(Command::Backend(args)) => pair::backend_main(args),
         Some(Command::Mirror(args)) => audit::mirror_main(&args),
         Some(Command::Guests(args)) => audit::guests_main(&args),

@@ -54,6 +54,11 @@ fn arguments_that_cannot_be_are_usage_errors() {
         (&["pair", "--seconds", "9"], &["--tap <NAME>"]),
         (&["pair", "--log", "loud"], &["error, warn, info, debug, trace"]),
         (&["attacks", "show"], &["ID|NAME"]),
+        (&["bench", "--size", "59"], &["--size", "60..=1518"]),
+        (&["bench", "--burst", "65"], &["--burst", "1..=64"]),
+        (&["bench", "--ring-size", "100"], &["a ring of 100", "power of two"]),
+        (&["bench", "--vs", "vpp"], &["--vs", "dpdk-dpdk"]),
+        (&["bench", "--limit", "--vs", "memif"], &["--limit", "--vs"]),
         (&["audit", "--seeds", "0"], &["--seeds"]),
         (&["audit", "--attack", "A01,A199"], &["`A199`", "did you mean A"]),
     ] {

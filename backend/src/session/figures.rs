@@ -88,8 +88,10 @@ impl Clerk {
         let now = Instant::now();
         let counters = self.stats.snapshot();
         let (then, before) = std::mem::replace(&mut self.last, (now, counters.clone()));
+        let age = now.saturating_duration_since(self.started);
         let record = Record {
-            seconds: now.saturating_duration_since(self.started).as_secs(),
+            seconds: age.as_secs(),
+            micros: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
             session: self.session,
             ended,
             last_message: self.heard.name(),
@@ -107,6 +109,8 @@ impl Clerk {
 struct Record {
     /// Seconds since the front-end connected.
     seconds: u64,
+    /// The same in microseconds.
+    micros: u64,
     /// Number of the session.
     session: u64,
     /// Whether these are the last.

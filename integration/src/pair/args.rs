@@ -10,8 +10,9 @@ use ironring_common::features::{Feature, Negotiated};
 use ironring_driver::queue::RingLayout;
 use serde::Serialize;
 
-use super::{FRAME_MAX, PairError, machine};
+use super::{FRAME_MAX, PairError};
 use crate::capture::Capture;
+use crate::machine;
 
 /// Arguments of `ironring pair`.
 #[derive(Clone, Debug, clap::Args)]

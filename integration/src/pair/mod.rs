@@ -8,12 +8,11 @@
 //! traffic, of which nothing is compared.
 //!
 //! - [`PairOptions`]: what to run; [`PairArgs`]: the same as a command line;
-//! - `frames`: what is sent; `traffic`: the loop; `tap`: the loop on an interface; `peer`: the process of the backend; `machine`: CPUs and memory;
+//! - `frames`: what is sent; `traffic`: the loop; `tap`: the loop on an interface; `peer`: the process of the backend;
 //! - [`PairReport`]: what came of it.
 
 mod args;
 mod frames;
-mod machine;
 mod peer;
 mod report;
 mod tap;
@@ -34,9 +33,9 @@ pub use report::{Compared, Counters, PairReport, Rss};
 pub use tap::{TapCounts, TapDrops};
 
 use crate::capture::{Capture, CaptureError, CaptureWriter};
+use crate::machine::{self, Pinned};
 use crate::output::{self, Exit, Failure};
 use frames::Frames;
-use machine::Pinned;
 use peer::{Peer, PeerError};
 use tap::{Bridge, Ending};
 use traffic::{Outcome, SPIN, Traffic};

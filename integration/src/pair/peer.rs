@@ -22,8 +22,8 @@ use ironring_common::index::QueueSize;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::{LEAVE, PairOptions, machine};
-use crate::output;
+use super::{LEAVE, PairOptions};
+use crate::{machine, output};
 
 /// The process of the backend. It does not outlive this.
 #[derive(Debug)]

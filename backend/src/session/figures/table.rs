@@ -15,7 +15,7 @@ pub(super) fn render(record: &Record, before: &Snapshot, elapsed: Duration) -> S
 }
 
 fn write_table(text: &mut String, record: &Record, before: &Snapshot, elapsed: Duration) -> std::fmt::Result {
-    let Record { seconds, session, ended, last_message, counters } = record;
+    let Record { seconds, session, ended, last_message, counters, .. } = record;
     let span = if *ended { "has ended after" } else { "for" };
     let heard = last_message.as_deref().unwrap_or("none yet");
     writeln!(text, "session {session} {span} {seconds} s, last request: {heard}")?;
@@ -139,6 +139,7 @@ mod tests {
         stats.store_port(&port);
         Record {
             seconds: 12,
+            micros: 12_000_000,
             session: 3,
             ended: false,
             last_message: Some("SET_VRING_ENABLE".to_owned()),
@@ -169,7 +170,8 @@ port   from the guest 12.34M frames, 790.1M bytes; to the guest 12.34M frames, 7
     #[test]
     fn a_session_that_has_just_ended_says_so() {
         let stats = Stats::new(0, 2).snapshot();
-        let record = Record { seconds: 0, session: 1, ended: true, last_message: None, counters: stats.clone() };
+        let record =
+            Record { seconds: 0, micros: 0, session: 1, ended: true, last_message: None, counters: stats.clone() };
         let text = render(&record, &stats, Duration::ZERO);
         let expected = "\
 session 1 has ended after 0 s, last request: none yet

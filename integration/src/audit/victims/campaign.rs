@@ -9,8 +9,8 @@ use clap::ValueEnum;
 use ironring_backend::hostile::{Attack, Axis, Surface};
 use serde::{Deserialize, Serialize};
 
-use super::console::which;
 use super::{Encounter, Target, VictimRow, dpdk, guest};
+use crate::console::which;
 
 /// What a campaign is made of.
 #[derive(Clone, Debug)]

@@ -16,14 +16,15 @@ use ironring_backend::hostile::{self, HostileSession, Plan};
 use ironring_common::shm::guest::SealPolicy;
 
 use super::campaign::Campaign;
-use super::console::{Console, accept, tempdir};
 use super::{Encounter, Outcome};
+use crate::console::{Console, accept, tempdir};
+use crate::hugepages::HugePages;
 
 type Failure = Box<dyn std::error::Error>;
 
 /// Strikes with one attack after the other, starting anew where testpmd did not survive. `tell` is told each result.
 pub(super) fn run(campaign: &Campaign, mut tell: impl FnMut(&str, Encounter)) -> Result<(), Failure> {
-    let _pages = HugePages::reserve()?;
+    let _pages = HugePages::reserve(PAGES)?;
     let dir = tempdir()?;
     let result = run_in(campaign, &dir, &mut tell);
     // Whatever happened, nothing stays behind.
@@ -191,38 +192,8 @@ impl Drop for Testpmd {
     }
 }
 
-/// More huge pages for as long as this lives.
-struct HugePages(i64);
-
-impl HugePages {
-    fn reserve() -> Result<Self, Failure> {
-        let added =
-            Self::add(PAGES).map_err(|error| format!("huge pages cannot be reserved ({error}); run as root"))?;
-        let pages = Self(added);
-        if added < PAGES {
-            Err(format!("there is no memory for {PAGES} huge pages of 2 MiB").into())
-        } else {
-            Ok(pages)
-        }
-    }
-
-    fn add(more: i64) -> Result<i64, Failure> {
-        let now = || -> Result<i64, Failure> { Ok(std::fs::read_to_string(KNOB)?.trim().parse()?) };
-        let before = now()?;
-        std::fs::write(KNOB, (before + more).max(0).to_string())?;
-        Ok(now()? - before)
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        // Whoever made it so once can do it again.
-        let _ = Self::add(-self.0);
-    }
-}
-
-const KNOB: &str = "/proc/sys/vm/nr_hugepages";
-const PAGES: i64 = 320;
+/// Huge pages of 2 MiB: its packet buffers.
+const PAGES: u32 = 320;
 /// How long it may take to start.
 const START: Duration = Duration::from_secs(30);
 /// How long an attack goes on.

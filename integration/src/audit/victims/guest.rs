@@ -16,8 +16,8 @@ use ironring_backend::config::{PortSpec, Settings};
 use ironring_backend::hostile::{self, HostileSession, Plan, Timing};
 
 use super::campaign::Campaign;
-use super::console::{Console, accept, tempdir, which};
 use super::{Encounter, Outcome, initramfs};
+use crate::console::{Console, accept, tempdir, which};
 
 type Failure = Box<dyn std::error::Error>;
 

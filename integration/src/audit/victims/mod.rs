@@ -2,7 +2,6 @@
 //! harmed is a finding, never a failure of the audit.
 
 mod campaign;
-mod console;
 mod dpdk;
 mod guest;
 mod hal_sys;

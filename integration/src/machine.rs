@@ -1,17 +1,17 @@
-//! CPUs and memory of this machine, as far as a pair cares.
+//! CPUs and memory of this machine, as far as pairs and benchmarks care.
 
 use ironring_common::error::OsError;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Keeps the calling thread on one CPU until it is dropped.
 #[derive(Debug)]
-pub(super) struct Pinned {
+pub(crate) struct Pinned {
     before: CpuSet,
 }
 
 impl Pinned {
     /// `None` if the system does not allow it; the thread then runs where it ran.
-    pub(super) fn to(cpu: usize) -> Option<Self> {
+    pub(crate) fn to(cpu: usize) -> Option<Self> {
         let before = sched_getaffinity(None).ok()?;
         stay_on(cpu).ok()?;
         Some(Self { before })
@@ -25,7 +25,7 @@ impl Drop for Pinned {
 }
 
 /// Keeps this thread, and those that it starts, on one CPU for ever.
-pub(super) fn stay_on(cpu: usize) -> Result<(), OsError> {
+pub(crate) fn stay_on(cpu: usize) -> Result<(), OsError> {
     let mut set = CpuSet::new();
     if cpu < CpuSet::MAX_CPU {
         set.set(cpu);
@@ -34,14 +34,14 @@ pub(super) fn stay_on(cpu: usize) -> Result<(), OsError> {
 }
 
 /// Two CPUs that this process may use, for the driver and for the backend; `None` if there is but one.
-pub(super) fn two_cpus() -> Option<(usize, usize)> {
+pub(crate) fn two_cpus() -> Option<(usize, usize)> {
     let set = sched_getaffinity(None).ok()?;
     let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu));
     cpus.next().zip(cpus.next())
 }
 
 /// Bytes of a process that are resident, this one's if `pid` is `None`; shared memory counts for both sides.
-pub(super) fn rss_bytes(pid: Option<u32>) -> Option<u64> {
+pub(crate) fn rss_bytes(pid: Option<u32>) -> Option<u64> {
     let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

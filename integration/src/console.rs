@@ -1,20 +1,21 @@
-//! What a victim in a process of its own says, and how it is reached.
+//! What a program of others says, in a process of its own, and how it is reached.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The lines of the console, and whether there will be more.
-#[derive(Default)]
-pub(super) struct Console {
+#[derive(Debug, Default)]
+pub(crate) struct Console {
     lines: Mutex<(Vec<String>, bool)>,
     more: Condvar,
 }
 
 impl Console {
-    pub(super) fn read(&self, output: impl std::io::Read) {
+    pub(crate) fn read(&self, output: impl std::io::Read) {
         let mut lines = BufReader::new(output);
         let mut line = Vec::new();
         while matches!(lines.read_until(b'\n', &mut line), Ok(count) if count > 0) {
@@ -28,7 +29,7 @@ impl Console {
     }
 
     /// Waits for a line from `mark` on that begins with `start`.
-    pub(super) fn wait(&self, start: &str, mark: usize, patience: Duration) -> Option<String> {
+    pub(crate) fn wait(&self, start: &str, mark: usize, patience: Duration) -> Option<String> {
         let deadline = Instant::now() + patience;
         let mut lines = self.lock();
         loop {
@@ -43,15 +44,15 @@ impl Console {
         }
     }
 
-    pub(super) fn find(&self, mark: usize, is: impl Fn(&str) -> bool) -> Option<String> {
+    pub(crate) fn find(&self, mark: usize, is: impl Fn(&str) -> bool) -> Option<String> {
         self.lock().0.iter().skip(mark).find(|line| is(line)).cloned()
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.lock().0.len()
     }
 
-    pub(super) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         self.lock().0.iter().rev().find(|line| !line.is_empty()).cloned().unwrap_or_else(|| "nothing".to_owned())
     }
 
@@ -61,7 +62,7 @@ impl Console {
 }
 
 /// The connection of the victim.
-pub(super) fn accept(listener: &UnixListener, patience: Duration) -> Result<UnixStream, Box<dyn std::error::Error>> {
+pub(crate) fn accept(listener: &UnixListener, patience: Duration) -> Result<UnixStream, Box<dyn std::error::Error>> {
     use rustix::event::{PollFd, PollFlags, Timespec};
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
     if rustix::event::poll(&mut fds, Some(&Timespec::try_from(patience)?))? == 0 {
@@ -71,14 +72,16 @@ pub(super) fn accept(listener: &UnixListener, patience: Duration) -> Result<Unix
 }
 
 /// A directory of our own.
-pub(super) fn tempdir() -> std::io::Result<PathBuf> {
-    let dir = std::env::temp_dir().join(format!("ironring-victim-{}", std::process::id()));
+pub(crate) fn tempdir() -> std::io::Result<PathBuf> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("ironring-{}-{number}", std::process::id()));
     std::fs::create_dir(&dir)?;
     Ok(dir)
 }
 
 /// A program by its name.
-pub(super) fn which(name: &str) -> Option<PathBuf> {
+pub(crate) fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }

@@ -1,0 +1,204 @@
+//! Our own two ends: each in a process and on a CPU of its own, telling how many frames there were.
+
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::driver::{DriverArgs, Told};
+use super::work::{Direction, Work};
+use crate::console::Console;
+
+/// Frames until some moment of the end's own clock.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    frames: u64,
+    micros: u64,
+}
+
+/// One of our processes. It does not outlive this.
+#[derive(Debug)]
+pub(super) struct End {
+    child: Child,
+    input: Option<ChildStdin>,
+    console: Arc<Console>,
+    reader: Option<JoinHandle<()>>,
+    what: What,
+}
+
+/// Whose words they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Driver,
+    /// The backend, and which of the port's counts is that of the direction.
+    Backend(Direction),
+}
+
+/// As the daemon writes its counters.
+#[derive(Deserialize)]
+struct Figures {
+    micros: u64,
+    ended: bool,
+    port: Port,
+}
+
+#[derive(Deserialize)]
+struct Port {
+    taken_frames: u64,
+    given_frames: u64,
+}
+
+impl End {
+    /// Our backend, listening at `socket`.
+    pub(super) fn backend(work: &Work, cpu: usize, socket: &Path) -> Result<Self, String> {
+        let port = match work.dir {
+            Direction::Tx => "null".to_owned(),
+            Direction::Rx => format!("generate:{}", work.size),
+            Direction::Loop | Direction::Latency => "loopback".to_owned(),
+        };
+        let mut command = this_program()?;
+        command.args(["backend", "--parent", &std::process::id().to_string(), "--cpu", &cpu.to_string(), "--"]);
+        command.arg("--socket-path").arg(socket).args(["--once", "--port", &port, "--wait", "poll"]);
+        // DPDK's memory is huge pages, which take no seal.
+        command.args(["--queue-size", &work.ring_size.to_string(), "--allow-unsealed-memory"]);
+        command.args(["--stats", "1", "--stats-format", "json", "--log", "error"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut end = Self::of(child.map_err(cannot_start)?, What::Backend(work.dir));
+        let stderr = end.child.stderr.take();
+        end.listen(stderr);
+        end.wait_for(socket)?;
+        Ok(end)
+    }
+
+    /// Our driver, connected to `socket`.
+    pub(super) fn driver(work: &Work, cpu: usize, socket: &Path) -> Result<Self, String> {
+        let mut command = this_program()?;
+        command.args(DriverArgs::of(work, cpu, socket));
+        // What it complains of is told with its last words.
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
+        let mut end = Self::of(child.map_err(cannot_start)?, What::Driver);
+        end.input = end.child.stdin.take();
+        let stdout = end.child.stdout.take();
+        end.listen(stdout);
+        Ok(end)
+    }
+
+    fn of(child: Child, what: What) -> Self {
+        Self { child, input: None, console: Arc::default(), reader: None, what }
+    }
+
+    fn listen(&mut self, from: Option<impl std::io::Read + Send + 'static>) {
+        let console = Arc::clone(&self.console);
+        self.reader = from.map(|from| std::thread::spawn(move || console.read(from)));
+    }
+
+    /// Waits until there is a socket.
+    fn wait_for(&mut self, socket: &Path) -> Result<(), String> {
+        let deadline = Instant::now() + START;
+        while !socket.exists() {
+            if Instant::now() > deadline || !matches!(self.child.try_wait(), Ok(None)) {
+                return Err(format!("the backend does not listen; its last words: {}", self.console.tail()));
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Frames a second, over `window` at least, by the end's own clock.
+    pub(super) fn rate(&mut self, window: Duration) -> Result<f64, String> {
+        let first = self.next()?;
+        let enough = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
+        loop {
+            let now = self.next()?;
+            let passed = now.micros.saturating_sub(first.micros);
+            // Words come at about the time that is asked for.
+            if passed.saturating_add(10_000) >= enough {
+                return Ok(per_second(now.frames.saturating_sub(first.frames), passed));
+            }
+        }
+    }
+
+    /// What it tells next.
+    fn next(&mut self) -> Result<Reading, String> {
+        let mark = self.console.count();
+        let line = self.console.wait("{", mark, START);
+        let reading = line.and_then(|line| self.read(&line)).filter(|(_, ended)| !ended);
+        let silent =
+            || format!("the {} of the measurement tells nothing; its last words: {}", self.name(), self.console.tail());
+        reading.map(|(reading, _)| reading).ok_or_else(silent)
+    }
+
+    /// Has it stop, and returns how many frames there were in all; with the percentiles of a driver that has them.
+    pub(super) fn finish(&mut self) -> Result<(u64, Option<[u64; 3]>), String> {
+        drop(self.input.take());
+        let deadline = Instant::now() + LEAVE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        self.end();
+        let last = self.console.find(0, |line| self.read(line).is_some_and(|(_, ended)| ended));
+        let line = last.ok_or_else(|| {
+            format!("the {} did not end in order; its last words: {}", self.name(), self.console.tail())
+        })?;
+        let (reading, _) = self.read(&line).ok_or("a word that cannot be read")?;
+        let percentiles = serde_json::from_str::<Told>(&line).ok().and_then(|told| told.percentiles);
+        Ok((reading.frames, percentiles))
+    }
+
+    fn read(&self, line: &str) -> Option<(Reading, bool)> {
+        match self.what {
+            What::Driver => {
+                let Told { micros, frames, ended, .. } = serde_json::from_str(line).ok()?;
+                Some((Reading { frames, micros }, ended))
+            }
+            What::Backend(dir) => {
+                let Figures { micros, ended, port } = serde_json::from_str(line).ok()?;
+                let frames = if dir == Direction::Rx { port.given_frames } else { port.taken_frames };
+                Some((Reading { frames, micros }, ended))
+            }
+        }
+    }
+
+    const fn name(&self) -> &'static str {
+        match self.what {
+            What::Driver => "driver",
+            What::Backend(_) => "backend",
+        }
+    }
+
+    fn end(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn this_program() -> Result<Command, String> {
+    std::env::current_exe().map(Command::new).map_err(cannot_start)
+}
+
+fn cannot_start(error: std::io::Error) -> String {
+    format!("cannot start a process of our own: {error}; check the limit of processes")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a measurement are far below 2^52")]
+pub(super) fn per_second(frames: u64, micros: u64) -> f64 {
+    frames as f64 * 1e6 / (micros.max(1) as f64)
+}
+
+/// How long it may take to be there, or to say the next word.
+const START: Duration = Duration::from_secs(5);
+/// How long it may take to end.
+const LEAVE: Duration = Duration::from_secs(3);
