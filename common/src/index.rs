@@ -154,6 +154,9 @@ const WRAP_BIT: u16 = 1 << 15;
 pub struct DescId(u16);
 
 impl DescId {
+    /// The first descriptor, which every queue has.
+    pub const FIRST: Self = Self(0);
+
     /// An id below `size`, or `None`.
     #[inline]
     #[must_use]

@@ -1,15 +1,16 @@
 //! To the guest: frames of the port go into chains.
 
+use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net::{HDR_BYTES, Header};
 
 use super::BURST;
-use super::tx::outside;
+use super::tx::{fault_outside, outside};
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
 use crate::vring::DeviceRing;
-use crate::vring::chain::{Chain, ChainRef, Segment};
+use crate::vring::chain::{Chain, ChainRef, Segment, Single};
 use crate::vring::hook::Hook;
 
 /// What a burst did.
@@ -58,8 +59,8 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     tally: &mut Tally,
 ) -> Delivered {
     let (chain, mut merge) = scratch;
-    let mut done = Delivered::default();
-    while done.frames < BURST {
+    let mut done = deliver_singles(vring, memory, port, hook, tally);
+    while done.frames < BURST && vring.fault().is_none() {
         let Some(frame) = port.rx_peek() else { break };
         match vring.next_chain(chain) {
             Ok(true) => {}
@@ -85,6 +86,64 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
         port.rx_consume();
     }
     done
+}
+
+/// The frames that fit into a buffer each, until one does not, or what comes next is no single buffer.
+#[inline]
+fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
+    vring: &mut R,
+    memory: &RegionTable,
+    port: &mut P,
+    hook: &mut H,
+    tally: &mut Tally,
+) -> Delivered {
+    let mut done = Delivered::default();
+    let mut singles = [Single::default(); BURST as usize];
+    let most = port.rx_ready().min(singles.len());
+    let taken = vring.next_singles(singles.get_mut(..most).unwrap_or_default());
+    let singles = singles.get(..usize::from(taken)).unwrap_or_default();
+    for single in singles {
+        prefetch(single.writable(), memory);
+    }
+    for single in singles {
+        let Some(frame) = port.rx_peek() else { break };
+        let Segment { addr, len } = single.writable();
+        let written = u32::try_from(HDR_BYTES.saturating_add(frame.len())).unwrap_or(u32::MAX);
+        if written > len {
+            break;
+        }
+        let Some(bytes) = memory.bytes(addr, len) else {
+            vring.undo_last(taken.wrapping_sub(done.chains));
+            fault_outside(vring, single.at.id, single.segment);
+            return done;
+        };
+        write_frame(bytes, frame);
+        tally.frame(frame.len());
+        vring.complete(hook, single.at, written);
+        done.chains = done.chains.wrapping_add(1);
+        done.frames = done.frames.wrapping_add(1);
+        port.rx_consume();
+    }
+    vring.undo_last(taken.wrapping_sub(done.chains));
+    done
+}
+
+/// Asks for the first lines of a buffer, which are on their way while others are written.
+#[inline]
+fn prefetch(segment: Segment, memory: &RegionTable) {
+    if let Some(bytes) = memory.bytes(segment.addr, segment.len) {
+        let bytes = Ours::new(bytes);
+        bytes.prefetch(0);
+        bytes.prefetch(64);
+    }
+}
+
+/// Writes header and frame into a buffer that has room for both.
+#[inline]
+fn write_frame(bytes: Bytes<'_>, frame: &[u8]) {
+    let bytes = Ours::new(bytes);
+    bytes.copy_in(0, &HEADER);
+    bytes.copy_in(HDR_BYTES, frame);
 }
 
 /// Puts a frame into the chain that was taken, and into further ones if it has to be. How many were completed; if none
@@ -191,9 +250,7 @@ fn scatter(segments: &[Segment], memory: &RegionTable, frame: &[u8]) -> Result<(
     if let Some(first) = segments.first()
         && usize::try_from(first.len).is_ok_and(|room| room >= HDR_BYTES.saturating_add(frame.len()))
     {
-        let bytes = Ours::new(memory.bytes(first.addr, first.len).ok_or(*first)?);
-        bytes.copy_in(0, &HEADER);
-        bytes.copy_in(HDR_BYTES, frame);
+        write_frame(memory.bytes(first.addr, first.len).ok_or(*first)?, frame);
         return Ok(());
     }
     scatter_over(segments, memory, [&HEADER, frame])

@@ -8,7 +8,7 @@ use super::{BURST, MAX_FRAME, MIN_FRAME};
 use crate::boundary;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
-use crate::vring::chain::{Chain, Segment};
+use crate::vring::chain::{Chain, Segment, Single};
 use crate::vring::hook::Hook;
 use crate::vring::{DeviceRing, RingFault};
 
@@ -23,7 +23,28 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     hook: &mut H,
     tally: &mut Tally,
 ) -> u16 {
+    let mut singles = [Single::default(); BURST as usize];
+    let taken = vring.next_singles(&mut singles);
+    let singles = singles.get(..usize::from(taken)).unwrap_or_default();
+    for single in singles {
+        prefetch(single.readable(), memory);
+    }
     let mut done = 0u16;
+    for single in singles {
+        match forward_single(single.readable(), memory, port) {
+            Ok(bytes) => tally.frame(bytes),
+            Err(Stop::Drop(reason)) => tally.drop_packet(reason),
+            Err(stop) => {
+                vring.undo_last(taken.wrapping_sub(done));
+                if let Stop::Outside(segment) = stop {
+                    fault_outside(vring, single.at.id, segment);
+                }
+                return done;
+            }
+        }
+        vring.complete(hook, single.at, 0);
+        done = done.wrapping_add(1);
+    }
     while done < BURST {
         let Ok(true) = vring.next_chain(chain) else { break };
         match forward(chain, memory, port) {
@@ -68,22 +89,40 @@ enum Stop {
 /// are not looked at.
 #[inline]
 fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
+    if let [only] = chain.readable() {
+        return forward_single(*only, memory, port);
+    }
     let len = frame_len(chain.readable_len())?;
     let mut header = [0u8; HDR_BYTES];
-    if let [only] = chain.readable() {
-        let bytes = memory.bytes(only.addr, only.len).ok_or(Stop::Outside(*only))?;
-        boundary::copy_out(bytes, 0, &mut header);
-        check_header(header)?;
-        let slot = port.tx_slot(len).ok_or(Stop::Full)?;
-        boundary::copy_out(bytes, HDR_BYTES, slot);
-    } else {
-        gather(chain.readable(), memory, 0, &mut header)?;
-        check_header(header)?;
-        let slot = port.tx_slot(len).ok_or(Stop::Full)?;
-        gather(chain.readable(), memory, HDR_BYTES, slot)?;
-    }
+    gather(chain.readable(), memory, 0, &mut header)?;
+    check_header(header)?;
+    let slot = port.tx_slot(len).ok_or(Stop::Full)?;
+    gather(chain.readable(), memory, HDR_BYTES, slot)?;
     port.tx_commit();
     Ok(len)
+}
+
+/// As [`forward`], for header and frame in one buffer.
+#[inline]
+fn forward_single<P: Port>(only: Segment, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
+    let len = frame_len(u64::from(only.len))?;
+    let mut header = [0u8; HDR_BYTES];
+    let bytes = memory.bytes(only.addr, only.len).ok_or(Stop::Outside(only))?;
+    boundary::copy_out(bytes, 0, &mut header);
+    check_header(header)?;
+    let slot = port.tx_slot(len).ok_or(Stop::Full)?;
+    boundary::copy_out(bytes, HDR_BYTES, slot);
+    port.tx_commit();
+    Ok(len)
+}
+
+/// Asks for the first lines of a buffer, which are on their way while others are copied. Longer ones come by themselves.
+#[inline]
+fn prefetch(segment: Segment, memory: &RegionTable) {
+    if let Some(bytes) = memory.bytes(segment.addr, segment.len) {
+        bytes.prefetch(0, false);
+        bytes.prefetch(64, false);
+    }
 }
 
 /// The length of the frame in a chain of `readable` bytes.
@@ -136,10 +175,12 @@ fn gather(segments: &[Segment], memory: &RegionTable, skip: usize, to: &mut [u8]
 #[cold]
 pub(super) fn outside<R: DeviceRing>(vring: &mut R, chain: &Chain, segment: Segment) {
     vring.undo();
-    vring.fail(RingFault::AddressOutside {
-        queue: vring.queue(),
-        head: chain.head().id,
-        addr: segment.addr,
-        len: segment.len,
-    });
+    fault_outside(vring, chain.head().id, segment);
+}
+
+/// Latches the ring.
+#[cold]
+pub(super) fn fault_outside<R: DeviceRing>(vring: &mut R, head: u16, segment: Segment) {
+    let Segment { addr, len } = segment;
+    vring.fail(RingFault::AddressOutside { queue: vring.queue(), head, addr, len });
 }

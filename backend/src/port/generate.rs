@@ -17,7 +17,10 @@ pub struct Generate {
     stride: usize,
     /// Where the next frame lies.
     at: usize,
-    /// Its number.
+    /// Where the next frame lies that has no number yet: some way ahead, so that a number is not copied out right after it
+    /// was stored, which would wait for the store, and so that its line is there by then.
+    unnumbered: usize,
+    /// The number that it gets.
     number: u64,
     sink: Null,
     given: PortStats,
@@ -43,19 +46,30 @@ impl Generate {
                 *header = HEADER;
             }
         }
-        let mut source =
-            Self { templates, bytes, stride, at: 0, number: 0, sink: Null::new(), given: PortStats::default() };
-        source.write_number();
+        let (sink, given) = (Null::new(), PortStats::default());
+        let mut source = Self { templates, bytes, stride, at: 0, unnumbered: 0, number: 0, sink, given };
+        for _ in 0..AHEAD.min(count) {
+            source.write_number();
+        }
         Ok(source)
     }
 
+    /// Numbers the next frame that has no number.
     #[inline]
     fn write_number(&mut self) {
         let number = self.number.to_be_bytes();
-        let field = self.templates.get_mut(self.at..).and_then(|frame| frame.get_mut(MIN_FRAME..MIN_BYTES));
+        let field = self.templates.get_mut(self.unnumbered..).and_then(|frame| frame.get_mut(MIN_FRAME..MIN_BYTES));
         if let Some(field) = field {
             field.copy_from_slice(&number);
         }
+        self.number = self.number.wrapping_add(1);
+        self.unnumbered = self.after(self.unnumbered);
+    }
+
+    #[inline]
+    fn after(&self, at: usize) -> usize {
+        let next = at.saturating_add(self.stride);
+        if next < self.templates.len() { next } else { 0 }
     }
 }
 
@@ -76,11 +90,14 @@ impl Port for Generate {
     }
 
     #[inline]
+    fn rx_ready(&mut self) -> usize {
+        usize::MAX
+    }
+
+    #[inline]
     fn rx_consume(&mut self) {
         self.given.gave(self.bytes);
-        self.number = self.number.wrapping_add(1);
-        let next = self.at.saturating_add(self.stride);
-        self.at = if next < self.templates.len() { next } else { 0 };
+        self.at = self.after(self.at);
         self.write_number();
     }
 
@@ -94,6 +111,8 @@ impl Port for Generate {
 pub const MIN_BYTES: usize = MIN_FRAME + 8;
 /// Over how many bytes the templates rotate.
 pub const ROTATION_BYTES: usize = 1 << 20;
+/// How many frames have their numbers before they are given.
+const AHEAD: usize = 32;
 const HEADER: [u8; MIN_FRAME] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
 
 #[cfg(test)]

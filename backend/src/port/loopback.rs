@@ -102,6 +102,11 @@ impl Port for Loopback {
     }
 
     #[inline]
+    fn rx_ready(&mut self) -> usize {
+        self.waiting.len()
+    }
+
+    #[inline]
     fn rx_consume(&mut self) {
         if let Some(place) = self.waiting.pop_front() {
             self.stats.gave(place.len);

@@ -29,6 +29,12 @@ pub trait Port: Send {
     /// The next frame for the guest, if there is one. It stays until it is consumed.
     fn rx_peek(&mut self) -> Option<&[u8]>;
 
+    /// How many frames there are for the guest at least, as far as that is known without a look: a hint.
+    #[inline]
+    fn rx_ready(&mut self) -> usize {
+        usize::from(self.rx_peek().is_some())
+    }
+
     /// The frame of the last [`rx_peek`](Self::rx_peek) is done with.
     fn rx_consume(&mut self);
 

@@ -8,7 +8,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 
-use super::chain::{Chain, ChainRef};
+use super::chain::{Chain, ChainRef, Single};
 use super::hook::{Hook, Parts, RingMemory};
 use super::packed::PackedVring;
 use super::split::SplitVring;
@@ -69,6 +69,9 @@ impl<W: Words> DeviceRing for AnyVring<W> {
     }
     fn next_chain(&mut self, out: &mut Chain) -> Result<bool, RingFault> {
         on!(self, ring => ring.next_chain(out))
+    }
+    fn next_singles(&mut self, out: &mut [Single]) -> u16 {
+        on!(self, ring => ring.next_singles(out))
     }
     fn undo_last(&mut self, chains: u16) {
         on!(self, ring => ring.undo_last(chains));

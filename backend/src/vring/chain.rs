@@ -25,6 +25,31 @@ pub struct ChainRef {
     pub writable: bool,
 }
 
+/// A chain of one descriptor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Single {
+    /// By what it is given back.
+    pub at: ChainRef,
+    /// Its buffer; may have no bytes.
+    pub segment: Segment,
+}
+
+impl Single {
+    /// The buffer that the device may read: of no bytes if it may write it.
+    #[inline]
+    #[must_use]
+    pub const fn readable(&self) -> Segment {
+        if self.at.writable { Segment { addr: self.segment.addr, len: 0 } } else { self.segment }
+    }
+
+    /// The buffer that the device may write: of no bytes if it may only read it.
+    #[inline]
+    #[must_use]
+    pub const fn writable(&self) -> Segment {
+        if self.at.writable { self.segment } else { Segment { addr: self.segment.addr, len: 0 } }
+    }
+}
+
 /// A chain: its head, the device-readable segments, then the device-writable ones.
 #[derive(Debug)]
 pub struct Chain {

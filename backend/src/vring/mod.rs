@@ -41,7 +41,7 @@ use ironring_common::shm::table::RegionTable;
 
 pub use self::fault::RingFault;
 
-use self::chain::{Chain, ChainRef};
+use self::chain::{Chain, ChainRef, Single};
 use self::hook::Hook;
 
 /// One virtqueue, device side.
@@ -70,6 +70,11 @@ pub trait DeviceRing {
     /// # Errors
     /// [`RingFault`], latched; the chain stays on the ring then.
     fn next_chain(&mut self, out: &mut Chain) -> Result<bool, RingFault>;
+
+    /// Takes the next chains as long as each is one descriptor and no table, as many as `out` has places for: what most
+    /// drivers post, without the walk. How many; the one after them, if there is one, is for
+    /// [`next_chain`](Self::next_chain), and so is every fault.
+    fn next_singles(&mut self, out: &mut [Single]) -> u16;
 
     /// Puts the last `chains` that were taken back on the ring, uncompleted: they cannot be served now. The next
     /// [`next_chain`](Self::next_chain) walks them anew.
@@ -142,5 +147,7 @@ pub struct VringOptions {
 mod oracle_tests;
 #[cfg(test)]
 mod packed_tests;
+#[cfg(test)]
+mod singles_tests;
 #[cfg(test)]
 mod tests;

@@ -13,12 +13,12 @@ use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::view::{Both, Ours, Theirs};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{
-    DESC_F_WRITE, EVENT_ALIGN, EVENT_BYTES, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE, Event, RING_ALIGN,
-    SLOT_BYTES, SLOT_REST, SlotRest, is_used, ring_bytes, used_flags,
+    DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, EVENT_ALIGN, EVENT_BYTES, EVENT_F_DESC, EVENT_F_DISABLE,
+    EVENT_F_ENABLE, Event, RING_ALIGN, SLOT_BYTES, SLOT_REST, SlotRest, is_used, ring_bytes, used_flags,
 };
 use ironring_common::sync::fence_handshake;
 
-use super::chain::{Chain, ChainRef};
+use super::chain::{Chain, ChainRef, Single};
 use super::hook::Hook;
 use super::position;
 use super::split::check_area;
@@ -326,6 +326,31 @@ impl<W: Words> DeviceRing for PackedVring<W> {
             }
             Err(fault) => Err(self.fail(fault)),
         }
+    }
+
+    #[inline]
+    fn next_singles(&mut self, out: &mut [Single]) -> u16 {
+        let mut taken = 0u16;
+        let most = self.size.get().saturating_sub(self.in_use());
+        if self.fault.is_some() {
+            return 0;
+        }
+        for to in out.iter_mut().take(usize::from(most)) {
+            let found = self.seen.take();
+            let Some(first) = found.or_else(|| boundary::slot_available(&self.ring, self.next_avail)) else { break };
+            if first.flags & (DESC_F_NEXT | DESC_F_INDIRECT) != 0 {
+                // For the walk, which need not look again.
+                self.seen = Some(first);
+                break;
+            }
+            let slot = boundary::first_slot(&self.ring, self.next_avail, first);
+            let writable = slot.writable && slot.segment.len > 0;
+            *to = Single { at: ChainRef { id: slot.id, slots: 1, writable }, segment: slot.segment };
+            self.next_avail = self.next_avail.advance(1, self.size);
+            self.taken.push_back(Taken { slots: 1, first });
+            taken = taken.wrapping_add(1);
+        }
+        taken
     }
 
     #[inline]

@@ -16,7 +16,7 @@ use ironring_common::spec::split::{
 };
 use ironring_common::sync::fence_handshake;
 
-use super::chain::{Chain, ChainRef};
+use super::chain::{Chain, ChainRef, Single};
 use super::hook::Hook;
 use super::table::{Owner, TableReader};
 use super::{DeviceRing, RingFault, VringOptions};
@@ -300,6 +300,25 @@ impl<W: Words> DeviceRing for SplitVring<W> {
             }
             Err(fault) => Err(self.fail(fault)),
         }
+    }
+
+    #[inline]
+    fn next_singles(&mut self, out: &mut [Single]) -> u16 {
+        let mut taken = 0u16;
+        let most = self.available();
+        for to in out.iter_mut().take(usize::from(most)) {
+            let slot = self.size.slot(SplitIndex(self.next_avail.wrapping_add(taken)));
+            let Ok(head) = boundary::avail_head(&self.avail, slot, self.size) else { break };
+            let Ok(link) = boundary::descriptor(&self.desc, head, self.size) else { break };
+            if link.indirect || link.next.is_some() {
+                break;
+            }
+            let writable = link.writable && link.segment.len > 0;
+            *to = Single { at: ChainRef { id: head.get(), slots: 1, writable }, segment: link.segment };
+            taken = taken.wrapping_add(1);
+        }
+        self.next_avail = self.next_avail.wrapping_add(taken);
+        taken
     }
 
     #[inline]

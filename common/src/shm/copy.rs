@@ -72,103 +72,161 @@ unsafe fn bytewise_out(to: *mut u8, from: *mut u8, len: usize) {
     }
 }
 
-/// The x86-64 copy: 64 bytes a round, then 16, then one overlapping tail; SSE2, which every x86-64 has.
+/// The x86-64 copy, by SSE2, which every x86-64 has: up to 128 bytes in one go, as two halves that may overlap in the
+/// middle; more in rounds of 64 bytes and such a tail. A byte that is copied twice may have changed meanwhile; what arrives
+/// stands still all the same.
 ///
 /// # Safety
 /// 1. `from` is valid for reads and `to` for writes of `len` bytes. 2. The ranges do not overlap. Either may race.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 unsafe fn vector(to: *mut u8, from: *const u8, len: usize) {
-    use core::arch::asm;
-    if len >= 16 {
-        let mut at = 0usize;
-        while len.wrapping_sub(at) >= 64 {
-            // SAFETY: at + 64 <= len, so the four 16-byte loads and stores stay inside the ranges (1, 2).
-            unsafe {
-                asm!(
-                    "movdqu {a}, [{from}]",
-                    "movdqu {b}, [{from} + 16]",
-                    "movdqu {c}, [{from} + 32]",
-                    "movdqu {d}, [{from} + 48]",
-                    "movdqu [{to}], {a}",
-                    "movdqu [{to} + 16], {b}",
-                    "movdqu [{to} + 32], {c}",
-                    "movdqu [{to} + 48], {d}",
-                    from = in(reg) from.add(at),
-                    to = in(reg) to.add(at),
-                    a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
-                    options(nostack, preserves_flags),
-                );
-            }
-            at = at.wrapping_add(64);
-        }
-        while len.wrapping_sub(at) >= 16 {
-            // SAFETY: at + 16 <= len (1, 2).
-            unsafe { move16(to.add(at), from.add(at)) };
-            at = at.wrapping_add(16);
-        }
-        if at < len {
-            // The last 16 bytes, overlapping what was copied already: shorter than a byte loop.
-            let last = len.wrapping_sub(16);
-            // SAFETY: len >= 16, so last + 16 == len (1, 2).
-            unsafe { move16(to.add(last), from.add(last)) };
-        }
-    } else if len >= 8 {
-        let last = len.wrapping_sub(8);
-        // SAFETY: len >= 8: 0 + 8 <= len and last + 8 == len (1, 2).
-        unsafe {
-            move8(to, from);
-            move8(to.add(last), from.add(last));
-        }
-    } else {
-        for at in 0..len {
-            // SAFETY: at < len (1, 2).
-            unsafe {
-                asm!(
-                    "mov {byte}, byte ptr [{from}]",
-                    "mov byte ptr [{to}], {byte}",
-                    from = in(reg) from.add(at), to = in(reg) to.add(at), byte = out(reg_byte) _,
-                    options(nostack, preserves_flags),
-                );
-            }
-        }
-    }
-}
-
-/// Moves 16 bytes.
-///
-/// # Safety
-/// As [`vector`] with 16 bytes.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-unsafe fn move16(to: *mut u8, from: *const u8) {
-    // SAFETY: 16 bytes on both sides, by the caller's word.
+    // SAFETY: each call moves two runs of bytes, one from the start and one up to the end, none longer than `len` (1, 2).
     unsafe {
-        core::arch::asm!(
-            "movdqu {a}, [{from}]",
-            "movdqu [{to}], {a}",
-            from = in(reg) from, to = in(reg) to, a = out(xmm_reg) _,
-            options(nostack, preserves_flags),
-        );
+        match len {
+            33..=64 => ends::<2>(to, from, len),
+            65..=128 => ends::<4>(to, from, len),
+            16..=32 => ends::<1>(to, from, len),
+            8..16 => ends8(to, from, len),
+            0..8 => small(to, from, len),
+            _ => long(to, from, len),
+        }
     }
 }
 
-/// Moves 8 bytes.
+/// Moves more than 128 bytes.
 ///
 /// # Safety
-/// As [`vector`] with 8 bytes.
+/// As [`vector`].
 #[cfg(target_arch = "x86_64")]
 #[inline]
-unsafe fn move8(to: *mut u8, from: *const u8) {
-    // SAFETY: 8 bytes on both sides, by the caller's word.
+unsafe fn long(to: *mut u8, from: *const u8, len: usize) {
+    let mut at = 0usize;
+    while len.wrapping_sub(at) > 128 {
+        // SAFETY: at + 128 < len (1, 2).
+        unsafe { run::<4>(to.add(at), from.add(at)) };
+        at = at.wrapping_add(64);
+    }
+    // SAFETY: 64 < len - at <= 128, and both runs of 64 bytes lie in what is left (1, 2).
+    unsafe { ends::<4>(to.add(at), from.add(at), len.wrapping_sub(at)) };
+}
+
+/// Moves `16 * N` bytes from the start and as many up to the end, which cover all if `len <= 32 * N`.
+///
+/// # Safety
+/// As [`vector`], and `16 * N <= len`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn ends<const N: usize>(to: *mut u8, from: *const u8, len: usize) {
+    let last = len.wrapping_sub(N.wrapping_mul(16));
+    // SAFETY: 16 * N <= len, so both runs lie inside (1, 2).
+    unsafe {
+        run::<N>(to, from);
+        run::<N>(to.add(last), from.add(last));
+    }
+}
+
+/// Moves `16 * N` bytes: 16, 32 or 64.
+///
+/// # Safety
+/// As [`vector`] with so many bytes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn run<const N: usize>(to: *mut u8, from: *const u8) {
+    use core::arch::asm;
+    const { assert!(N == 1 || N == 2 || N == 4, "runs are of 16, 32 or 64 bytes") };
+    // SAFETY: 16 * N bytes on both sides, by the caller's word.
+    unsafe {
+        match N {
+            1 => asm!(
+                "movdqu {a}, [{from}]",
+                "movdqu [{to}], {a}",
+                from = in(reg) from, to = in(reg) to, a = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            ),
+            2 => asm!(
+                "movdqu {a}, [{from}]",
+                "movdqu {b}, [{from} + 16]",
+                "movdqu [{to}], {a}",
+                "movdqu [{to} + 16], {b}",
+                from = in(reg) from, to = in(reg) to, a = out(xmm_reg) _, b = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            ),
+            _ => asm!(
+                "movdqu {a}, [{from}]",
+                "movdqu {b}, [{from} + 16]",
+                "movdqu {c}, [{from} + 32]",
+                "movdqu {d}, [{from} + 48]",
+                "movdqu [{to}], {a}",
+                "movdqu [{to} + 16], {b}",
+                "movdqu [{to} + 32], {c}",
+                "movdqu [{to} + 48], {d}",
+                from = in(reg) from, to = in(reg) to,
+                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            ),
+        }
+    }
+}
+
+/// Moves 8 bytes from the start and 8 up to the end.
+///
+/// # Safety
+/// As [`vector`], with 8 to 16 bytes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn ends8(to: *mut u8, from: *const u8, len: usize) {
+    let last = len.wrapping_sub(8);
+    // SAFETY: len >= 8: 0 + 8 <= len and last + 8 == len (1, 2).
     unsafe {
         core::arch::asm!(
             "mov {a}, qword ptr [{from}]",
+            "mov {b}, qword ptr [{from} + {last}]",
             "mov qword ptr [{to}], {a}",
-            from = in(reg) from, to = in(reg) to, a = out(reg) _,
+            "mov qword ptr [{to} + {last}], {b}",
+            from = in(reg) from, to = in(reg) to, last = in(reg) last, a = out(reg) _, b = out(reg) _,
             options(nostack, preserves_flags),
         );
     }
+}
+
+/// Moves less than 8 bytes, one by one.
+///
+/// # Safety
+/// As [`vector`].
+#[cfg(target_arch = "x86_64")]
+#[cold]
+unsafe fn small(to: *mut u8, from: *const u8, len: usize) {
+    for at in 0..len {
+        // SAFETY: at < len (1, 2).
+        unsafe {
+            core::arch::asm!(
+                "mov {byte}, byte ptr [{from}]",
+                "mov byte ptr [{to}], {byte}",
+                from = in(reg) from.add(at), to = in(reg) to.add(at), byte = out(reg_byte) _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+/// Asks for the line at `at`, with the right to store to it if `write` is set. A hint: it never faults and accesses nothing.
+#[inline]
+pub(super) fn prefetch(at: *const u8, write: bool) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::asm;
+        // SAFETY: prefetch instructions raise no exception for any address, and change no register, flag or memory.
+        unsafe {
+            if write {
+                asm!("prefetchw [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+            } else {
+                asm!("prefetcht0 [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, write);
 }
 
 /// Stores `len` zeros.

@@ -353,6 +353,12 @@ impl Words for Bytes<'_> {
         // SAFETY: `to` has `len` bytes inside the mapping.
         unsafe { copy::zero(to, len) };
     }
+    #[inline]
+    fn prefetch(&self, at: usize, write: bool) {
+        if at < self.len {
+            copy::prefetch(self.start.as_ptr().wrapping_add(at), write);
+        }
+    }
 }
 
 impl Words for Area {
@@ -415,6 +421,10 @@ impl Words for Area {
     #[inline]
     fn zero(&self, at: usize, len: usize) {
         self.bytes().zero(at, len);
+    }
+    #[inline]
+    fn prefetch(&self, at: usize, write: bool) {
+        self.bytes().prefetch(at, write);
     }
 }
 

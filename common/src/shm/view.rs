@@ -57,6 +57,11 @@ impl<W: Words> Ours<W> {
     pub fn copy_in(&self, at: usize, from: &[u8]) {
         self.0.copy_in(at, from);
     }
+    /// Asks for the line of a byte that will be stored. No access.
+    #[inline]
+    pub fn prefetch(&self, at: usize) {
+        self.0.prefetch(at, true);
+    }
     /// Stores zeros.
     #[inline]
     pub fn zero(&self, at: usize, len: usize) {
@@ -110,6 +115,11 @@ impl<W: Words> Theirs<W> {
     #[inline]
     pub fn load_u64_alleged(&self, at: usize) -> Alleged<u64> {
         Alleged::new(self.0.load_u64(at))
+    }
+    /// Asks for the line of a byte that will be loaded. No access.
+    #[inline]
+    pub fn prefetch(&self, at: usize) {
+        self.0.prefetch(at, false);
     }
     /// Copies bytes to private memory. What arrives there is the peer's data, and stands still from then on.
     #[inline]

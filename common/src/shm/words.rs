@@ -44,6 +44,13 @@ pub trait Words {
     fn copy_out(&self, at: usize, to: &mut [u8]);
     /// Stores zeros.
     fn zero(&self, at: usize, len: usize);
+
+    /// Asks the processor to fetch the line of a byte that will be loaded, or with `write` stored. No access: nothing
+    /// depends on it, and an offset that is out of range is ignored.
+    #[inline]
+    fn prefetch(&self, at: usize, write: bool) {
+        let _ = (at, write);
+    }
 }
 
 impl<W: Words + ?Sized> Words for &W {
@@ -106,5 +113,9 @@ impl<W: Words + ?Sized> Words for &W {
     #[inline]
     fn zero(&self, at: usize, len: usize) {
         (**self).zero(at, len);
+    }
+    #[inline]
+    fn prefetch(&self, at: usize, write: bool) {
+        (**self).prefetch(at, write);
     }
 }

@@ -59,6 +59,14 @@ impl FixedSlots {
         id.index().wrapping_mul(self.stride as usize)
     }
 
+    /// Where the device finds a descriptor's slot.
+    #[inline]
+    #[must_use]
+    pub fn addr(&self, id: DescId) -> GuestAddr {
+        // 32768 slots of less than 64 KiB: far from overflow.
+        GuestAddr(self.base.0.wrapping_add(u64::from(id.get()).wrapping_mul(u64::from(self.stride))))
+    }
+
     /// Bytes of a slot.
     #[inline]
     #[must_use]

@@ -21,10 +21,12 @@ use super::wait::Patience;
 use super::{FRAME_MAX, NetError};
 use crate::arena::QueueMemory;
 use crate::boundary;
-use crate::mapper::slots::{FixedSlots, SlotPart};
+use crate::mapper::Direction;
+use crate::mapper::slots::FixedSlots;
 use crate::queue::any::AnyRing;
+use crate::queue::slots::{BURST, Done, NO_HEADS, NOTHING_DONE, SlotRing};
 use crate::queue::violation::Violation;
-use crate::queue::{AddError, Completion, DriverRing, RingCounters, StopWindow};
+use crate::queue::{DriverRing, RingCounters, StopWindow};
 
 /// Receives frames.
 #[derive(Debug)]
@@ -149,8 +151,11 @@ impl RxQueue {
 
     /// Posts every free slot.
     pub(super) fn fill(&mut self) -> Result<(), Violation> {
-        for _ in 0..self.ring.free() {
-            self.slots.post(&mut self.ring)?;
+        self.ring.check()?;
+        let slots = &mut self.slots;
+        match &mut self.ring {
+            AnyRing::Split(ring) => slots.fill(ring),
+            AnyRing::Packed(ring) => slots.fill(ring),
         }
         self.ring.publish();
         Ok(())
@@ -168,7 +173,9 @@ impl RxQueue {
             AnyRing::Split(ring) => slots.burst(ring, batch),
             AnyRing::Packed(ring) => slots.burst(ring, batch),
         };
-        if posted? {
+        let (posted, end) = posted;
+        end?;
+        if posted {
             self.ring.publish();
             self.notify();
         }
@@ -308,22 +315,52 @@ impl RxQueue {
 }
 
 impl RxSlots {
+    /// Posts every free slot.
+    fn fill<R: SlotRing>(&self, ring: &mut R) {
+        let mut heads = NO_HEADS;
+        let whole = core::iter::repeat(self.mapper.len());
+        while ring.post_slots(&self.mapper, Direction::FromDevice, whole.clone(), &mut heads) == BURST {}
+    }
+
     /// Takes up to a batch of frames and posts their slots again; whether there were any.
     #[inline]
-    fn burst<R: DriverRing<()>>(&mut self, ring: &mut R, batch: &mut RxBatch) -> Result<bool, Violation> {
-        let mut posted = false;
-        for _ in 0..batch.capacity {
-            let Some(done) = ring.take(&mut self.mapper)? else { break };
-            self.copy_frame(done, batch);
-            self.post(ring)?;
-            posted = true;
+    fn burst<R: SlotRing>(&mut self, ring: &mut R, batch: &mut RxBatch) -> (bool, Result<(), Violation>) {
+        let (mut done, mut heads) = (NOTHING_DONE, NO_HEADS);
+        let (mut posted, mut left) = (false, batch.capacity);
+        while left > 0 {
+            let most = left.min(BURST);
+            let (taken, end) = ring.take_slots(done.get_mut(..most).unwrap_or_default());
+            for slot in done.iter().take(taken) {
+                // Header and frame of the shortest ones; longer ones come by themselves.
+                let at = self.mapper.offset(slot.head);
+                self.words.prefetch(at);
+                self.words.prefetch(at.wrapping_add(64));
+            }
+            for slot in done.iter().take(taken) {
+                self.copy_frame(*slot, batch);
+            }
+            posted |= taken > 0;
+            if end.is_err() {
+                return (posted, end);
+            }
+            let again = ring.post_slots(
+                &self.mapper,
+                Direction::FromDevice,
+                core::iter::repeat_n(self.mapper.len(), taken),
+                &mut heads,
+            );
+            assert!(again == taken, "slots that came back can be posted again");
+            if taken < most {
+                break;
+            }
+            left = left.wrapping_sub(taken);
         }
-        Ok(posted)
+        (posted, Ok(()))
     }
 
     /// Copies one completed slot out, and keeps the frame if it is one.
     #[inline]
-    fn copy_frame(&mut self, done: Completion<()>, batch: &mut RxBatch) {
+    fn copy_frame(&mut self, done: Done, batch: &mut RxBatch) {
         self.stats.used_entries = self.stats.used_entries.wrapping_add(1);
         let bytes = usize::try_from(done.written).unwrap_or(0);
         let at = self.mapper.offset(done.head);
@@ -345,18 +382,6 @@ impl RxSlots {
         batch.lens.push(len);
         self.stats.frames = self.stats.frames.wrapping_add(1);
         self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
-    }
-
-    #[inline]
-    fn post<R: DriverRing<()>>(&mut self, ring: &mut R) -> Result<(), Violation> {
-        let whole = SlotPart::first(self.mapper.len());
-        match ring.add(&mut self.mapper, &[], &[whole], ()) {
-            Err(AddError::Violation(violation)) => Err(violation),
-            posted => {
-                assert!(posted.is_ok(), "a slot that came back can be posted again");
-                Ok(())
-            }
-        }
     }
 }
 

@@ -17,8 +17,10 @@ use super::NetError;
 use super::bells::{Bells, Kick, Kicked};
 use super::wait::Patience;
 use crate::arena::QueueMemory;
+use crate::mapper::Direction;
 use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::any::AnyRing;
+use crate::queue::slots::{BURST, NO_HEADS, NOTHING_DONE, SlotRing, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{AddError, DriverRing, RingCounters, StopWindow};
 
@@ -320,7 +322,52 @@ impl TxQueue {
 impl TxSlots {
     /// Copies frames into free slots. Returns how many: the first ones.
     #[inline]
-    fn send<R: DriverRing<()>, F: AsRef<[u8]>>(&mut self, ring: &mut R, frames: &[F]) -> Result<usize, Violation> {
+    fn send<R: DriverRing<()> + SlotRing, F: AsRef<[u8]>>(
+        &mut self,
+        ring: &mut R,
+        frames: &[F],
+    ) -> Result<usize, Violation> {
+        let mut sent = 0usize;
+        for burst in frames.chunks(BURST) {
+            let now = if self.indirect { self.send_by_tables(ring, burst)? } else { self.send_slots(ring, burst) };
+            sent = sent.wrapping_add(now);
+            if now < burst.len() {
+                break;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// As [`send`](Self::send), at most a burst, each frame with its header in one buffer.
+    #[inline]
+    fn send_slots<R: SlotRing, F: AsRef<[u8]>>(&mut self, ring: &mut R, frames: &[F]) -> usize {
+        let mut heads = NO_HEADS;
+        // The lengths were checked.
+        let len = |frame: &F| u32::try_from(frame.as_ref().len()).unwrap_or(0).saturating_add(net::HDR_LEN);
+        let posted = ring.post_slots(&self.mapper, Direction::ToDevice, frames.iter().map(len), &mut heads);
+        for head in heads.iter().take(posted) {
+            // The device was the last to touch these lines.
+            let at = self.mapper.offset(*head);
+            self.words.prefetch(at);
+            self.words.prefetch(at.wrapping_add(64));
+        }
+        let mut bytes = 0u64;
+        for (head, frame) in heads.iter().zip(frames).take(posted) {
+            let frame = frame.as_ref();
+            self.words.copy_in(self.frame_at(*head), frame);
+            bytes = bytes.wrapping_add(u64::try_from(frame.len()).unwrap_or(0));
+        }
+        self.stats.frames = self.stats.frames.wrapping_add(u64::try_from(posted).unwrap_or(0));
+        self.stats.bytes = self.stats.bytes.wrapping_add(bytes);
+        posted
+    }
+
+    /// As [`send`](Self::send), each frame by an indirect table of two.
+    fn send_by_tables<R: DriverRing<()>, F: AsRef<[u8]>>(
+        &mut self,
+        ring: &mut R,
+        frames: &[F],
+    ) -> Result<usize, Violation> {
         let mut sent = 0usize;
         for frame in frames {
             let frame = frame.as_ref();
@@ -333,21 +380,39 @@ impl TxSlots {
 
     /// Takes back the slots that the device is done with. Returns how many.
     #[inline]
-    fn reclaim<R: DriverRing<()>>(&mut self, ring: &mut R) -> Result<usize, Violation> {
+    fn reclaim<R: DriverRing<()> + SlotRing>(&mut self, ring: &mut R) -> Result<usize, Violation> {
+        let (taken, end) = if self.indirect { self.reclaim_tables(ring) } else { Self::reclaim_slots(ring) };
+        self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(taken).unwrap_or(0));
+        end.map(|()| taken)
+    }
+
+    #[inline]
+    fn reclaim_slots<R: DriverRing<()> + SlotRing>(ring: &mut R) -> Taken {
+        let mut done = NOTHING_DONE;
         let mut taken = 0usize;
-        let mut end = Ok(());
+        let mut left = usize::from(ring.held());
+        while left > 0 {
+            let most = left.min(BURST);
+            let (now, end) = ring.take_slots(done.get_mut(..most).unwrap_or_default());
+            taken = taken.wrapping_add(now);
+            left = left.wrapping_sub(now);
+            if end.is_err() || now < most {
+                return (taken, end);
+            }
+        }
+        (taken, Ok(()))
+    }
+
+    fn reclaim_tables<R: DriverRing<()>>(&mut self, ring: &mut R) -> Taken {
+        let mut taken = 0usize;
         for _ in 0..ring.held() {
             match ring.take(&mut self.mapper) {
                 Ok(Some(_)) => taken = taken.wrapping_add(1),
                 Ok(None) => break,
-                Err(violation) => {
-                    end = Err(violation);
-                    break;
-                }
+                Err(violation) => return (taken, Err(violation)),
             }
         }
-        self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(taken).unwrap_or(0));
-        end.map(|()| taken)
+        (taken, Ok(()))
     }
 
     /// Lends a slot for a frame of `len` bytes. Returns where the frame goes, or `None` if no slot is free.

@@ -18,6 +18,12 @@ use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
 use super::violation::{Fault, ViolationKind};
 
+#[cfg(feature = "std")]
+mod single;
+
+#[cfg(feature = "std")]
+pub(crate) use single::Lent;
+
 /// What is known of one descriptor. At most 64 bytes for any token of a pointer's size (a test).
 #[derive(Clone, Debug)]
 pub(crate) struct Record<T> {

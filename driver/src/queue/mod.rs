@@ -25,6 +25,8 @@ mod indirect;
 pub mod ledger;
 pub mod packed;
 mod ring;
+#[cfg(feature = "std")]
+pub(crate) mod slots;
 pub mod split;
 pub mod violation;
 

@@ -380,3 +380,6 @@ impl<W: Words, T> DriverRing<T> for PackedRing<W, T> {
 fn rest(desc: Descriptor, id: DescId, wrap: bool) -> SlotRest {
     SlotRest { len: desc.len, id: id.get(), flags: desc.flags | packed::avail_flags(wrap) }
 }
+
+#[cfg(feature = "std")]
+mod slots;

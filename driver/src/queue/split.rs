@@ -347,5 +347,7 @@ pub(super) fn fits<W: Words>(area: &W, need: usize, at: usize, align: usize) -> 
     Ok(())
 }
 
+#[cfg(feature = "std")]
+mod slots;
 #[cfg(all(test, feature = "std"))]
 mod tests;

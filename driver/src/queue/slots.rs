@@ -1,0 +1,51 @@
+//! Bursts of single buffers, each in the slot of its descriptor, for ever: the fast paths of the network queues (feature `std`,
+//! as these).
+//!
+//! What holds for [`add`](super::DriverRing::add) and [`take`](super::DriverRing::take) holds here, for the same ledger
+//! decides; but nothing is mapped, since descriptor `i` always points to slot `i`, and what is the same for all buffers of
+//! a burst is done once: the latch is looked at, the index loaded, the counters updated.
+
+use ironring_common::index::DescId;
+
+use super::violation::Violation;
+use crate::mapper::Direction;
+use crate::mapper::slots::FixedSlots;
+
+/// A slot that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// The descriptor, and the slot: free again.
+    pub(crate) head: DescId,
+    /// Bytes that the device says it wrote, at most those that were posted.
+    pub(crate) written: u32,
+}
+
+/// What came back of a burst: how many, and what ended it early.
+pub(crate) type Taken = (usize, Result<(), Violation>);
+
+/// A ring whose chains are single slots. The chains of others must not be posted on it.
+pub(crate) trait SlotRing {
+    /// Posts a slot for each of `lens`, of so many bytes from its start, until there are as many as `heads` has places for,
+    /// or none is free. Which ones goes to `heads`; how many there are is returned. The caller has looked at the latch.
+    fn post_slots(
+        &mut self,
+        slots: &FixedSlots,
+        direction: Direction,
+        lens: impl Iterator<Item = u32>,
+        heads: &mut [DescId],
+    ) -> usize;
+
+    /// Takes slots that came back, as many as `done` has places for.
+    fn take_slots(&mut self, done: &mut [Done]) -> Taken;
+}
+
+/// The most that the network queues take or post at a time.
+pub(crate) const BURST: usize = 64;
+
+/// Places for a burst.
+pub(crate) const NOTHING_DONE: [Done; BURST] = [Done { head: DescId::FIRST, written: 0 }; BURST];
+/// Places for a burst.
+pub(crate) const NO_HEADS: [DescId; BURST] = [DescId::FIRST; BURST];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! Bursts of slots do what single steps of the general ring do: the same script on both, with the same device, which lies
+//! now and then.
+
+use std::sync::Arc;
+
+use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize};
+use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::words::Words;
+use ironring_common::spec::packed::{self, SlotRest};
+use ironring_common::spec::split::{self, UsedElem};
+use proptest::prelude::*;
+
+use super::{BURST, Done, NO_HEADS, NOTHING_DONE, SlotRing};
+use crate::mapper::Direction;
+use crate::mapper::slots::{FixedSlots, SlotPart};
+use crate::queue::any::AnyRing;
+use crate::queue::packed::{PackedAreas, PackedRing};
+use crate::queue::split::{SplitAreas, SplitRing};
+use crate::queue::violation::{Latch, ViolationKind};
+use crate::queue::{DriverRing, RingLayout, RingOptions};
+
+const SIZE: u16 = 8;
+const MEMORY: usize = 4096;
+const SLOTS: FixedSlots = FixedSlots::new(GuestAddr(0x1_0000), 2176, 2048);
+
+/// A ring and its memory.
+struct Side {
+    ring: AnyRing<Area, ()>,
+    memory: Area,
+}
+
+/// What is done to both.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Post {
+        count: usize,
+        len: u32,
+    },
+    Publish,
+    /// The device gives back the `nth` of those that are out.
+    Complete {
+        nth: usize,
+        len: u32,
+    },
+    /// It says something else.
+    Lie {
+        id: u32,
+        len: u32,
+    },
+    /// It moves its index without an element.
+    Jump {
+        by: u16,
+    },
+    Take {
+        most: usize,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1usize..=9, 14u32..=2048).prop_map(|(count, len)| Step::Post { count, len }),
+        3 => Just(Step::Publish),
+        8 => (0usize..9, 0u32..=2048).prop_map(|(nth, len)| Step::Complete { nth, len }),
+        4 => (1usize..=9).prop_map(|most| Step::Take { most }),
+        1 => (0u32..20, 0u32..5000).prop_map(|(id, len)| Step::Lie { id, len }),
+        1 => (1u16..=u16::MAX).prop_map(|by| Step::Jump { by }),
+    ]
+}
+
+impl Side {
+    fn new(layout: RingLayout, in_order: bool) -> Self {
+        let size = QueueSize::split(SIZE).unwrap();
+        let memfd = Memfd::create("slots", MEMORY).unwrap();
+        let memory = Mapping::of(&memfd).unwrap().area(0, MEMORY).unwrap();
+        let part = |at: usize, len: usize| memory.part(at, len).unwrap();
+        let options = RingOptions { in_order, ..RingOptions::default() };
+        let latch = Arc::clone(&Latch::new());
+        let ring = match layout {
+            RingLayout::Split => {
+                let avail = part(512, split::avail_bytes(size));
+                let areas = SplitAreas {
+                    desc: part(0, split::desc_bytes(size)),
+                    avail,
+                    used: part(USED, split::used_bytes(size)),
+                };
+                AnyRing::Split(SplitRing::with_options(0, size, areas, latch, options).unwrap())
+            }
+            RingLayout::Packed => {
+                let ring = part(0, packed::ring_bytes(size));
+                let areas = PackedAreas { ring, driver_event: part(512, 4), device_event: part(576, 4) };
+                AnyRing::Packed(PackedRing::with_options(0, size, areas, latch, options).unwrap())
+            }
+        };
+        Self { ring, memory }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; MEMORY];
+        self.memory.copy_out(0, &mut bytes);
+        bytes
+    }
+
+    /// By the general ring.
+    fn post_singly(&mut self, direction: Direction, count: usize, len: u32) -> Vec<DescId> {
+        let part = [SlotPart::first(len)];
+        let (read, write) = if direction == Direction::ToDevice { (&part[..], &[][..]) } else { (&[][..], &part[..]) };
+        let mut slots = SLOTS;
+        (0..count).map_while(|_| self.ring.add(&mut slots, read, write, ()).ok()).collect()
+    }
+
+    fn post_burst(&mut self, direction: Direction, count: usize, len: u32) -> Vec<DescId> {
+        let mut heads = NO_HEADS;
+        let lens = std::iter::repeat_n(len, count);
+        let posted = match &mut self.ring {
+            AnyRing::Split(ring) => ring.post_slots(&SLOTS, direction, lens, &mut heads),
+            AnyRing::Packed(ring) => ring.post_slots(&SLOTS, direction, lens, &mut heads),
+        };
+        heads[..posted].to_vec()
+    }
+
+    fn take_singly(&mut self, most: usize) -> (Vec<Done>, Option<ViolationKind>) {
+        let mut slots = SLOTS;
+        let mut taken = Vec::new();
+        for _ in 0..most {
+            match self.ring.take(&mut slots) {
+                Ok(Some(done)) => taken.push(Done { head: done.head, written: done.written }),
+                Ok(None) => break,
+                Err(violation) => return (taken, Some(violation.kind)),
+            }
+        }
+        (taken, None)
+    }
+
+    fn take_burst(&mut self, most: usize) -> (Vec<Done>, Option<ViolationKind>) {
+        let mut done = NOTHING_DONE;
+        let (taken, end) = match &mut self.ring {
+            AnyRing::Split(ring) => ring.take_slots(&mut done[..most]),
+            AnyRing::Packed(ring) => ring.take_slots(&mut done[..most]),
+        };
+        (done[..taken].to_vec(), end.err().map(|violation| violation.kind))
+    }
+}
+
+/// The device: where it goes on, and what it holds.
+struct Device {
+    layout: RingLayout,
+    in_order: bool,
+    used: u16,
+    at: PackedPosition,
+    held: Vec<DescId>,
+}
+
+impl Device {
+    fn complete(&mut self, sides: [&Side; 2], nth: usize, len: u32) {
+        if nth >= self.held.len() {
+            return;
+        }
+        let id = self.held[nth];
+        if self.in_order {
+            // All up to this one.
+            self.held.drain(..=nth);
+            self.say(sides, id.get().into(), len, nth as u16 + 1);
+        } else {
+            self.held.remove(nth);
+            self.say(sides, id.get().into(), len, 1);
+        }
+    }
+
+    fn say(&mut self, sides: [&Side; 2], id: u32, len: u32, slots: u16) {
+        let at = USED + split::USED_RING + 8 * usize::from(self.used % SIZE);
+        self.used = self.used.wrapping_add(slots);
+        for Side { memory, .. } in sides {
+            match self.layout {
+                RingLayout::Split => {
+                    memory.store_u64(at, UsedElem { id, len }.to_word());
+                    memory.store_u16_release(USED + split::USED_IDX, self.used);
+                }
+                RingLayout::Packed => {
+                    let rest = SlotRest { len, id: id as u16, flags: packed::used_flags(self.at.wrap()) };
+                    memory.store_u64_release(16 * usize::from(self.at.slot()) + 8, rest.to_word());
+                }
+            }
+        }
+        self.at = self.at.advance(slots, QueueSize::split(SIZE).unwrap());
+    }
+
+    fn jump(&mut self, sides: [&Side; 2], by: u16) {
+        if self.layout == RingLayout::Split {
+            self.used = self.used.wrapping_add(by);
+            sides.iter().for_each(|side| side.memory.store_u16_release(USED + split::USED_IDX, self.used));
+        }
+    }
+}
+
+/// The used ring: its elements are on 8 bytes.
+const USED: usize = 1020;
+
+fn run(layout: RingLayout, in_order: bool, direction: Direction, script: &[Step]) {
+    let (mut one, mut many) = (Side::new(layout, in_order), Side::new(layout, in_order));
+    let mut device = Device { layout, in_order, used: 0, at: PackedPosition::START, held: Vec::new() };
+    let mut posted = Vec::new();
+    for step in script {
+        match *step {
+            Step::Post { count, len } => {
+                let heads = one.post_singly(direction, count, len);
+                assert_eq!(many.post_burst(direction, count, len), heads);
+                posted.extend(heads);
+            }
+            Step::Publish => {
+                assert_eq!(one.ring.publish(), many.ring.publish());
+                device.held.append(&mut posted);
+            }
+            Step::Complete { nth, len } => device.complete([&one, &many], nth, len),
+            Step::Lie { id, len } => device.say([&one, &many], id, len, 1),
+            Step::Jump { by } => device.jump([&one, &many], by),
+            Step::Take { most } => {
+                let (singly, fault) = one.take_singly(most);
+                let (burst, burst_fault) = many.take_burst(most);
+                if fault.is_some() {
+                    // The burst looks at the index before it takes what it has seen: it may take less before a fault.
+                    assert!(burst_fault.is_some() && singly.starts_with(&burst), "{fault:?} {burst_fault:?}");
+                    assert!(many.ring.check().is_err());
+                    return;
+                }
+                assert_eq!((burst, burst_fault), (singly, None));
+            }
+        }
+        assert_eq!(one.bytes(), many.bytes(), "{step:?}");
+        assert!(one.ring.is_conserved() && many.ring.is_conserved(), "{step:?}");
+        let counts = |side: &Side| (side.ring.counters(), side.ring.free(), side.ring.held(), side.ring.stop_window());
+        assert_eq!(counts(&one), counts(&many), "{step:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn bursts_do_what_single_steps_do(script in proptest::collection::vec(steps(), 1..120)) {
+        for layout in [RingLayout::Split, RingLayout::Packed] {
+            for in_order in [false, true] {
+                for direction in [Direction::ToDevice, Direction::FromDevice] {
+                    run(layout, in_order, direction, &script);
+                }
+            }
+        }
+    }
+}
+
+/// An index that goes back between two looks is unlawful, also while completions that were seen are left.
+#[test]
+fn an_index_that_goes_back_breaks_the_device() {
+    let mut side = Side::new(RingLayout::Split, false);
+    assert_eq!(side.post_burst(Direction::FromDevice, 8, 100).len(), 8);
+    side.ring.publish();
+    for id in 0..4u32 {
+        side.memory.store_u64(USED + split::USED_RING + 8 * id as usize, UsedElem { id, len: 50 }.to_word());
+    }
+    side.memory.store_u16_release(USED + split::USED_IDX, 4);
+    let (taken, fault) = side.take_burst(2);
+    assert_eq!((taken.len(), fault), (2, None));
+    side.memory.store_u16_release(USED + split::USED_IDX, 3);
+    let (_, fault) = side.take_burst(BURST.min(8));
+    assert_eq!(fault, Some(ViolationKind::UsedIndexJump));
+}
