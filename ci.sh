@@ -12,6 +12,8 @@ usage: ./ci.sh SUBCOMMAND
   test        every test that needs no special machine
   exhaustive  the sweeps over whole value ranges that `test` only samples (minutes)
   mutants     takes each check out of the driver in turn; an attack has to get through then
+  bench-check instructions a frame on both sides, by callgrind, against integration/bench/instructions.json; fails where one
+              grew by more than 5 % (`bench-check --write` renews the table)
   fuzz        the boundaries under libFuzzer, from the seeds in the tree (`fuzz SECONDS [TARGET...]`, 15 seconds each by itself)
   models      the rings under loom: interleavings and reorderings, with mutants that must be caught
   unsafe      where unsafe code, loads of a peer's memory and hostile code may stand; counts of unsafe blocks
@@ -97,6 +99,42 @@ print(" ".join(sorted({row["attack"] for row in json.load(sys.stdin)["rows"] if 
     done
     echo "mutants: $((count - missed)) of $count checks are needed"
     [ "$missed" -eq 0 ] || fail "$missed checks can be left out and no attack gets through"
+}
+
+# Instructions a frame: the stepped pair under callgrind, which counts the same each time. Times prove nothing on a machine
+# that others use too.
+cmd_bench_check() {
+    local scratch program layout dir order name frames rows
+    if ! command -v valgrind >/dev/null; then
+        in_ci && fail "valgrind is not there"
+        echo "SKIP: instructions a frame, for want of valgrind"
+        return
+    fi
+    scratch=$(mktemp -d)
+    # shellcheck disable=SC2064
+    trap "rm -rf '$scratch'" EXIT
+    step cargo build --release --quiet --locked -p ironring-integration
+    program=$(target_dir)/release/ironring
+    rows=$scratch/rows
+    for layout in split packed; do
+        for dir in tx rx; do
+            for order in "" --in-order; do
+                name=$layout-$dir${order/--/-}
+                # shellcheck disable=SC2086
+                frames=$(valgrind --tool=callgrind --callgrind-out-file="$scratch/$name" --dump-instr=no \
+                    "$program" bench-step --layout $layout --dir $dir $order 2>"$scratch/log" |
+                    python3 -c 'import json, sys; print(json.load(sys.stdin)["frames"])') ||
+                    fail "$name: $(tail -n 1 "$scratch/log")"
+                echo "$name $(python3 integration/bench/instructions.py "$scratch/$name" "$frames")" >>"$rows"
+            done
+        done
+    done
+    if [ "${1:-}" = --write ]; then
+        python3 integration/bench/instructions.py --table <"$rows" >integration/bench/instructions.json
+    else
+        python3 integration/bench/instructions.py --compare integration/bench/instructions.json <"$rows" ||
+            fail "frames cost more instructions than they did; make them cheaper, or renew the table and say why"
+    fi
 }
 
 # The fuzz targets, each for so many seconds, on every CPU; what they find new goes into the seeds, at most so many of them.
@@ -495,6 +533,8 @@ fail() {
 APT_PACKAGES=(gcc libc6-dev)
 # What `interop` runs against: DPDK, QEMU, and what its guests and their network are made of.
 APT_PACKAGES+=(dpdk-dev qemu-system-x86 busybox-static cpio xz-utils python3 iproute2 util-linux iperf3 curl iputils-ping)
+# What `bench-check` counts with.
+APT_PACKAGES+=(valgrind)
 # deny.toml is written for this version's keys.
 CARGO_DENY=0.20
 # Where unsafe code may stand.
@@ -504,6 +544,7 @@ subcommand=${1:-help}
 case $subcommand in
     check | test | exhaustive | fuzz | mutants | models | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
     guest-kernel) cmd_guest_kernel ;;
+    bench-check) cmd_bench_check "${@:2}" ;;
     help | -h | --help) usage ;;
     *) usage >&2 && exit 2 ;;
 esac

@@ -261,7 +261,7 @@ impl<W: Words> PackedVring<W> {
     }
 
     /// Writes the used slot at `at`, or keeps it back if it begins a burst.
-    #[inline]
+    #[inline(always)]
     fn write_slot<H: Hook>(&mut self, hook: &mut H, at: PackedPosition, id: u16, written: u32) {
         let write = if written > 0 { DESC_F_WRITE } else { 0 };
         let rest = SlotRest { len: written, id, flags: used_flags(at.wrap()) | write };
@@ -277,7 +277,7 @@ impl<W: Words> PackedVring<W> {
     }
 
     /// Writes the used slot of a batch. It stands where the batch begins and names its last chain (2.8.9).
-    #[inline]
+    #[inline(always)]
     fn write_batch<H: Hook>(&mut self, hook: &mut H) {
         if let Some(Batch { first, last }) = self.batch.take() {
             self.write_slot(hook, first, last, 0);
@@ -364,7 +364,7 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         self.next_avail = self.next_used.advance(in_use, self.size);
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete<H: Hook>(&mut self, hook: &mut H, chain: ChainRef, written: u32) {
         let oldest = self.taken.pop_front();
         debug_assert_eq!(oldest.map(|taken| taken.slots), Some(chain.slots), "chains are completed as they were taken");

@@ -211,7 +211,7 @@ impl<W: Words> SplitVring<W> {
     }
 
     /// Writes a used element for the completion with index `at`.
-    #[inline]
+    #[inline(always)]
     fn write_element<H: Hook>(&mut self, hook: &mut H, at: u16, elem: UsedElem) {
         let elem = hook.used_elem(self.queue, elem);
         let slot = usize::from(self.size.slot(SplitIndex(at)));
@@ -229,7 +229,7 @@ impl<W: Words> SplitVring<W> {
 
     /// Writes the element of a batch. It stands where the batch begins, names its last chain, and the index skips the rest
     /// (2.7.9).
-    #[inline]
+    #[inline(always)]
     fn write_batch<H: Hook>(&mut self, hook: &mut H) {
         if let Some(Batch { first, last }) = self.batch.take() {
             self.write_element(hook, first, UsedElem { id: u32::from(last), len: 0 });
@@ -331,7 +331,7 @@ impl<W: Words> DeviceRing for SplitVring<W> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete<H: Hook>(&mut self, hook: &mut H, chain: ChainRef, written: u32) {
         debug_assert_ne!(self.next_avail, self.next_used, "there is a chain that was taken and not completed");
         if self.in_order && !chain.writable && !H::ACTIVE {

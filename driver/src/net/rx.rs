@@ -322,14 +322,15 @@ impl RxSlots {
         while ring.post_slots(&self.mapper, Direction::FromDevice, whole.clone(), &mut heads) == BURST {}
     }
 
-    /// Takes up to a batch of frames and posts their slots again; whether there were any.
+    /// Takes up to a batch of frames and posts their slots again; whether there were any. The frames are copied out before
+    /// the device is shown the slots.
     #[inline]
     fn burst<R: SlotRing>(&mut self, ring: &mut R, batch: &mut RxBatch) -> (bool, Result<(), Violation>) {
-        let (mut done, mut heads) = (NOTHING_DONE, NO_HEADS);
+        let mut done = NOTHING_DONE;
         let (mut posted, mut left) = (false, batch.capacity);
         while left > 0 {
             let most = left.min(BURST);
-            let (taken, end) = ring.take_slots(done.get_mut(..most).unwrap_or_default());
+            let (taken, end) = ring.exchange_slots(done.get_mut(..most).unwrap_or_default());
             for slot in done.iter().take(taken) {
                 // Header and frame of the shortest ones; longer ones come by themselves.
                 let at = self.mapper.offset(slot.head);
@@ -343,13 +344,6 @@ impl RxSlots {
             if end.is_err() {
                 return (posted, end);
             }
-            let again = ring.post_slots(
-                &self.mapper,
-                Direction::FromDevice,
-                core::iter::repeat_n(self.mapper.len(), taken),
-                &mut heads,
-            );
-            assert!(again == taken, "slots that came back can be posted again");
             if taken < most {
                 break;
             }

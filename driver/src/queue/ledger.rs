@@ -9,7 +9,6 @@
 //! which chains went out, and one completion may stand for all chains up to the one that it names.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use ironring_common::claim::Alleged;
@@ -18,8 +17,11 @@ use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
 use super::violation::{Fault, ViolationKind};
 
+mod order;
 #[cfg(feature = "std")]
 mod single;
+
+use order::Order;
 
 #[cfg(feature = "std")]
 pub(crate) use single::Lent;
@@ -63,7 +65,7 @@ pub(crate) struct Ledger<T> {
     /// Chains that are out.
     outstanding: u16,
     /// With `VIRTIO_F_IN_ORDER`: the heads that are out, oldest first.
-    order: Option<VecDeque<DescId>>,
+    order: Option<Order>,
     /// What is left of a completion that stands for many.
     batch: Batch,
 }
@@ -131,7 +133,7 @@ impl<T> Ledger<T> {
             free_tail: size.get().wrapping_sub(1),
             free: size.get(),
             outstanding: 0,
-            order: in_order.then(|| VecDeque::with_capacity(usize::from(size.get()))),
+            order: in_order.then(|| Order::new(size)),
             batch: Batch::default(),
         }
     }
@@ -249,8 +251,8 @@ impl<T> Ledger<T> {
         slot: u32,
         unshown: Unshown,
     ) -> Result<Redeemed<T>, Fault> {
-        let head = self.find(id, slot, unshown)?;
-        let (written, idle_claim) = self.length(head, len, slot)?;
+        let (head, record) = Self::find(&mut self.records, self.size, id, slot, unshown)?;
+        let (written, idle_claim) = Self::length(record.writable, len, slot)?;
         self.end(head, written, idle_claim, slot)
     }
 
@@ -265,10 +267,10 @@ impl<T> Ledger<T> {
         unshown: Unshown,
         limit: u16,
     ) -> Result<u16, Fault> {
-        let head = self.find(id, slot, unshown)?;
-        let (written, idle_claim) = self.length(head, len, slot)?;
+        let (head, record) = Self::find(&mut self.records, self.size, id, slot, unshown)?;
+        let (written, idle_claim) = Self::length(record.writable, len, slot)?;
         let place = |id: DescId| self.records.get(id.index()).map_or(0, |record| record.place);
-        let oldest = self.order.as_ref().and_then(VecDeque::front).copied().unwrap_or(head);
+        let oldest = self.order.as_ref().and_then(Order::front).unwrap_or(head);
         // Numbers of chains that are out follow one another, so this is exact; the named one counts.
         let chains = place(head).wrapping_sub(place(oldest)).wrapping_add(1);
         if chains > limit {
@@ -290,7 +292,7 @@ impl<T> Ledger<T> {
     #[inline]
     pub(crate) fn next_in_batch(&mut self, slot: u32) -> Result<Redeemed<T>, Fault> {
         let nothing = Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 };
-        let head = self.order.as_ref().and_then(VecDeque::front).copied().ok_or(nothing)?;
+        let head = self.order.as_ref().and_then(Order::front).ok_or(nothing)?;
         self.batch.left = self.batch.left.wrapping_sub(1);
         if self.batch.left == 0 {
             return self.end(head, self.batch.written, self.batch.idle_claim, slot);
@@ -299,10 +301,16 @@ impl<T> Ledger<T> {
         self.end(head, writable, false, slot)
     }
 
-    /// The head that a completion names, if it is out and was shown.
+    /// The head that a completion names and its record, if it is out and was shown.
     #[inline]
-    fn find(&self, id: Alleged<u32>, slot: u32, unshown: Unshown) -> Result<DescId, Fault> {
-        let size = u32::from(self.size.get());
+    fn find(
+        records: &mut [Record<T>],
+        queue: QueueSize,
+        id: Alleged<u32>,
+        slot: u32,
+        unshown: Unshown,
+    ) -> Result<(DescId, &mut Record<T>), Fault> {
+        let size = u32::from(queue.get());
         let id = id.check_below(size).map_err(|refused| Fault {
             kind: ViolationKind::IdOutOfRange,
             slot,
@@ -310,8 +318,8 @@ impl<T> Ledger<T> {
             expected: u64::from(size.wrapping_sub(1)),
         })?;
         let not_out = |kind| Fault { kind, slot, observed: u64::from(id), expected: 0 };
-        let head = u16::try_from(id).ok().and_then(|id| DescId::below(id, self.size));
-        let record = head.and_then(|head| Some((head, self.records.get(head.index())?)));
+        let head = u16::try_from(id).ok().and_then(|id| DescId::below(id, queue));
+        let record = head.and_then(|head| Some((head, records.get_mut(head.index())?)));
         let Some((head, record)) = record else {
             return Err(not_out(ViolationKind::IdOutOfRange));
         };
@@ -322,15 +330,14 @@ impl<T> Ledger<T> {
             State::Head if record.place.wrapping_sub(unshown.from) < unshown.count => {
                 Err(not_out(ViolationKind::IdNotOutstanding))
             }
-            State::Head => Ok(head),
+            State::Head => Ok((head, record)),
         }
     }
 
-    /// The length that a completion of a chain claims, if it was lent so much; and whether nothing was lent and all the
-    /// same something claimed.
+    /// The length that a completion of a chain claims, if it was lent so much `writable`; and whether nothing was lent and all
+    /// the same something claimed.
     #[inline]
-    fn length(&self, head: DescId, len: Alleged<u32>, slot: u32) -> Result<(u32, bool), Fault> {
-        let writable = self.records.get(head.index()).map_or(0, |record| record.writable);
+    fn length(writable: u32, len: Alleged<u32>, slot: u32) -> Result<(u32, bool), Fault> {
         if writable == 0 {
             let claim = len.check_advisory("nothing was lent writable: the claim is counted and never used");
             return Ok((0, claim != 0));

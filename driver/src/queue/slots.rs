@@ -37,6 +37,10 @@ pub(crate) trait SlotRing {
 
     /// Takes slots that came back, as many as `done` has places for.
     fn take_slots(&mut self, done: &mut [Done]) -> Taken;
+
+    /// As [`take_slots`](Self::take_slots), and posts each slot again as it was: what a receive queue does with all of its
+    /// slots, always. The device may not touch them before the next publish, so until then the caller may copy out of them.
+    fn exchange_slots(&mut self, done: &mut [Done]) -> Taken;
 }
 
 /// The most that the network queues take or post at a time.

@@ -281,7 +281,7 @@ impl<'a> Bench<'a> {
 }
 
 /// Frames to be sent, one after the other through more memory than a private cache has.
-struct Source {
+pub(super) struct Source {
     bytes: Box<[u8]>,
     size: usize,
     stride: usize,
@@ -289,7 +289,7 @@ struct Source {
 }
 
 impl Source {
-    fn new(size: usize) -> Self {
+    pub(super) fn new(size: usize) -> Self {
         let stride = size.next_multiple_of(64);
         let mut bytes = vec![0; ROTATION_BYTES.next_multiple_of(stride)].into_boxed_slice();
         for frame in bytes.chunks_exact_mut(stride) {
@@ -305,7 +305,7 @@ impl Source {
 
     /// The next `count` frames.
     #[inline]
-    fn burst(&self, count: usize) -> Burst<'_> {
+    pub(super) fn burst(&self, count: usize) -> Burst<'_> {
         let mut frames: [&[u8]; BURST_MAX] = [&[]; BURST_MAX];
         let mut at = self.at;
         for frame in frames.iter_mut().take(count) {
@@ -322,7 +322,7 @@ impl Source {
     }
 
     #[inline]
-    fn advance(&mut self, count: usize) {
+    pub(super) fn advance(&mut self, count: usize) {
         for _ in 0..count {
             self.at = self.after(self.at);
         }
@@ -330,14 +330,14 @@ impl Source {
 }
 
 /// Some frames.
-struct Burst<'a> {
+pub(super) struct Burst<'a> {
     frames: [&'a [u8]; BURST_MAX],
     count: usize,
 }
 
 impl<'a> Burst<'a> {
     #[inline]
-    fn as_slice(&self) -> &[&'a [u8]] {
+    pub(super) fn as_slice(&self) -> &[&'a [u8]] {
         &self.frames[..self.count]
     }
 }
