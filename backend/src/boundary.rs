@@ -6,8 +6,9 @@
 
 use ironring_common::claim::Refused;
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};
+use ironring_common::shm::lane::Lane;
 use ironring_common::shm::mapping::Bytes;
-use ironring_common::shm::view::{Both, Theirs};
+use ironring_common::shm::view::{Both, BothLane, Theirs, TheirsLane};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{self, Event, SLOT_ADDR, SLOT_BYTES, SLOT_REST, SlotRest};
 use ironring_common::spec::split::{
@@ -62,12 +63,26 @@ pub(crate) fn avail_head<W: Words>(avail: &Theirs<W>, slot: u16, size: QueueSize
     avail.load_u16_alleged(at).check_with(|id| DescId::below(id, size))
 }
 
+/// The descriptor table of a split ring, as its words.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Table<L> {
+    addrs: TheirsLane<L>,
+    rests: TheirsLane<L>,
+}
+
+/// The table of a ring of `size` descriptors.
+#[inline(always)]
+pub(crate) fn table<W: Words>(table: &Theirs<W>, size: QueueSize) -> Table<impl Lane + Copy + '_> {
+    let lane = |word| table.lane(word, DESC_BYTES, usize::from(size.get()));
+    Table { addrs: lane(0), rests: lane(8) }
+}
+
 /// Loads a descriptor, each of its two words once. Refused if it goes on in one that does not exist.
-#[inline]
-pub(crate) fn descriptor<W: Words>(table: &Theirs<W>, id: DescId, size: QueueSize) -> Result<Link, Refused<u16>> {
-    let at = DESC_BYTES.wrapping_mul(id.index());
-    let addr = table.load_u64_alleged(at).check_advisory("the region table checks every address when it is used");
-    let rest = table.load_u64_alleged(at.wrapping_add(8));
+#[inline(always)]
+pub(crate) fn descriptor<L: Lane>(table: &Table<L>, id: DescId, size: QueueSize) -> Result<Link, Refused<u16>> {
+    let why = "the region table checks every address when it is used";
+    let addr = table.addrs.load_word_alleged(id.index()).check_advisory(why);
+    let rest = table.rests.load_word_alleged(id.index());
     rest.map(|rest| Descriptor::from_words([addr, rest]))
         .check_with(|desc| {
             let next = match desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT) {
@@ -82,20 +97,34 @@ pub(crate) fn descriptor<W: Words>(table: &Theirs<W>, id: DescId, size: QueueSiz
         .map_err(|Refused { observed }| Refused { observed: observed.next })
 }
 
+/// The slots of a packed ring, as their words.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slots<L> {
+    addrs: BothLane<L>,
+    rests: BothLane<L>,
+}
+
+/// The slots of a ring of `size`.
+#[inline(always)]
+pub(crate) fn slots<W: Words>(ring: &Both<W>, size: QueueSize) -> Slots<impl Lane + Copy + '_> {
+    let lane = |word| ring.lane(word, SLOT_BYTES, usize::from(size.get()));
+    Slots { addrs: lane(SLOT_ADDR), rests: lane(SLOT_REST) }
+}
+
 /// Loads the second word of a slot of a packed ring, if it says that the slot was made available in the round of `at`.
 ///
 /// The Acquire load pairs with the driver's Release store of the flags that publish a burst: it orders all slots of the
 /// burst, and the bytes that they carry, before our loads of them.
-#[inline]
-pub(crate) fn slot_available<W: Words>(ring: &Both<W>, at: PackedPosition) -> Option<SlotRest> {
-    let rest = ring.load_flags_alleged(slot_offset(at).wrapping_add(SLOT_REST)).map(SlotRest::from_word);
+#[inline(always)]
+pub(crate) fn slot_available<L: Lane>(slots: &Slots<L>, at: PackedPosition) -> Option<SlotRest> {
+    let rest = slots.rests.load_flags_alleged(usize::from(at.slot())).map(SlotRest::from_word);
     rest.check_with(|rest| packed::is_avail(rest.flags, at.wrap()).then_some(rest)).ok()
 }
 
 /// The slot at `at`, whose second word was loaded when it was found available.
-#[inline]
-pub(crate) fn first_slot<W: Words>(ring: &Both<W>, at: PackedPosition, rest: SlotRest) -> Slot {
-    let addr = ring.load_u64_alleged(slot_offset(at).wrapping_add(SLOT_ADDR));
+#[inline(always)]
+pub(crate) fn first_slot<L: Lane>(slots: &Slots<L>, at: PackedPosition, rest: SlotRest) -> Slot {
+    let addr = slots.addrs.load_word_alleged(usize::from(at.slot()));
     let addr = addr.check_advisory("the region table checks every address when it is used");
     Slot {
         segment: Segment { addr: GuestAddr(addr), len: rest.len },
@@ -108,22 +137,17 @@ pub(crate) fn first_slot<W: Words>(ring: &Both<W>, at: PackedPosition, rest: Slo
 
 /// Loads a later slot of a chain, each of its two words once. The flags of the first one have made it available.
 #[inline]
-pub(crate) fn later_slot<W: Words>(ring: &Both<W>, at: PackedPosition) -> Slot {
-    let rest = ring.load_u64_alleged(slot_offset(at).wrapping_add(SLOT_REST)).map(SlotRest::from_word);
+pub(crate) fn later_slot<L: Lane>(slots: &Slots<L>, at: PackedPosition) -> Slot {
+    let rest = slots.rests.load_word_alleged(usize::from(at.slot())).map(SlotRest::from_word);
     let rest =
         rest.check_advisory("an id is echoed, a length is looked up with its address, and flags steer a bounded walk");
-    first_slot(ring, at, rest)
+    first_slot(slots, at, rest)
 }
 
 /// The flags of a slot, wherever it stands: to find out where a ring is.
-pub(crate) fn slot_flags<W: Words>(ring: &Both<W>, at: PackedPosition) -> u16 {
-    let rest = ring.load_flags_alleged(slot_offset(at).wrapping_add(SLOT_REST)).map(SlotRest::from_word);
+pub(crate) fn slot_flags<L: Lane>(slots: &Slots<L>, at: PackedPosition) -> u16 {
+    let rest = slots.rests.load_flags_alleged(usize::from(at.slot())).map(SlotRest::from_word);
     rest.check_advisory("a driver that misleads us about where its ring is loses the ring and nothing else").flags
-}
-
-const fn slot_offset(at: PackedPosition) -> usize {
-    // A slot is below 32768, so the offset is far from overflow.
-    SLOT_BYTES.wrapping_mul(at.slot() as usize)
 }
 
 /// Loads the driver's event area: whether it wants to be called for the `steps` slots that were published up to `new`. A

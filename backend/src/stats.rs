@@ -197,6 +197,13 @@ impl Tally {
         self.bytes = self.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
+    /// Counts `frames` frames of `bytes` bytes together.
+    #[inline]
+    pub(crate) fn all_frames(&mut self, frames: u16, bytes: usize) {
+        self.frames = self.frames.wrapping_add(u64::from(frames));
+        self.bytes = self.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
     /// Counts a packet that was dropped.
     #[cold]
     pub(crate) fn drop_packet(&mut self, reason: DropReason) {

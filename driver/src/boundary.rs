@@ -15,12 +15,16 @@
 
 use ironring_common::claim::Alleged;
 use ironring_common::index::{PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};
-use ironring_common::shm::view::{Both, Theirs};
+use ironring_common::shm::lane::Lane;
+use ironring_common::shm::view::{Both, BothLane, Theirs, TheirsLane};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{self, Event, SlotRest};
 use ironring_common::spec::split::{self, UsedElem};
 
 use crate::queue::violation::{Fault, ViolationKind};
+
+/// A completion as the device claims it: id and length, from one load.
+pub(crate) type Claim = (Alleged<u32>, Alleged<u32>);
 
 /// The used ring of one split virtqueue, as this side reads it.
 #[derive(Debug)]
@@ -32,6 +36,19 @@ pub(crate) struct UsedRing<W> {
 impl<W: Words> UsedRing<W> {
     pub(crate) const fn new(words: Theirs<W>, size: QueueSize) -> Self {
         Self { words, size }
+    }
+
+    /// Descriptors of the queue.
+    #[inline]
+    pub(crate) const fn size(&self) -> QueueSize {
+        self.size
+    }
+
+    /// The elements, for a burst.
+    #[inline]
+    pub(crate) fn elements(&self) -> UsedElements<impl Lane + Copy + '_> {
+        let lane = self.words.lane(split::USED_RING, split::USED_ELEM_BYTES, usize::from(self.size.get()));
+        UsedElements { lane, size: self.size }
     }
 
     /// How many completions there are after `last`: the device's index, which may be ahead by the `held` chains at most.
@@ -49,7 +66,7 @@ impl<W: Words> UsedRing<W> {
 
     /// The used element of one completion: id and length, from one load.
     #[inline]
-    pub(crate) fn element(&self, index: SplitIndex) -> (Alleged<u32>, Alleged<u32>) {
+    pub(crate) fn element(&self, index: SplitIndex) -> Claim {
         let slot = usize::from(self.size.slot(index));
         let at = slot.wrapping_mul(split::USED_ELEM_BYTES).wrapping_add(split::USED_RING);
         let elem = self.words.load_u64_alleged(at).map(UsedElem::from_word);
@@ -62,6 +79,22 @@ impl<W: Words> UsedRing<W> {
         let flags = self.words.load_u16_alleged(split::USED_FLAGS);
         let flags = flags.check_advisory("a wrong flag costs a kick too many, or a delay that polling bounds");
         flags & split::USED_F_NO_NOTIFY == 0
+    }
+}
+
+/// The used elements, for a burst.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UsedElements<L> {
+    lane: TheirsLane<L>,
+    size: QueueSize,
+}
+
+impl<L: Lane> UsedElements<L> {
+    /// The used element of one completion: id and length, from one load.
+    #[inline(always)]
+    pub(crate) fn element(&self, index: SplitIndex) -> Claim {
+        let elem = self.lane.load_word_alleged(usize::from(self.size.slot(index))).map(UsedElem::from_word);
+        elem.map(|e| (e.id, e.len)).split()
     }
 }
 
@@ -78,10 +111,16 @@ impl<W: Words> UsedRing<W> {
 /// The slot of a packed ring at `at`, if the device has used it in the round of that position: the id and the length, which
 /// come from the same load as the flags.
 #[inline]
-pub(crate) fn used_slot<W: Words>(ring: &Both<W>, at: PackedPosition) -> Option<(Alleged<u32>, Alleged<u32>)> {
-    let offset = usize::from(at.slot()).wrapping_mul(packed::SLOT_BYTES).wrapping_add(packed::SLOT_REST);
+pub(crate) fn used_slot<W: Words>(ring: &Both<W>, at: PackedPosition) -> Option<Claim> {
+    let slots = usize::from(at.slot()).saturating_add(1);
+    used_slot_of(&ring.lane(packed::SLOT_REST, packed::SLOT_BYTES, slots), at)
+}
+
+/// As [`used_slot`], of the second words of all slots, for a burst.
+#[inline(always)]
+pub(crate) fn used_slot_of<L: Lane>(rests: &BothLane<L>, at: PackedPosition) -> Option<Claim> {
     // Acquire: pairs with the device's Release store of this word, and orders the loads of the buffer after it.
-    let rest = ring.load_flags_alleged(offset).map(SlotRest::from_word);
+    let rest = rests.load_flags_alleged(usize::from(at.slot())).map(SlotRest::from_word);
     let used = rest.map(|rest| packed::is_used(rest.flags, at.wrap()));
     let why = "a false mark is a completion, which the ledger judges; without a mark nothing happens";
     used.check_advisory(why).then(|| rest.map(|rest| (u32::from(rest.id), rest.len)).split())

@@ -97,45 +97,48 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
     hook: &mut H,
     tally: &mut Tally,
 ) -> Delivered {
-    let mut done = Delivered::default();
     let mut singles = [Single::default(); BURST as usize];
     let most = port.rx_ready().min(singles.len());
     let taken = vring.next_singles(singles.get_mut(..most).unwrap_or_default());
-    let singles = singles.get(..usize::from(taken)).unwrap_or_default();
-    for single in singles {
-        prefetch(single.writable(), memory);
+    let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
+    let mut found = [None; BURST as usize];
+    for (single, to) in singles.iter().zip(&mut found) {
+        *to = find(single.writable(), memory);
     }
-    for single in singles {
+    let (mut frames, mut sum, mut outside) = (0u16, 0usize, false);
+    for (single, bytes) in singles.iter_mut().zip(found) {
         let Some(frame) = port.rx_peek() else { break };
-        let Segment { addr, len } = single.writable();
         let written = u32::try_from(HDR_BYTES.saturating_add(frame.len())).unwrap_or(u32::MAX);
-        if written > len {
+        if written > single.writable().len {
             break;
         }
-        let Some(bytes) = memory.bytes(addr, len) else {
-            vring.undo_last(taken.wrapping_sub(done.chains));
-            fault_outside(vring, single.at.id, single.segment);
-            return done;
+        let Some(bytes) = bytes else {
+            outside = true;
+            break;
         };
         write_frame(bytes, frame);
-        tally.frame(frame.len());
-        vring.complete(hook, single.at, written);
-        done.chains = done.chains.wrapping_add(1);
-        done.frames = done.frames.wrapping_add(1);
+        single.written = written;
+        frames = frames.wrapping_add(1);
+        sum = sum.wrapping_add(frame.len());
         port.rx_consume();
     }
-    vring.undo_last(taken.wrapping_sub(done.chains));
-    done
+    tally.all_frames(frames, sum);
+    let (finished, back) = singles.split_at_checked(usize::from(frames)).unwrap_or((singles, &[]));
+    vring.end_singles(hook, finished, back);
+    if let (true, Some(single)) = (outside, back.first()) {
+        fault_outside(vring, single.at.id, single.segment);
+    }
+    Delivered { chains: frames, frames, full: false }
 }
 
-/// Asks for the first lines of a buffer, which are on their way while others are written.
-#[inline]
-fn prefetch(segment: Segment, memory: &RegionTable) {
-    if let Some(bytes) = memory.bytes(segment.addr, segment.len) {
-        let bytes = Ours::new(bytes);
-        bytes.prefetch(0);
-        bytes.prefetch(64);
-    }
+/// Finds a buffer and asks for its first lines, which are on their way while others are written.
+#[inline(always)]
+fn find(segment: Segment, memory: &RegionTable) -> Option<Bytes<'_>> {
+    let found = memory.bytes(segment.addr, segment.len)?;
+    let bytes = Ours::new(found);
+    bytes.prefetch(0);
+    bytes.prefetch(64);
+    Some(found)
 }
 
 /// Writes header and frame into a buffer that has room for both.

@@ -1,5 +1,6 @@
 //! From the guest: chains become frames of the port.
 
+use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, Header};
@@ -23,28 +24,10 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     hook: &mut H,
     tally: &mut Tally,
 ) -> u16 {
-    let mut singles = [Single::default(); BURST as usize];
-    let taken = vring.next_singles(&mut singles);
-    let singles = singles.get(..usize::from(taken)).unwrap_or_default();
-    for single in singles {
-        prefetch(single.readable(), memory);
-    }
-    let mut done = 0u16;
-    for single in singles {
-        match forward_single(single.readable(), memory, port) {
-            Ok(bytes) => tally.frame(bytes),
-            Err(Stop::Drop(reason)) => tally.drop_packet(reason),
-            Err(stop) => {
-                vring.undo_last(taken.wrapping_sub(done));
-                if let Stop::Outside(segment) = stop {
-                    fault_outside(vring, single.at.id, segment);
-                }
-                return done;
-            }
-        }
-        vring.complete(hook, single.at, 0);
-        done = done.wrapping_add(1);
-    }
+    let mut done = match forward_singles(vring, memory, port, hook, tally) {
+        (done, true) => done,
+        (done, false) => return done,
+    };
     while done < BURST {
         let Ok(true) = vring.next_chain(chain) else { break };
         match forward(chain, memory, port) {
@@ -63,6 +46,49 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
         done = done.wrapping_add(1);
     }
     done
+}
+
+/// The chains of one buffer, until something else comes. How many were completed, and whether to go on.
+#[inline]
+fn forward_singles<R: DeviceRing, P: Port, H: Hook>(
+    vring: &mut R,
+    memory: &RegionTable,
+    port: &mut P,
+    hook: &mut H,
+    tally: &mut Tally,
+) -> (u16, bool) {
+    let mut singles = [Single::default(); BURST as usize];
+    let taken = vring.next_singles(&mut singles);
+    let singles = singles.get(..usize::from(taken)).unwrap_or_default();
+    let mut found = [None; BURST as usize];
+    for (single, to) in singles.iter().zip(&mut found) {
+        *to = find(single.readable(), memory);
+    }
+    let (mut frames, mut dropped, mut sum, mut stop) = (0u16, 0u16, 0usize, None);
+    for (single, bytes) in singles.iter().zip(found) {
+        match forward_single(single.readable(), bytes, port) {
+            Ok(bytes) => {
+                frames = frames.wrapping_add(1);
+                sum = sum.wrapping_add(bytes);
+            }
+            Err(Stop::Drop(reason)) => {
+                dropped = dropped.wrapping_add(1);
+                tally.drop_packet(reason);
+            }
+            Err(why) => {
+                stop = Some(why);
+                break;
+            }
+        }
+    }
+    tally.all_frames(frames, sum);
+    let done = frames.wrapping_add(dropped);
+    let (finished, back) = singles.split_at_checked(usize::from(done)).unwrap_or((singles, &[]));
+    vring.end_singles(hook, finished, back);
+    if let (Some(Stop::Outside(segment)), Some(single)) = (&stop, back.first()) {
+        fault_outside(vring, single.at.id, *segment);
+    }
+    (done, stop.is_none())
 }
 
 /// Takes at most [`BURST`] chains of a disabled ring and drops what they carry: the vhost-user specification has packets
@@ -90,7 +116,7 @@ enum Stop {
 #[inline]
 fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
     if let [only] = chain.readable() {
-        return forward_single(*only, memory, port);
+        return forward_single(*only, find(*only, memory), port);
     }
     let len = frame_len(chain.readable_len())?;
     let mut header = [0u8; HDR_BYTES];
@@ -102,12 +128,12 @@ fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result
     Ok(len)
 }
 
-/// As [`forward`], for header and frame in one buffer.
-#[inline]
-fn forward_single<P: Port>(only: Segment, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
+/// As [`forward`], for header and frame in one buffer, which lies where it was found.
+#[inline(always)]
+fn forward_single<P: Port>(only: Segment, bytes: Option<Bytes<'_>>, port: &mut P) -> Result<usize, Stop> {
     let len = frame_len(u64::from(only.len))?;
     let mut header = [0u8; HDR_BYTES];
-    let bytes = memory.bytes(only.addr, only.len).ok_or(Stop::Outside(only))?;
+    let bytes = bytes.ok_or(Stop::Outside(only))?;
     boundary::copy_out(bytes, 0, &mut header);
     check_header(header)?;
     let slot = port.tx_slot(len).ok_or(Stop::Full)?;
@@ -116,13 +142,14 @@ fn forward_single<P: Port>(only: Segment, memory: &RegionTable, port: &mut P) ->
     Ok(len)
 }
 
-/// Asks for the first lines of a buffer, which are on their way while others are copied. Longer ones come by themselves.
-#[inline]
-fn prefetch(segment: Segment, memory: &RegionTable) {
-    if let Some(bytes) = memory.bytes(segment.addr, segment.len) {
-        bytes.prefetch(0, false);
-        bytes.prefetch(64, false);
-    }
+/// Finds a buffer and asks for its first lines, which are on their way while others are copied. Longer ones come by
+/// themselves.
+#[inline(always)]
+fn find(segment: Segment, memory: &RegionTable) -> Option<Bytes<'_>> {
+    let bytes = memory.bytes(segment.addr, segment.len)?;
+    bytes.prefetch(0, false);
+    bytes.prefetch(64, false);
+    Some(bytes)
 }
 
 /// The length of the frame in a chain of `readable` bytes.

@@ -73,6 +73,9 @@ impl<W: Words> DeviceRing for AnyVring<W> {
     fn next_singles(&mut self, out: &mut [Single]) -> u16 {
         on!(self, ring => ring.next_singles(out))
     }
+    fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
+        on!(self, ring => ring.end_singles(hook, done, back));
+    }
     fn undo_last(&mut self, chains: u16) {
         on!(self, ring => ring.undo_last(chains));
     }

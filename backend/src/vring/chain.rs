@@ -32,6 +32,8 @@ pub struct Single {
     pub at: ChainRef,
     /// Its buffer; may have no bytes.
     pub segment: Segment,
+    /// Bytes that went into it: for [`end_singles`](super::DeviceRing::end_singles).
+    pub written: u32,
 }
 
 impl Single {

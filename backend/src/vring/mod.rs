@@ -73,8 +73,13 @@ pub trait DeviceRing {
 
     /// Takes the next chains as long as each is one descriptor and no table, as many as `out` has places for: what most
     /// drivers post, without the walk. How many; the one after them, if there is one, is for
-    /// [`next_chain`](Self::next_chain), and so is every fault.
+    /// [`next_chain`](Self::next_chain), and so is every fault. Before anything else they have to be given back by
+    /// [`end_singles`](Self::end_singles).
     fn next_singles(&mut self, out: &mut [Single]) -> u16;
+
+    /// Gives back what [`next_singles`](Self::next_singles) took, in its order: `done` are completed, as by
+    /// [`complete`](Self::complete), and `back` are put back, as by [`undo_last`](Self::undo_last).
+    fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]);
 
     /// Puts the last `chains` that were taken back on the ring, uncompleted: they cannot be served now. The next
     /// [`next_chain`](Self::next_chain) walks them anew.

@@ -161,8 +161,9 @@ impl<W: Words> PackedVring<W> {
         let base = self.next_avail;
         let mut at = PackedPosition::START;
         let mut flags = Vec::with_capacity(usize::from(self.size.get()));
+        let slots = boundary::slots(&self.ring, self.size);
         for _ in 0..self.size.get() {
-            flags.push(boundary::slot_flags(&self.ring, at));
+            flags.push(boundary::slot_flags(&slots, at));
             at = at.advance(1, self.size);
         }
         // The last slot of a chain that was used looks as if it were available behind that chain.
@@ -212,7 +213,7 @@ impl<W: Words> PackedVring<W> {
         }
         // With all slots in use there is none that the driver could have made available.
         if self.seen.is_none() && self.in_use() < self.size.get() {
-            self.seen = boundary::slot_available(&self.ring, self.next_avail);
+            self.seen = boundary::slot_available(&boundary::slots(&self.ring, self.size), self.next_avail);
         }
         Ok(self.available())
     }
@@ -230,8 +231,9 @@ impl<W: Words> PackedVring<W> {
         let head = self.next_avail.slot();
         let room = self.size.get().saturating_sub(self.in_use());
         out.start();
+        let slots = boundary::slots(&self.ring, self.size);
         let mut at = self.next_avail;
-        let mut slot = boundary::first_slot(&self.ring, at, first);
+        let mut slot = boundary::first_slot(&slots, at, first);
         for taken in 1..=room {
             if slot.indirect {
                 let refused = RingFault::IndirectNotNegotiated { queue, head, at: at.slot() };
@@ -254,7 +256,7 @@ impl<W: Words> PackedVring<W> {
             }
             at = at.advance(1, self.size);
             if taken < room {
-                slot = boundary::later_slot(&self.ring, at);
+                slot = boundary::later_slot(&slots, at);
             }
         }
         Err(RingFault::ChainTooLong { queue, head, bound: room })
@@ -263,9 +265,7 @@ impl<W: Words> PackedVring<W> {
     /// Writes the used slot at `at`, or keeps it back if it begins a burst.
     #[inline(always)]
     fn write_slot<H: Hook>(&mut self, hook: &mut H, at: PackedPosition, id: u16, written: u32) {
-        let write = if written > 0 { DESC_F_WRITE } else { 0 };
-        let rest = SlotRest { len: written, id, flags: used_flags(at.wrap()) | write };
-        let word = hook.used_slot(self.queue, at.slot(), rest).to_word();
+        let word = hook.used_slot(self.queue, at.slot(), used_rest(at, id, written)).to_word();
         // A slot is below 32768, so the offset is far from overflow.
         let offset = usize::from(at.slot()).wrapping_mul(SLOT_BYTES).wrapping_add(SLOT_REST);
         if self.first.is_none() {
@@ -282,6 +282,51 @@ impl<W: Words> PackedVring<W> {
         if let Some(Batch { first, last }) = self.batch.take() {
             self.write_slot(hook, first, last, 0);
         }
+    }
+
+    /// Writes the used slot of the oldest chain that was taken, or makes it part of a batch.
+    #[inline(always)]
+    fn give_back<H: Hook>(&mut self, hook: &mut H, chain: ChainRef, written: u32) {
+        if self.in_order && !chain.writable && !H::ACTIVE {
+            // Nothing can have been written, so nothing is lost when the slot of the last one stands for all. A hook is told
+            // one slot for each.
+            let first = self.batch.map_or(self.next_used, |batch| batch.first);
+            self.batch = Some(Batch { first, last: chain.id });
+        } else {
+            self.write_batch(hook);
+            self.write_slot(hook, self.next_used, chain.id, written);
+        }
+        if H::ACTIVE
+            && self.heads.len() < self.heads.capacity()
+            && let Some(head) = DescId::below(self.next_used.slot(), self.size)
+        {
+            self.heads.push(head);
+        }
+        self.next_used = self.next_used.advance(chain.slots, self.size);
+        self.unpublished = self.unpublished.wrapping_add(chain.slots);
+    }
+
+    /// Writes the used slots of chains of one slot.
+    #[inline(always)]
+    fn write_singles(&mut self, done: &[Single]) {
+        let (size, mut at, mut first) = (self.size, self.next_used, self.first);
+        let rests = self.ring.lane(SLOT_REST, SLOT_BYTES, usize::from(size.get()));
+        for Single { at: chain, written, .. } in done {
+            let word = used_rest(at, chain.id, *written).to_word();
+            let slot = usize::from(at.slot());
+            if first.is_none() {
+                first = Some((slot.wrapping_mul(SLOT_BYTES).wrapping_add(SLOT_REST), word));
+            } else {
+                rests.store_u64(slot, word);
+            }
+            at = at.advance(1, size);
+        }
+        // At most a burst, of no more chains than there are slots.
+        let count = u16::try_from(done.len()).unwrap_or(u16::MAX);
+        self.entries = self.entries.wrapping_add(count);
+        self.unpublished = self.unpublished.wrapping_add(count);
+        self.next_used = at;
+        self.first = first;
     }
 
     /// Says in our event area when the driver is to kick.
@@ -328,29 +373,48 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn next_singles(&mut self, out: &mut [Single]) -> u16 {
-        let mut taken = 0u16;
-        let most = self.size.get().saturating_sub(self.in_use());
         if self.fault.is_some() {
             return 0;
         }
-        for to in out.iter_mut().take(usize::from(most)) {
-            let found = self.seen.take();
-            let Some(first) = found.or_else(|| boundary::slot_available(&self.ring, self.next_avail)) else { break };
+        debug_assert!(self.taken.is_empty(), "chains are given back before single ones are taken");
+        let (size, mut at, mut seen) = (self.size, self.next_avail, self.seen.take());
+        let slots = boundary::slots(&self.ring, size);
+        let mut taken = 0u16;
+        for to in out.iter_mut().take(usize::from(size.get().saturating_sub(self.in_use()))) {
+            let Some(first) = seen.take().or_else(|| boundary::slot_available(&slots, at)) else { break };
             if first.flags & (DESC_F_NEXT | DESC_F_INDIRECT) != 0 {
                 // For the walk, which need not look again.
-                self.seen = Some(first);
+                seen = Some(first);
                 break;
             }
-            let slot = boundary::first_slot(&self.ring, self.next_avail, first);
+            let slot = boundary::first_slot(&slots, at, first);
             let writable = slot.writable && slot.segment.len > 0;
-            *to = Single { at: ChainRef { id: slot.id, slots: 1, writable }, segment: slot.segment };
-            self.next_avail = self.next_avail.advance(1, self.size);
-            self.taken.push_back(Taken { slots: 1, first });
+            *to = Single { at: ChainRef { id: slot.id, slots: 1, writable }, segment: slot.segment, written: 0 };
+            at = at.advance(1, size);
             taken = taken.wrapping_add(1);
         }
+        self.seen = seen;
+        self.next_avail = at;
         taken
+    }
+
+    #[inline(always)]
+    fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
+        if H::ACTIVE || self.in_order {
+            for single in done {
+                self.give_back(hook, single.at, single.written);
+            }
+        } else {
+            self.write_singles(done);
+        }
+        if let Some(Single { at, segment, .. }) = back.first() {
+            // The position of the first one that was put back, and what its slot said: for the walk, which need not look again.
+            self.next_avail = self.next_used;
+            let flags = if at.writable { DESC_F_WRITE } else { 0 };
+            self.seen = self.fault.is_none().then_some(SlotRest { len: segment.len, id: at.id, flags });
+        }
     }
 
     #[inline]
@@ -368,23 +432,7 @@ impl<W: Words> DeviceRing for PackedVring<W> {
     fn complete<H: Hook>(&mut self, hook: &mut H, chain: ChainRef, written: u32) {
         let oldest = self.taken.pop_front();
         debug_assert_eq!(oldest.map(|taken| taken.slots), Some(chain.slots), "chains are completed as they were taken");
-        if self.in_order && !chain.writable && !H::ACTIVE {
-            // Nothing can have been written, so nothing is lost when the slot of the last one stands for all. A hook is told
-            // one slot for each.
-            let first = self.batch.map_or(self.next_used, |batch| batch.first);
-            self.batch = Some(Batch { first, last: chain.id });
-        } else {
-            self.write_batch(hook);
-            self.write_slot(hook, self.next_used, chain.id, written);
-        }
-        if H::ACTIVE
-            && self.heads.len() < self.heads.capacity()
-            && let Some(head) = DescId::below(self.next_used.slot(), self.size)
-        {
-            self.heads.push(head);
-        }
-        self.next_used = self.next_used.advance(chain.slots, self.size);
-        self.unpublished = self.unpublished.wrapping_add(chain.slots);
+        self.give_back(hook, chain, written);
     }
 
     /// One store of the flags of the first used slot. The Release store pairs with the driver's Acquire load: it orders the
@@ -457,6 +505,13 @@ impl<W: Words> DeviceRing for PackedVring<W> {
     fn size(&self) -> QueueSize {
         self.size
     }
+}
+
+/// The second word of a used slot.
+#[inline(always)]
+fn used_rest(at: PackedPosition, id: u16, written: u32) -> SlotRest {
+    let write = if written > 0 { DESC_F_WRITE } else { 0 };
+    SlotRest { len: written, id, flags: used_flags(at.wrap()) | write }
 }
 
 fn check_areas<W: Words>(size: QueueSize, ring: &W, driver_event: &W, device_event: &W) -> Result<(), Misuse> {

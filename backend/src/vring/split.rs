@@ -175,10 +175,11 @@ impl<W: Words> SplitVring<W> {
             bound: size.get(),
         })?;
         out.start();
+        let table = boundary::table(&self.desc, size);
         let mut id = head;
         for taken in 0..size.get() {
             let (head, at) = (head.get(), id.get());
-            let link = boundary::descriptor(&self.desc, id, size).map_err(|refused| RingFault::NextOutOfRange {
+            let link = boundary::descriptor(&table, id, size).map_err(|refused| RingFault::NextOutOfRange {
                 queue,
                 head,
                 at,
@@ -302,23 +303,45 @@ impl<W: Words> DeviceRing for SplitVring<W> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn next_singles(&mut self, out: &mut [Single]) -> u16 {
-        let mut taken = 0u16;
-        let most = self.available();
-        for to in out.iter_mut().take(usize::from(most)) {
-            let slot = self.size.slot(SplitIndex(self.next_avail.wrapping_add(taken)));
-            let Ok(head) = boundary::avail_head(&self.avail, slot, self.size) else { break };
-            let Ok(link) = boundary::descriptor(&self.desc, head, self.size) else { break };
+        let (size, mut at) = (self.size, self.next_avail);
+        let (avail, table) = (self.avail.view(), boundary::table(&self.desc, size));
+        for to in out.iter_mut().take(usize::from(self.available())) {
+            let Ok(head) = boundary::avail_head(&avail, size.slot(SplitIndex(at)), size) else { break };
+            let Ok(link) = boundary::descriptor(&table, head, size) else { break };
             if link.indirect || link.next.is_some() {
                 break;
             }
             let writable = link.writable && link.segment.len > 0;
-            *to = Single { at: ChainRef { id: head.get(), slots: 1, writable }, segment: link.segment };
-            taken = taken.wrapping_add(1);
+            *to = Single { at: ChainRef { id: head.get(), slots: 1, writable }, segment: link.segment, written: 0 };
+            at = at.wrapping_add(1);
         }
-        self.next_avail = self.next_avail.wrapping_add(taken);
+        let taken = at.wrapping_sub(self.next_avail);
+        self.next_avail = at;
         taken
+    }
+
+    #[inline(always)]
+    fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
+        if H::ACTIVE || self.in_order || self.elements == ElementStores::Two {
+            for single in done {
+                self.complete(hook, single.at, single.written);
+            }
+        } else {
+            let (size, mut at) = (self.size, self.next_used);
+            let elements = self.used.lane(USED_RING, USED_ELEM_BYTES, usize::from(size.get()));
+            for Single { at: chain, written, .. } in done {
+                let elem = UsedElem { id: u32::from(chain.id), len: *written };
+                elements.store_u64(usize::from(size.slot(SplitIndex(at))), elem.to_word());
+                at = at.wrapping_add(1);
+            }
+            self.entries = self.entries.wrapping_add(at.wrapping_sub(self.next_used));
+            self.next_used = at;
+        }
+        if !back.is_empty() {
+            self.undo_last(u16::try_from(back.len()).unwrap_or(u16::MAX));
+        }
     }
 
     #[inline]

@@ -10,6 +10,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::copy;
+use super::lane::{Lane, Mapped};
 use super::words::Words;
 use crate::error::{Misuse, OsError};
 
@@ -258,6 +259,23 @@ impl<'a> Bytes<'a> {
     }
 
     /// A pointer to `size` bytes at offset `at`, asserted to be inside.
+    /// As [`Words::lane`]: the life is that of the bytes, not of this value.
+    #[inline]
+    #[track_caller]
+    fn mapped_lane(&self, at: usize, stride: usize, len: usize) -> Mapped<'a> {
+        let room = self.len.checked_sub(at).unwrap_or(0);
+        let need = len.saturating_sub(1).checked_mul(stride).and_then(|last| last.checked_add(8));
+        let inside = len == 0 || need.is_some_and(|need| need <= room);
+        assert!(inside, "a lane outside of a shared area");
+        let first = self.start.as_ptr().wrapping_add(at);
+        assert!(first.cast::<u64>().is_aligned() && stride.is_multiple_of(8), "misaligned words in a shared area");
+        let first = NonNull::new(first).unwrap_or(self.start);
+        // SAFETY: all words lie inside the area, which stays mapped for 'a, is valid for reads and writes, and is accessed by
+        // atomics and assembler only (1); the first one is aligned and so are the others (2). With no word there is nothing
+        // to hold. A pointer into the area, or one past its end, is not null.
+        unsafe { Mapped::new(first, stride, len) }
+    }
+
     #[inline]
     #[track_caller]
     fn at(&self, at: usize, size: usize) -> *mut u8 {
@@ -277,6 +295,14 @@ impl<'a> Bytes<'a> {
 }
 
 impl Words for Bytes<'_> {
+    #[inline]
+    fn view(&self) -> impl Words + Copy + '_ {
+        *self
+    }
+    #[inline]
+    fn lane(&self, at: usize, stride: usize, len: usize) -> impl Lane + Copy + '_ {
+        self.mapped_lane(at, stride, len)
+    }
     #[inline]
     fn len(&self) -> usize {
         self.len
@@ -355,13 +381,19 @@ impl Words for Bytes<'_> {
     }
     #[inline]
     fn prefetch(&self, at: usize, write: bool) {
-        if at < self.len {
-            copy::prefetch(self.start.as_ptr().wrapping_add(at), write);
-        }
+        copy::prefetch(self.start.as_ptr().wrapping_add(at), write);
     }
 }
 
 impl Words for Area {
+    #[inline]
+    fn view(&self) -> impl Words + Copy + '_ {
+        self.bytes()
+    }
+    #[inline]
+    fn lane(&self, at: usize, stride: usize, len: usize) -> impl Lane + Copy + '_ {
+        self.bytes().mapped_lane(at, stride, len)
+    }
     #[inline]
     fn len(&self) -> usize {
         self.len

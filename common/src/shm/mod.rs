@@ -28,6 +28,7 @@
 mod copy;
 #[cfg(feature = "guest-memory")]
 pub mod guest;
+pub mod lane;
 #[cfg(feature = "std")]
 pub mod mapping;
 #[cfg(feature = "std")]

@@ -4,14 +4,26 @@
 //! as claims and can be scrubbed. The slots of a packed ring are written by both sides: loads of [`Both`] are claims too,
 //! even where this side was the last to write.
 
+use super::lane::Lane;
 use super::words::Words;
 use crate::claim::Alleged;
 
 /// An area that this side writes and never reads: there is no load method.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Ours<W>(W);
 
 impl<W: Words> Ours<W> {
+    /// The same area as a value that copies freely, for a loop that keeps it in registers.
+    #[inline]
+    pub fn view(&self) -> Ours<impl Words + Copy + '_> {
+        Ours(self.0.view())
+    }
+
+    /// The `len` words of 64 bits that lie `stride` bytes apart, the first one at `at`: see [`Words::lane`].
+    #[inline]
+    pub fn lane(&self, at: usize, stride: usize, len: usize) -> OursLane<impl Lane + Copy + '_> {
+        OursLane(self.0.lane(at, stride, len))
+    }
     /// Takes an area for writing.
     #[inline]
     pub const fn new(words: W) -> Self {
@@ -72,10 +84,21 @@ impl<W: Words> Ours<W> {
 /// An area that the peer writes. Loads are claims; this side may scrub bytes that it is about to lend again.
 ///
 /// The load methods are called from the two files named `boundary.rs` only.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Theirs<W>(W);
 
 impl<W: Words> Theirs<W> {
+    /// The same area as a value that copies freely, for a loop that keeps it in registers.
+    #[inline]
+    pub fn view(&self) -> Theirs<impl Words + Copy + '_> {
+        Theirs(self.0.view())
+    }
+
+    /// The `len` words of 64 bits that lie `stride` bytes apart, the first one at `at`: see [`Words::lane`].
+    #[inline]
+    pub fn lane(&self, at: usize, stride: usize, len: usize) -> TheirsLane<impl Lane + Copy + '_> {
+        TheirsLane(self.0.lane(at, stride, len))
+    }
     /// Takes an area for reading.
     #[inline]
     pub const fn new(words: W) -> Self {
@@ -137,10 +160,21 @@ impl<W: Words> Theirs<W> {
 ///
 /// Each slot is two 64-bit words. Nothing tells whether this side or the peer stored a word last, so every load is a
 /// claim. The load methods are called from the two files named `boundary.rs` only.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Both<W>(W);
 
 impl<W: Words> Both<W> {
+    /// The same area as a value that copies freely, for a loop that keeps it in registers.
+    #[inline]
+    pub fn view(&self) -> Both<impl Words + Copy + '_> {
+        Both(self.0.view())
+    }
+
+    /// The `len` words of 64 bits that lie `stride` bytes apart, the first one at `at`: see [`Words::lane`].
+    #[inline]
+    pub fn lane(&self, at: usize, stride: usize, len: usize) -> BothLane<impl Lane + Copy + '_> {
+        BothLane(self.0.lane(at, stride, len))
+    }
     /// Takes an area for reading and writing.
     #[inline]
     pub const fn new(words: W) -> Self {
@@ -186,5 +220,51 @@ impl<W: Words> Both<W> {
     #[inline]
     pub fn load_u64_alleged(&self, at: usize) -> Alleged<u64> {
         Alleged::new(self.0.load_u64(at))
+    }
+}
+
+/// Words of [`Ours`] at equal distances.
+#[derive(Clone, Copy, Debug)]
+pub struct OursLane<L>(L);
+
+impl<L: Lane> OursLane<L> {
+    /// Stores a word.
+    #[inline(always)]
+    pub fn store_u64(&self, number: usize, value: u64) {
+        self.0.store_u64(number, value);
+    }
+}
+
+/// Words of [`Theirs`] at equal distances.
+#[derive(Clone, Copy, Debug)]
+pub struct TheirsLane<L>(L);
+
+impl<L: Lane> TheirsLane<L> {
+    /// Loads a word once.
+    #[inline(always)]
+    pub fn load_word_alleged(&self, number: usize) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64(number))
+    }
+}
+
+/// Words of [`Both`] at equal distances.
+#[derive(Clone, Copy, Debug)]
+pub struct BothLane<L>(L);
+
+impl<L: Lane> BothLane<L> {
+    /// Stores a word.
+    #[inline(always)]
+    pub fn store_u64(&self, number: usize, value: u64) {
+        self.0.store_u64(number, value);
+    }
+    /// Loads the word of a slot that has its flags once, Acquire: pairs with the peer's Release store of it.
+    #[inline(always)]
+    pub fn load_flags_alleged(&self, number: usize) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64_acquire(number))
+    }
+    /// Loads a word once.
+    #[inline(always)]
+    pub fn load_word_alleged(&self, number: usize) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64(number))
     }
 }

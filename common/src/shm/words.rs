@@ -1,5 +1,7 @@
 //! The seam between ring code and memory.
 
+use super::lane::{Lane, OfWords};
+
 /// One contiguous area of shared memory, addressed by byte offset.
 ///
 /// Each method is exactly one access of exactly its size (copies excepted), never elided, never split. Offsets come from
@@ -8,6 +10,26 @@
 ///
 /// Words are little-endian in memory; values are in the machine's order.
 pub trait Words {
+    /// The same words as a value that copies freely, for a loop that keeps it in registers: what such a loop stores might, as
+    /// far as the compiler can tell, change where the area is.
+    #[inline]
+    fn view(&self) -> impl Words + Copy + '_
+    where
+        Self: Sized,
+    {
+        self
+    }
+
+    /// The `len` words of 64 bits that lie `stride` bytes apart, the first one at `at`. All of them have to lie inside the
+    /// area, on multiples of 8 bytes.
+    #[inline]
+    fn lane(&self, at: usize, stride: usize, len: usize) -> impl Lane + Copy + '_
+    where
+        Self: Sized,
+    {
+        OfWords::new(self, at, stride, len)
+    }
+
     /// Bytes in the area.
     fn len(&self) -> usize;
     /// Whether the area has no bytes.
@@ -46,7 +68,7 @@ pub trait Words {
     fn zero(&self, at: usize, len: usize);
 
     /// Asks the processor to fetch the line of a byte that will be loaded, or with `write` stored. No access: nothing
-    /// depends on it, and an offset that is out of range is ignored.
+    /// depends on it, and an offset that is out of range does no harm.
     #[inline]
     fn prefetch(&self, at: usize, write: bool) {
         let _ = (at, write);

@@ -24,7 +24,7 @@ use crate::boundary;
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::any::AnyRing;
-use crate::queue::slots::{BURST, Done, NO_HEADS, NOTHING_DONE, SlotRing};
+use crate::queue::slots::{BURST, SlotRing};
 use crate::queue::violation::Violation;
 use crate::queue::{DriverRing, RingCounters, StopWindow};
 
@@ -114,17 +114,6 @@ impl RxBatch {
 
     fn clear(&mut self) {
         self.lens.clear();
-    }
-
-    /// The memory for the next frame with its header, `bytes` long; `None` if it is longer than was asked for.
-    #[inline]
-    fn next_slot(&mut self, bytes: usize) -> Option<&mut [u8]> {
-        if bytes > self.longest {
-            return None;
-        }
-        let start = self.lens.len().checked_mul(self.slot)?;
-        let slot = self.bytes.get_mut(start..start.checked_add(self.slot)?)?;
-        slot.get_mut(..bytes)
     }
 }
 
@@ -317,29 +306,30 @@ impl RxQueue {
 impl RxSlots {
     /// Posts every free slot.
     fn fill<R: SlotRing>(&self, ring: &mut R) {
-        let mut heads = NO_HEADS;
         let whole = core::iter::repeat(self.mapper.len());
-        while ring.post_slots(&self.mapper, Direction::FromDevice, whole.clone(), &mut heads) == BURST {}
+        ring.post_slots(&self.mapper, Direction::FromDevice, usize::MAX, whole, |_| {});
     }
 
     /// Takes up to a batch of frames and posts their slots again; whether there were any. The frames are copied out before
     /// the device is shown the slots.
     #[inline]
     fn burst<R: SlotRing>(&mut self, ring: &mut R, batch: &mut RxBatch) -> (bool, Result<(), Violation>) {
-        let mut done = NOTHING_DONE;
         let (mut posted, mut left) = (false, batch.capacity);
         while left > 0 {
             let most = left.min(BURST);
-            let (taken, end) = ring.exchange_slots(done.get_mut(..most).unwrap_or_default());
-            for slot in done.iter().take(taken) {
+            let mut done = [Filled::default(); BURST];
+            let mut next = done.iter_mut();
+            let (words, mapper) = (self.words.view(), self.mapper);
+            let (taken, end) = ring.exchange_slots(most, |slot| {
                 // Header and frame of the shortest ones; longer ones come by themselves.
-                let at = self.mapper.offset(slot.head);
-                self.words.prefetch(at);
-                self.words.prefetch(at.wrapping_add(64));
-            }
-            for slot in done.iter().take(taken) {
-                self.copy_frame(*slot, batch);
-            }
+                let at = mapper.offset(slot.head);
+                words.prefetch(at);
+                words.prefetch(at.wrapping_add(64));
+                if let Some(to) = next.next() {
+                    *to = Filled { at, bytes: usize::try_from(slot.written).unwrap_or(0) };
+                }
+            });
+            self.copy_frames(done.get(..taken).unwrap_or_default(), batch);
             posted |= taken > 0;
             if end.is_err() {
                 return (posted, end);
@@ -352,31 +342,47 @@ impl RxSlots {
         (posted, Ok(()))
     }
 
-    /// Copies one completed slot out, and keeps the frame if it is one.
+    /// Copies completed slots out, and keeps the frames of those that have one.
     #[inline]
-    fn copy_frame(&mut self, done: Done, batch: &mut RxBatch) {
-        self.stats.used_entries = self.stats.used_entries.wrapping_add(1);
-        let bytes = usize::try_from(done.written).unwrap_or(0);
-        let at = self.mapper.offset(done.head);
-        if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
-            self.stats.dropped_short = self.stats.dropped_short.wrapping_add(1);
-            return;
+    fn copy_frames(&mut self, done: &[Filled], batch: &mut RxBatch) {
+        let words = self.words.view();
+        let RxBatch { bytes: room, slot, longest, lens, .. } = batch;
+        let (before, mut sum) = (lens.len(), 0usize);
+        let mut rooms = room.chunks_exact_mut(*slot).skip(before);
+        let mut room = rooms.next();
+        for Filled { at, bytes } in done {
+            if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
+                self.stats.dropped_short = self.stats.dropped_short.wrapping_add(1);
+                continue;
+            }
+            // It is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
+            let to = room.as_deref_mut().and_then(|room| room.get_mut(..*bytes)).filter(|to| to.len() <= *longest);
+            let Some(to) = to else {
+                self.stats.dropped_long = self.stats.dropped_long.wrapping_add(1);
+                continue;
+            };
+            boundary::copy_completed(&words, *at, to);
+            if !plain(to) {
+                self.stats.dropped_header = self.stats.dropped_header.wrapping_add(1);
+                continue;
+            }
+            let len = bytes.wrapping_sub(net::HDR_BYTES);
+            lens.push(len);
+            sum = sum.wrapping_add(len);
+            room = rooms.next();
         }
-        // `written` is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
-        let Some(slot) = batch.next_slot(bytes) else {
-            self.stats.dropped_long = self.stats.dropped_long.wrapping_add(1);
-            return;
-        };
-        boundary::copy_completed(&self.words, at, slot);
-        if !plain(slot) {
-            self.stats.dropped_header = self.stats.dropped_header.wrapping_add(1);
-            return;
-        }
-        let len = bytes.wrapping_sub(net::HDR_BYTES);
-        batch.lens.push(len);
-        self.stats.frames = self.stats.frames.wrapping_add(1);
-        self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
+        let count = |count: usize| u64::try_from(count).unwrap_or(0);
+        self.stats.used_entries = self.stats.used_entries.wrapping_add(count(done.len()));
+        self.stats.frames = self.stats.frames.wrapping_add(count(lens.len().wrapping_sub(before)));
+        self.stats.bytes = self.stats.bytes.wrapping_add(count(sum));
     }
+}
+
+/// A slot that came back: where it lies, and how many bytes the device wrote there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Filled {
+    at: usize,
+    bytes: usize,
 }
 
 /// Whether a private copy of a frame has a header that uses nothing that was not negotiated. No offload is negotiated, so

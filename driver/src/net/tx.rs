@@ -20,7 +20,7 @@ use crate::arena::QueueMemory;
 use crate::mapper::Direction;
 use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::any::AnyRing;
-use crate::queue::slots::{BURST, NO_HEADS, NOTHING_DONE, SlotRing, Taken};
+use crate::queue::slots::{BURST, SlotRing, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{AddError, DriverRing, RingCounters, StopWindow};
 
@@ -152,8 +152,9 @@ impl TxQueue {
     /// [`TxError::FrameLength`] before anything is sent, or the [`Violation`], new or latched.
     pub fn tx_burst<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<usize, TxError> {
         self.ring.check()?;
-        for (index, frame) in frames.iter().enumerate() {
-            self.check_length(index, frame.as_ref().len())?;
+        let longest = self.longest();
+        if !frames.iter().all(|frame| is_frame(frame.as_ref().len(), longest)) {
+            return self.refuse(frames.iter().map(|frame| frame.as_ref().len()));
         }
         if usize::from(self.ring.free()) < frames.len() {
             self.reclaim()?;
@@ -174,7 +175,9 @@ impl TxQueue {
     /// [`TxError`].
     pub fn slot(&mut self, len: usize) -> Result<Option<TxSlot<'_>>, TxError> {
         self.ring.check()?;
-        self.check_length(0, len)?;
+        if !is_frame(len, self.longest()) {
+            return self.refuse([len]);
+        }
         if self.ring.free() == 0 {
             self.reclaim()?;
         }
@@ -300,12 +303,16 @@ impl TxQueue {
     }
 
     #[inline]
-    fn check_length(&self, index: usize, len: usize) -> Result<(), TxError> {
-        let fits = u32::try_from(len).is_ok_and(|len| len <= self.frame_max);
-        if len < net::ETH_HEADER_BYTES || !fits {
-            return Err(TxError::FrameLength { index, len, max: self.frame_max });
-        }
-        Ok(())
+    fn longest(&self) -> usize {
+        usize::try_from(self.frame_max).unwrap_or(usize::MAX)
+    }
+
+    /// The error for the first length that no frame has.
+    #[cold]
+    fn refuse<T>(&self, lens: impl IntoIterator<Item = usize>) -> Result<T, TxError> {
+        let found = lens.into_iter().enumerate().find(|(_, len)| !is_frame(*len, self.longest()));
+        let (index, len) = found.unwrap_or_default();
+        Err(TxError::FrameLength { index, len, max: self.frame_max })
     }
 
     #[inline]
@@ -341,24 +348,30 @@ impl TxSlots {
     /// As [`send`](Self::send), at most a burst, each frame with its header in one buffer.
     #[inline]
     fn send_slots<R: SlotRing, F: AsRef<[u8]>>(&mut self, ring: &mut R, frames: &[F]) -> usize {
-        let mut heads = NO_HEADS;
+        let (words, mapper) = (self.words.view(), self.mapper);
         // The lengths were checked.
-        let len = |frame: &F| u32::try_from(frame.as_ref().len()).unwrap_or(0).saturating_add(net::HDR_LEN);
-        let posted = ring.post_slots(&self.mapper, Direction::ToDevice, frames.iter().map(len), &mut heads);
-        for head in heads.iter().take(posted) {
+        let lens = frames
+            .iter()
+            .map(|frame| u32::try_from(frame.as_ref().len()).map_or(0, |len| len.wrapping_add(net::HDR_LEN)));
+        let mut places = [0usize; BURST];
+        let mut next = places.iter_mut();
+        let posted = ring.post_slots(&mapper, Direction::ToDevice, frames.len(), lens, |head| {
+            let at = mapper.offset(head);
             // The device was the last to touch these lines.
-            let at = self.mapper.offset(*head);
-            self.words.prefetch(at);
-            self.words.prefetch(at.wrapping_add(64));
-        }
-        let mut bytes = 0u64;
-        for (head, frame) in heads.iter().zip(frames).take(posted) {
+            words.prefetch(at);
+            words.prefetch(at.wrapping_add(64));
+            if let Some(place) = next.next() {
+                *place = at.wrapping_add(net::HDR_BYTES);
+            }
+        });
+        let mut bytes = 0usize;
+        for (at, frame) in places.iter().zip(frames).take(posted) {
             let frame = frame.as_ref();
-            self.words.copy_in(self.frame_at(*head), frame);
-            bytes = bytes.wrapping_add(u64::try_from(frame.len()).unwrap_or(0));
+            words.copy_in(*at, frame);
+            bytes = bytes.wrapping_add(frame.len());
         }
         self.stats.frames = self.stats.frames.wrapping_add(u64::try_from(posted).unwrap_or(0));
-        self.stats.bytes = self.stats.bytes.wrapping_add(bytes);
+        self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(0));
         posted
     }
 
@@ -386,21 +399,11 @@ impl TxSlots {
         end.map(|()| taken)
     }
 
+    /// Each slot that comes back is where the next frame goes, and nothing else is to be known of it.
     #[inline]
     fn reclaim_slots<R: DriverRing<()> + SlotRing>(ring: &mut R) -> Taken {
-        let mut done = NOTHING_DONE;
-        let mut taken = 0usize;
-        let mut left = usize::from(ring.held());
-        while left > 0 {
-            let most = left.min(BURST);
-            let (now, end) = ring.take_slots(done.get_mut(..most).unwrap_or_default());
-            taken = taken.wrapping_add(now);
-            left = left.wrapping_sub(now);
-            if end.is_err() || now < most {
-                return (taken, end);
-            }
-        }
-        (taken, Ok(()))
+        let most = usize::from(ring.held());
+        ring.take_slots(most, |_| {})
     }
 
     fn reclaim_tables<R: DriverRing<()>>(&mut self, ring: &mut R) -> Taken {
@@ -449,4 +452,11 @@ impl TxSlots {
     fn count_full(&mut self, frames: usize) {
         self.stats.full = self.stats.full.wrapping_add(u64::try_from(frames).unwrap_or(0));
     }
+}
+
+/// Whether frames have such a length.
+#[inline]
+const fn is_frame(len: usize, longest: usize) -> bool {
+    // One compare: what is too short wraps round to what is too long.
+    len.wrapping_sub(net::ETH_HEADER_BYTES) <= longest.wrapping_sub(net::ETH_HEADER_BYTES)
 }

@@ -17,14 +17,14 @@ use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
 use super::violation::{Fault, ViolationKind};
 
-mod order;
+mod fifo;
 #[cfg(feature = "std")]
 mod single;
 
-use order::Order;
+use fifo::Fifo;
 
 #[cfg(feature = "std")]
-pub(crate) use single::Lent;
+pub(crate) use single::{Ended, Lent};
 
 /// What is known of one descriptor. At most 64 bytes for any token of a pointer's size (a test).
 #[derive(Clone, Debug)]
@@ -37,8 +37,8 @@ pub(crate) struct Record<T> {
     writable: u32,
     /// At a head: descriptors in the chain.
     count: u16,
-    /// On the free list: the next free descriptor. In a chain: the one before it, by which an unfinished chain is undone.
-    link: u16,
+    /// In a chain: the descriptor before it, by which an unfinished chain is undone; a head comes after itself.
+    before: u16,
     /// At a head: the number of the chain among those that were posted, modulo 2^16.
     place: u16,
     state: State,
@@ -46,7 +46,7 @@ pub(crate) struct Record<T> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// On the free list.
+    /// Nobody's.
     Free,
     /// Part of a chain that is being built or is out, but not its head.
     Member,
@@ -54,18 +54,16 @@ enum State {
     Head,
 }
 
-/// The records of one queue and its free list (first in, first out, so that ids repeat in the same order).
+/// The records of one queue and its free descriptors (first in, first out, so that ids repeat in the same order).
 #[derive(Debug)]
 pub(crate) struct Ledger<T> {
     records: Box<[Record<T>]>,
     size: QueueSize,
-    free_head: u16,
-    free_tail: u16,
-    free: u16,
+    free: Fifo,
     /// Chains that are out.
     outstanding: u16,
     /// With `VIRTIO_F_IN_ORDER`: the heads that are out, oldest first.
-    order: Option<Order>,
+    order: Option<Fifo>,
     /// What is left of a completion that stands for many.
     batch: Batch,
 }
@@ -120,8 +118,7 @@ impl<T> Ledger<T> {
                 desc: Descriptor::default(),
                 writable: 0,
                 count: 0,
-                // The last one's successor is never followed: `free` counts down to 0 first.
-                link: id.wrapping_add(1),
+                before: id,
                 place: 0,
                 state: State::Free,
             })
@@ -129,11 +126,9 @@ impl<T> Ledger<T> {
         Self {
             records: records.into_boxed_slice(),
             size,
-            free_head: 0,
-            free_tail: size.get().wrapping_sub(1),
-            free: size.get(),
+            free: Fifo::full(size),
             outstanding: 0,
-            order: in_order.then(|| Order::new(size)),
+            order: in_order.then(|| Fifo::new(size)),
             batch: Batch::default(),
         }
     }
@@ -144,8 +139,9 @@ impl<T> Ledger<T> {
     }
 
     #[inline]
-    pub(crate) const fn free(&self) -> u16 {
-        self.free
+    pub(crate) fn free(&self) -> u16 {
+        // Never more than there are descriptors.
+        u16::try_from(self.free.len()).unwrap_or(u16::MAX)
     }
 
     #[inline]
@@ -156,55 +152,41 @@ impl<T> Ledger<T> {
     /// The descriptor that `reserve` would give next.
     #[inline]
     pub(crate) fn next_free(&self) -> Option<DescId> {
-        if self.free == 0 { None } else { DescId::below(self.free_head, self.size) }
+        self.free.front()
     }
 
-    /// Takes a descriptor from the free list for a chain in which it comes after `before`; a head comes after itself.
+    /// Takes a free descriptor for a chain in which it comes after `before`; a head comes after itself.
     #[inline]
     pub(crate) fn reserve(&mut self, before: DescId) -> Option<DescId> {
-        let id = self.next_free()?;
+        let id = self.free.pop_front()?;
         let record = self.records.get_mut(id.index())?;
         record.state = State::Member;
-        self.free_head = record.link;
-        record.link = before.get();
-        self.free = self.free.wrapping_sub(1);
+        record.before = before.get();
         Some(id)
     }
 
-    /// Puts a descriptor at the end of the free list.
+    /// Frees a descriptor: it is the last one to be taken again.
     #[inline]
     pub(crate) fn release(&mut self, id: DescId) {
-        let tail = usize::from(self.free_tail);
-        if self.free == 0 {
-            self.free_head = id.get();
-        } else if let Some(last) = self.records.get_mut(tail) {
-            last.link = id.get();
-        }
         if let Some(record) = self.records.get_mut(id.index()) {
             assert!(record.state == State::Member, "a descriptor is released once");
             record.state = State::Free;
         }
-        self.free_tail = id.get();
-        self.free = self.free.wrapping_add(1);
+        self.free.push_back(id);
     }
 
-    /// Gives back a descriptor that was reserved last, to the front of the free list: the way it came.
+    /// Gives back the descriptor that was reserved last, the way it came: it is the first one to be taken again.
     pub(crate) fn unreserve(&mut self, id: DescId) {
         if let Some(record) = self.records.get_mut(id.index()) {
             assert!(record.state == State::Member, "only a reserved descriptor can be given back");
             record.state = State::Free;
-            record.link = self.free_head;
         }
-        if self.free == 0 {
-            self.free_tail = id.get();
-        }
-        self.free_head = id.get();
-        self.free = self.free.wrapping_add(1);
+        self.free.push_front(id);
     }
 
     /// The descriptor before a reserved one in its chain.
     pub(crate) fn before(&self, id: DescId) -> DescId {
-        self.records.get(id.index()).and_then(|record| DescId::below(record.link, self.size)).unwrap_or(id)
+        self.records.get(id.index()).and_then(|record| DescId::below(record.before, self.size)).unwrap_or(id)
     }
 
     /// The descriptor as it was written last: what unmapping and unwinding go by.
@@ -270,7 +252,7 @@ impl<T> Ledger<T> {
         let (head, record) = Self::find(&mut self.records, self.size, id, slot, unshown)?;
         let (written, idle_claim) = Self::length(record.writable, len, slot)?;
         let place = |id: DescId| self.records.get(id.index()).map_or(0, |record| record.place);
-        let oldest = self.order.as_ref().and_then(Order::front).unwrap_or(head);
+        let oldest = self.order.as_ref().and_then(Fifo::front).unwrap_or(head);
         // Numbers of chains that are out follow one another, so this is exact; the named one counts.
         let chains = place(head).wrapping_sub(place(oldest)).wrapping_add(1);
         if chains > limit {
@@ -292,7 +274,7 @@ impl<T> Ledger<T> {
     #[inline]
     pub(crate) fn next_in_batch(&mut self, slot: u32) -> Result<Redeemed<T>, Fault> {
         let nothing = Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 };
-        let head = self.order.as_ref().and_then(Order::front).ok_or(nothing)?;
+        let head = self.order.as_ref().and_then(Fifo::front).ok_or(nothing)?;
         self.batch.left = self.batch.left.wrapping_sub(1);
         if self.batch.left == 0 {
             return self.end(head, self.batch.written, self.batch.idle_claim, slot);
@@ -375,7 +357,7 @@ impl<T> Ledger<T> {
         })
     }
 
-    /// Whether every descriptor is on the free list or part of a chain that is out, each once. Walks everything: for
+    /// Whether every descriptor is free or part of a chain that is out, each once. Walks everything: for
     /// audits and tests.
     pub(crate) fn is_conserved(&self) -> bool {
         let mut seen = alloc::vec![false; self.records.len()];
@@ -386,12 +368,8 @@ impl<T> Ledger<T> {
             }
             _ => false,
         };
-        let mut at = self.free_head;
-        for _ in 0..self.free {
-            if !mark(at) {
-                return false;
-            }
-            at = self.records.get(usize::from(at)).map_or(0, |record| record.link);
+        if !self.free.iter().all(|id| mark(id.get())) {
+            return false;
         }
         let mut chains = 0u16;
         for (head, _, count) in self.lent() {

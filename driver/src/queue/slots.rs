@@ -25,31 +25,27 @@ pub(crate) type Taken = (usize, Result<(), Violation>);
 
 /// A ring whose chains are single slots. The chains of others must not be posted on it.
 pub(crate) trait SlotRing {
-    /// Posts a slot for each of `lens`, of so many bytes from its start, until there are as many as `heads` has places for,
-    /// or none is free. Which ones goes to `heads`; how many there are is returned. The caller has looked at the latch.
+    /// Posts a slot for each of `lens`, of so many bytes from its start, at most `most`, until none is free. `each` is told
+    /// which ones; how many there are is returned. The caller has looked at the latch.
     fn post_slots(
         &mut self,
         slots: &FixedSlots,
         direction: Direction,
-        lens: impl Iterator<Item = u32>,
-        heads: &mut [DescId],
+        most: usize,
+        lens: impl IntoIterator<Item = u32>,
+        each: impl FnMut(DescId),
     ) -> usize;
 
-    /// Takes slots that came back, as many as `done` has places for.
-    fn take_slots(&mut self, done: &mut [Done]) -> Taken;
+    /// Takes slots that came back, at most `most`, and tells `each` of them.
+    fn take_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken;
 
     /// As [`take_slots`](Self::take_slots), and posts each slot again as it was: what a receive queue does with all of its
     /// slots, always. The device may not touch them before the next publish, so until then the caller may copy out of them.
-    fn exchange_slots(&mut self, done: &mut [Done]) -> Taken;
+    fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken;
 }
 
 /// The most that the network queues take or post at a time.
 pub(crate) const BURST: usize = 64;
-
-/// Places for a burst.
-pub(crate) const NOTHING_DONE: [Done; BURST] = [Done { head: DescId::FIRST, written: 0 }; BURST];
-/// Places for a burst.
-pub(crate) const NO_HEADS: [DescId; BURST] = [DescId::FIRST; BURST];
 
 #[cfg(test)]
 mod tests;

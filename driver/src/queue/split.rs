@@ -124,17 +124,10 @@ impl<W: Words, T> SplitRing<W, T> {
         self.ledger.lent().map(|(_, token, _)| token)
     }
 
-    /// Puts a head into the next slot of the available ring, unless the slot holds it already.
+    /// Puts a head into the next slot of the available ring.
     #[inline]
     fn write_avail(&mut self, head: DescId) {
-        let slot = usize::from(self.size.slot(self.next_avail));
-        if let Some(shadow) = self.avail_shadow.get_mut(slot)
-            && *shadow != head.get()
-        {
-            *shadow = head.get();
-            let at = slot.wrapping_mul(split::AVAIL_ENTRY_BYTES).wrapping_add(split::AVAIL_RING);
-            self.avail.store_u16(at, head.get());
-        }
+        write_avail(&self.avail, &mut self.avail_shadow, self.size.slot(self.next_avail), head);
         self.next_avail = self.next_avail.advance(1);
     }
 
@@ -334,6 +327,19 @@ fn write_descriptor<W: Words>(table: &Ours<W>, id: DescId, desc: Descriptor) {
     let [addr, rest] = desc.to_words();
     table.store_u64(at, addr);
     table.store_u64(at.wrapping_add(8), rest);
+}
+
+/// Puts a head into a slot of the available ring, unless the slot holds it already.
+#[inline]
+fn write_avail<W: Words>(avail: &Ours<W>, shadow: &mut [u16], slot: u16, head: DescId) {
+    let slot = usize::from(slot);
+    if let Some(shadow) = shadow.get_mut(slot)
+        && *shadow != head.get()
+    {
+        *shadow = head.get();
+        let at = slot.wrapping_mul(split::AVAIL_ENTRY_BYTES).wrapping_add(split::AVAIL_RING);
+        avail.store_u16(at, head.get());
+    }
 }
 
 /// Whether an area holds `need` bytes with words of `align` bytes at offset `at`.

@@ -1,13 +1,14 @@
 //! Loans of one descriptor, which is never lent in another way: what the fast paths make.
 //!
-//! The same records and the same decisions as for chains, in one look at the record.
+//! The same records and the same decisions as for chains, in one look at the record. They come in bursts, so ids are taken
+//! from their rows and put there in runs, and what is the same for all loans of a burst is done once.
 
-use ironring_common::claim::Alleged;
 use ironring_common::index::DescId;
 use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
-use super::order::Order;
+use super::fifo::Fifo;
 use super::{Ledger, State, Unshown};
+use crate::boundary::Claim;
 use crate::queue::slots::Done;
 use crate::queue::violation::{Fault, ViolationKind};
 
@@ -21,122 +22,237 @@ pub(crate) struct Lent {
     pub(crate) changed: bool,
 }
 
-impl<T> Ledger<T> {
-    /// Lends the next free descriptor, a chain by itself, with the buffer that `describe` gives for it.
+/// What became of the loans of a burst.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ended {
+    /// Loans that ended.
+    pub(crate) taken: u16,
+    /// Those of which the device claimed to have written to what it may only read.
+    pub(crate) idle_claims: u16,
+    /// What ended the burst early.
+    pub(crate) fault: Option<Fault>,
+}
+
+impl Ended {
     #[inline(always)]
-    pub(crate) fn lend_single(
+    fn count(&mut self, idle_claim: bool) {
+        self.taken = self.taken.wrapping_add(1);
+        self.idle_claims = self.idle_claims.wrapping_add(u16::from(idle_claim));
+    }
+
+    #[inline(always)]
+    fn with(self, fault: Fault) -> Self {
+        Self { fault: Some(fault), ..self }
+    }
+}
+
+impl Ledger<()> {
+    /// Lends free descriptors, each a chain by itself, for each of `bytes` with the buffer that `describe` gives for it; as
+    /// many as there are, `most` at most. `post` writes them. They are the chains from number `place` on.
+    #[inline(always)]
+    pub(crate) fn lend_singles(
         &mut self,
-        token: T,
+        most: usize,
         place: u16,
-        describe: impl FnOnce(DescId) -> Descriptor,
-    ) -> Option<Lent> {
-        let head = self.next_free()?;
-        let record = self.records.get_mut(head.index())?;
-        let desc = describe(head);
-        let changed = record.desc != desc;
-        self.free_head = record.link;
-        record.desc = desc;
-        record.token = Some(token);
-        record.count = 1;
-        record.writable = if desc.flags & DESC_F_WRITE != 0 { desc.len } else { 0 };
-        record.place = place;
-        record.link = head.get();
-        record.state = State::Head;
-        if let Some(order) = &mut self.order {
-            order.push_back(head);
+        bytes: impl IntoIterator<Item = u32>,
+        describe: impl Fn(DescId, u32) -> Descriptor,
+        mut post: impl FnMut(Lent),
+    ) -> u16 {
+        let Self { records, free, order, .. } = self;
+        let records = &mut **records;
+        let mut bytes = bytes.into_iter();
+        let mut place = place;
+        let mut lent = 0usize;
+        loop {
+            let run = free.front_run(most.saturating_sub(lent));
+            let first = place;
+            for (head, bytes) in run.iter().zip(&mut bytes) {
+                let Some(record) = records.get_mut(head.index()) else { break };
+                let desc = describe(*head, bytes);
+                let changed = record.desc != desc;
+                if changed {
+                    record.desc = desc;
+                }
+                record.token = Some(());
+                record.count = 1;
+                record.writable = if desc.flags & DESC_F_WRITE != 0 { desc.len } else { 0 };
+                record.place = place;
+                record.state = State::Head;
+                place = place.wrapping_add(1);
+                post(Lent { head: *head, desc, changed });
+            }
+            let count = usize::from(place.wrapping_sub(first));
+            if let Some(order) = order {
+                order.extend(run.get(..count).unwrap_or_default());
+            }
+            lent = lent.wrapping_add(count);
+            free.pop_run(count);
+            if count == 0 {
+                break;
+            }
         }
-        self.free = self.free.wrapping_sub(1);
-        self.outstanding = self.outstanding.wrapping_add(1);
-        Some(Lent { head, desc, changed })
+        // Never more than there are descriptors.
+        let lent = u16::try_from(lent).unwrap_or(0);
+        self.outstanding = self.outstanding.wrapping_add(lent);
+        lent
     }
 
-    /// Decides a completion of such a loan and, if it is lawful, ends it: the descriptor is free again. Whether the device
-    /// claimed to have written to what it may only read comes beside.
+    /// Decides completions of such loans, as `next` tells them with the slot where each stands, and ends those that are
+    /// lawful: their descriptors are free again. At most `most`, and up to the first that is not lawful.
     #[inline(always)]
-    pub(crate) fn redeem_single(
+    pub(crate) fn redeem_singles(
         &mut self,
-        id: Alleged<u32>,
-        len: Alleged<u32>,
-        slot: u32,
+        most: usize,
         unshown: Unshown,
-    ) -> Result<(Done, bool), Fault> {
-        let (head, record) = Self::find(&mut self.records, self.size, id, slot, unshown)?;
-        let (written, idle_claim) = Self::length(record.writable, len, slot)?;
-        assert!(record.count == 1, "only single descriptors are lent here");
-        record.token = None;
-        record.state = State::Free;
-        if let Some(order) = &mut self.order {
-            order.pop_front();
+        mut next: impl FnMut() -> Option<(u32, Claim)>,
+        mut each: impl FnMut(Done),
+    ) -> Ended {
+        let Self { records, size, free, .. } = self;
+        let (records, size) = (&mut **records, *size);
+        let mut ended = Ended::default();
+        let mut more = true;
+        while more {
+            let run = free.back_run(most.saturating_sub(usize::from(ended.taken)));
+            let before = ended.taken;
+            more = !run.is_empty();
+            for to in run {
+                let Some((slot, (id, len))) = next() else {
+                    more = false;
+                    break;
+                };
+                let decided = Self::find(records, size, id, slot, unshown).and_then(|(head, record)| {
+                    let (written, idle_claim) = Self::length(record.writable, len, slot)?;
+                    assert!(record.count == 1, "only single descriptors are lent here");
+                    record.token = None;
+                    record.state = State::Free;
+                    Ok((Done { head, written }, idle_claim))
+                });
+                match decided {
+                    Ok((done, idle_claim)) => {
+                        *to = done.head;
+                        ended.count(idle_claim);
+                        each(done);
+                    }
+                    Err(fault) => {
+                        ended = ended.with(fault);
+                        more = false;
+                        break;
+                    }
+                }
+            }
+            free.push_run(usize::from(ended.taken.wrapping_sub(before)));
         }
-        self.outstanding = self.outstanding.wrapping_sub(1);
-        self.append_free(head);
-        Ok((Done { head, written }, idle_claim))
+        self.outstanding = self.outstanding.wrapping_sub(ended.taken);
+        ended
     }
 
-    /// As [`redeem_single`](Self::redeem_single), and lends the same descriptor again at once, as number `place` of those
-    /// that were posted. Also returns what stands under it.
+    /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
+    /// those that were posted. `each` is told what stands under it, to post it. What the device was not shown begins with
+    /// number `shown`.
     #[inline(always)]
-    pub(crate) fn exchange_single(
+    pub(crate) fn exchange_singles(
         &mut self,
-        id: Alleged<u32>,
-        len: Alleged<u32>,
-        slot: u32,
-        unshown: Unshown,
+        most: usize,
+        (shown, place): (u16, u16),
+        mut next: impl FnMut() -> Option<(u32, Claim)>,
+        mut each: impl FnMut(Done, Descriptor),
+    ) -> Ended {
+        let Self { records, size, .. } = self;
+        let (records, size) = (&mut **records, *size);
+        let mut ended = Ended::default();
+        let mut place = place;
+        while usize::from(ended.taken) < most {
+            let Some((slot, (id, len))) = next() else { break };
+            // What was posted again in this burst counts: the device was not shown it.
+            let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
+            let decided = Self::find(records, size, id, slot, unshown).and_then(|(head, record)| {
+                let (written, idle_claim) = Self::length(record.writable, len, slot)?;
+                assert!(record.count == 1, "only single descriptors are lent here");
+                record.place = place;
+                Ok((Done { head, written }, record.desc, idle_claim))
+            });
+            match decided {
+                Ok((done, desc, idle_claim)) => {
+                    place = place.wrapping_add(1);
+                    ended.count(idle_claim);
+                    each(done, desc);
+                }
+                Err(fault) => return ended.with(fault),
+            }
+        }
+        ended
+    }
+
+    /// Ends the loans of the oldest chains of an opened batch, `most` at most, as
+    /// [`next_in_batch`](Self::next_in_batch): all but the last one count as written in full.
+    #[inline(always)]
+    pub(crate) fn redeem_batch(&mut self, most: usize, slot: u32, mut each: impl FnMut(Done)) -> Ended {
+        let Self { records, free, order, batch, .. } = self;
+        let records = &mut **records;
+        let mut ended = Ended::default();
+        let nothing = Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 };
+        let Some(order) = order else { return ended.with(nothing) };
+        while usize::from(ended.taken) < most && batch.left > 0 {
+            let left = most.saturating_sub(usize::from(ended.taken)).min(usize::from(batch.left));
+            let run = order.front_run(left);
+            assert!(!run.is_empty(), "chains of a batch are out");
+            for head in run {
+                let Some(record) = records.get_mut(head.index()) else { return ended.with(nothing) };
+                assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
+                record.token = None;
+                record.state = State::Free;
+                batch.left = batch.left.wrapping_sub(1);
+                let (written, idle_claim) = batch.of_next(record.writable);
+                ended.count(idle_claim);
+                each(Done { head: *head, written });
+            }
+            let count = run.len();
+            free.extend(run);
+            order.pop_run(count);
+        }
+        self.outstanding = self.outstanding.wrapping_sub(ended.taken);
+        ended
+    }
+
+    /// As [`redeem_batch`](Self::redeem_batch), and lends each descriptor again, as
+    /// [`exchange_singles`](Self::exchange_singles).
+    #[inline(always)]
+    pub(crate) fn exchange_batch(
+        &mut self,
+        most: usize,
         place: u16,
-    ) -> Result<(Done, Descriptor, bool), Fault> {
-        let (head, record) = Self::find(&mut self.records, self.size, id, slot, unshown)?;
-        let (written, idle_claim) = Self::length(record.writable, len, slot)?;
-        assert!(record.count == 1, "only single descriptors are lent here");
-        record.place = place;
-        Ok((Done { head, written }, record.desc, idle_claim))
-    }
-
-    /// As [`next_single_in_batch`](Self::next_single_in_batch), and lends the same descriptor again, as
-    /// [`exchange_single`](Self::exchange_single).
-    #[inline(always)]
-    pub(crate) fn exchange_next_in_batch(&mut self, slot: u32, place: u16) -> Result<(Done, Descriptor, bool), Fault> {
+        slot: u32,
+        mut each: impl FnMut(Done, Descriptor),
+    ) -> Ended {
+        let Self { records, order, batch, .. } = self;
+        let records = &mut **records;
+        let mut ended = Ended::default();
+        let mut place = place;
         let nothing = Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 };
-        let order = self.order.as_mut().ok_or(nothing)?;
-        let head = order.pop_front().ok_or(nothing)?;
-        order.push_back(head);
-        let record = self.records.get_mut(head.index()).ok_or(nothing)?;
-        assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in this order");
-        record.place = place;
-        self.batch.left = self.batch.left.wrapping_sub(1);
-        let last = self.batch.left == 0;
-        let (written, idle_claim) =
-            if last { (self.batch.written, self.batch.idle_claim) } else { (record.writable, false) };
-        Ok((Done { head, written }, record.desc, idle_claim))
-    }
-
-    /// Ends the loan of the oldest of an opened batch, as [`next_in_batch`](Self::next_in_batch): all but the last one count
-    /// as written in full.
-    #[inline(always)]
-    pub(crate) fn next_single_in_batch(&mut self, slot: u32) -> Result<(Done, bool), Fault> {
-        let nothing = Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 };
-        let head = self.order.as_mut().and_then(Order::pop_front).ok_or(nothing)?;
-        let record = self.records.get_mut(head.index()).ok_or(nothing)?;
-        assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in this order");
-        record.token = None;
-        record.state = State::Free;
-        self.outstanding = self.outstanding.wrapping_sub(1);
-        self.batch.left = self.batch.left.wrapping_sub(1);
-        let last = self.batch.left == 0;
-        let (written, idle_claim) =
-            if last { (self.batch.written, self.batch.idle_claim) } else { (record.writable, false) };
-        self.append_free(head);
-        Ok((Done { head, written }, idle_claim))
-    }
-
-    /// Puts a descriptor that is free again at the end of the free list.
-    #[inline(always)]
-    fn append_free(&mut self, id: DescId) {
-        if self.free == 0 {
-            self.free_head = id.get();
-        } else if let Some(last) = self.records.get_mut(usize::from(self.free_tail)) {
-            last.link = id.get();
+        while usize::from(ended.taken) < most && batch.left > 0 {
+            let Some(head) = order.as_mut().and_then(Fifo::pop_front) else { return ended.with(nothing) };
+            let Some(record) = records.get_mut(head.index()) else { return ended.with(nothing) };
+            assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
+            record.place = place;
+            place = place.wrapping_add(1);
+            batch.left = batch.left.wrapping_sub(1);
+            let (written, idle_claim) = batch.of_next(record.writable);
+            ended.count(idle_claim);
+            let desc = record.desc;
+            if let Some(order) = order {
+                order.push_back(head);
+            }
+            each(Done { head, written }, desc);
         }
-        self.free_tail = id.get();
-        self.free = self.free.wrapping_add(1);
+        ended
+    }
+}
+
+impl super::Batch {
+    /// What the device says that it wrote into the chain that was taken last, which was lent so much `writable`; and whether
+    /// it claims what was not lent.
+    #[inline(always)]
+    fn of_next(&self, writable: u32) -> (u32, bool) {
+        if self.left == 0 { (self.written, self.idle_claim) } else { (writable, false) }
     }
 }

@@ -1,162 +1,220 @@
 //! Bursts of single slots on a packed ring.
 
-use ironring_common::index::{DescId, PackedPosition};
+use ironring_common::index::{DescId, PackedPosition, QueueSize};
+use ironring_common::shm::lane::Lane;
+use ironring_common::shm::view::{Both, BothLane};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed;
 use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
-use super::{PackedRing, Seen, rest};
-use crate::boundary;
+use super::{PackedRing, rest};
+use crate::boundary::{self, Claim};
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
-use crate::queue::DriverRing;
-use crate::queue::ledger::{Lent, Unshown};
+use crate::queue::ledger::{Ended, Lent, Unshown};
 use crate::queue::slots::{Done, SlotRing, Taken};
 use crate::queue::violation::Fault;
 
 impl<W: Words> SlotRing for PackedRing<W, ()> {
-    #[inline]
+    #[inline(always)]
     fn post_slots(
         &mut self,
         slots: &FixedSlots,
         direction: Direction,
-        lens: impl Iterator<Item = u32>,
-        heads: &mut [DescId],
+        most: usize,
+        lens: impl IntoIterator<Item = u32>,
+        mut each: impl FnMut(DescId),
     ) -> usize {
         let flags = if direction == Direction::FromDevice { DESC_F_WRITE } else { 0 };
-        let mut posted = 0usize;
-        let mut at = self.next_avail;
-        let mut place = self.posted;
-        for (to, len) in heads.iter_mut().zip(lens) {
-            let describe = |id| Descriptor { addr: slots.addr(id).0, len, flags, next: 0 };
-            let Some(Lent { head, desc, .. }) = self.ledger.lend_single((), place, describe) else { break };
-            self.write_single(at, head, desc);
-            at = at.advance(1, self.size);
-            place = place.wrapping_add(1);
-            *to = head;
-            posted = posted.wrapping_add(1);
+        let (slots, place) = (*slots, self.posted);
+        let describe = |id, len| Descriptor { addr: slots.addr(id).0, len, flags, next: 0 };
+        let mut posts = Posts::of(&self.ring, self.size, self.next_avail, self.first);
+        let posted = self.ledger.lend_singles(most, place, lens, describe, |Lent { head, desc, .. }| {
+            posts.push(head, desc);
+            each(head);
+        });
+        let (at, first) = (posts.at, posts.first);
+        self.end_posts(posted, at, first);
+        usize::from(posted)
+    }
+
+    #[inline(always)]
+    fn take_slots(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
+        if let Err(violation) = self.latch.check() {
+            return (0, Err(violation));
         }
-        self.next_avail = at;
-        self.posted = place;
-        self.unpublished = self.unpublished.wrapping_add(u16::try_from(posted).unwrap_or(u16::MAX));
-        posted
+        if self.in_order {
+            return self.each_batch(most, |ring, left, slot| ring.ledger.redeem_batch(left, slot, &mut each));
+        }
+        let unshown = self.unshown();
+        let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
+        let ended = self.ledger.redeem_singles(most, unshown, next, each);
+        self.end_slots(ended)
     }
 
-    #[inline]
-    fn take_slots(&mut self, done: &mut [Done]) -> Taken {
-        let unshown = Unshown { from: self.published, count: self.posted.wrapping_sub(self.published) };
-        self.each_slot(done, |ring| ring.next_slot(unshown))
-    }
-
-    #[inline]
-    fn exchange_slots(&mut self, done: &mut [Done]) -> Taken {
-        self.each_slot(done, Self::exchange_slot)
+    #[inline(always)]
+    fn exchange_slots(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
+        if let Err(violation) = self.latch.check() {
+            return (0, Err(violation));
+        }
+        if self.in_order {
+            return self.each_batch(most, |ring, left, slot| {
+                let mut posts = Posts::of(&ring.ring, ring.size, ring.next_avail, ring.first);
+                let ended = ring.ledger.exchange_batch(left, ring.posted, slot, |done, desc| {
+                    posts.push(done.head, desc);
+                    each(done);
+                });
+                let (at, first) = (posts.at, posts.first);
+                ring.end_posts(ended.taken, at, first);
+                ended
+            });
+        }
+        let places = (self.published, self.posted);
+        let mut posts = Posts::of(&self.ring, self.size, self.next_avail, self.first);
+        let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
+        let ended = self.ledger.exchange_singles(most, places, next, |done, desc| {
+            posts.push(done.head, desc);
+            each(done);
+        });
+        let (at, first) = (posts.at, posts.first);
+        self.end_posts(ended.taken, at, first);
+        self.end_slots(ended)
     }
 }
 
 impl<W: Words> PackedRing<W, ()> {
-    /// Takes completions by `take`, as many as there are places for.
+    /// Chains that were added and not published.
     #[inline(always)]
-    fn each_slot(
-        &mut self,
-        done: &mut [Done],
-        mut take: impl FnMut(&mut Self) -> Result<Option<(Done, bool)>, Fault>,
-    ) -> Taken {
-        if let Err(violation) = self.latch.check() {
-            return (0, Err(violation));
-        }
-        let (mut taken, mut idle_claims) = (0usize, 0u64);
-        let mut end = Ok(());
-        for to in done {
-            match take(self) {
-                Ok(Some((slot, idle_claim))) => {
-                    *to = slot;
-                    idle_claims = idle_claims.wrapping_add(u64::from(idle_claim));
-                }
-                Ok(None) => break,
-                Err(fault) => {
-                    end = Err(self.broken(fault));
-                    break;
-                }
+    fn unshown(&self) -> Unshown {
+        Unshown { from: self.published, count: self.posted.wrapping_sub(self.published) }
+    }
+
+    /// Takes batches by `take`, which is told how many chains are wanted still and the slot of the completion.
+    #[inline(always)]
+    fn each_batch(&mut self, most: usize, mut take: impl FnMut(&mut Self, usize, u32) -> Ended) -> Taken {
+        let mut taken = 0usize;
+        while taken < most {
+            let slot = u32::from(self.next_used.slot());
+            let ended = match self.open_batch(slot) {
+                Ok(true) => take(self, most.wrapping_sub(taken), slot),
+                Ok(false) => break,
+                Err(fault) => Ended { fault: Some(fault), ..Ended::default() },
+            };
+            taken = taken.wrapping_add(usize::from(ended.taken));
+            let (_, end) = self.end(ended);
+            if end.is_err() {
+                return (taken, end);
             }
-            self.next_used = self.next_used.advance(1, self.size);
-            self.held_slots = self.held_slots.wrapping_sub(1);
-            taken = taken.wrapping_add(1);
         }
-        self.counters.idle_claims = self.counters.idle_claims.wrapping_add(idle_claims);
-        (taken, end)
+        (taken, Ok(()))
     }
 
-    /// As [`next_slot`](Self::next_slot), and posts the slot again.
+    /// Looks at the next slot if nothing is left of the one before, which may stand for any number of chains that are out, of
+    /// one slot each: as many as a chain that was shown can be away from the oldest. Whether there is something.
     #[inline(always)]
-    fn exchange_slot(&mut self) -> Result<Option<(Done, bool)>, Fault> {
-        let slot = u32::from(self.next_used.slot());
-        let place = self.posted;
-        // What was posted again in this burst counts: the device was not shown it.
-        let unshown = Unshown { from: self.published, count: place.wrapping_sub(self.published) };
-        let exchanged = if self.in_order {
-            if !self.open_batch(slot, unshown)? {
-                return Ok(None);
-            }
-            self.ledger.exchange_next_in_batch(slot, place)?
-        } else {
-            let Some((id, len)) = self.look_at_slot() else { return Ok(None) };
-            self.ledger.exchange_single(id, len, slot, unshown, place)?
-        };
-        let (done, desc, idle_claim) = exchanged;
-        self.write_single(self.next_avail, done.head, desc);
-        self.next_avail = self.next_avail.advance(1, self.size);
-        self.posted = place.wrapping_add(1);
-        self.unpublished = self.unpublished.wrapping_add(1);
-        Ok(Some((done, idle_claim)))
-    }
-
-    /// Writes a chain of one slot. The flags that show the burst to the device come last, by `publish`.
-    #[inline(always)]
-    fn write_single(&mut self, at: PackedPosition, head: DescId, desc: Descriptor) {
-        let offset = usize::from(at.slot()).wrapping_mul(packed::SLOT_BYTES);
-        self.ring.store_u64(offset.wrapping_add(packed::SLOT_ADDR), desc.addr);
-        let (offset, word) = (offset.wrapping_add(packed::SLOT_REST), rest(desc, head, at.wrap()).to_word());
-        if self.first.is_none() {
-            self.first = Some((offset, word));
-        } else {
-            self.ring.store_u64(offset, word);
+    fn open_batch(&mut self, slot: u32) -> Result<bool, Fault> {
+        if self.ledger.in_batch() > 0 {
+            return Ok(true);
         }
-    }
-
-    /// What the slot at `next_used` says, if the device has used it. With nothing out there is none that it may have used,
-    /// whatever stands there.
-    #[inline(always)]
-    fn look_at_slot(&mut self) -> Option<Seen> {
-        let seen = self.seen.take();
-        let seen =
-            seen.or_else(|| (self.held_slots > 0).then(|| boundary::used_slot(&self.ring, self.next_used)).flatten());
-        self.counters.used_entries = self.counters.used_entries.wrapping_add(u64::from(seen.is_some()));
-        seen
-    }
-
-    /// Looks at the next slot if nothing is left of the one before, which may stand for any number of chains that are out:
-    /// as many as a chain that was shown can be away from the oldest. Whether there is something.
-    #[inline(always)]
-    fn open_batch(&mut self, slot: u32, unshown: Unshown) -> Result<bool, Fault> {
-        if self.ledger.in_batch() == 0 {
-            let Some((id, len)) = self.look_at_slot() else { return Ok(false) };
-            let chains = self.ledger.open_batch(id, len, slot, unshown, self.held())?;
-            let batches = &mut self.counters.in_order_batches;
-            *batches = batches.wrapping_add(u64::from(chains > 1));
-        }
+        let mut next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
+        let Some((_, (id, len))) = next() else { return Ok(false) };
+        self.counters.used_entries = self.counters.used_entries.wrapping_add(1);
+        let chains = self.ledger.open_batch(id, len, slot, self.unshown(), self.held_slots)?;
+        let batches = &mut self.counters.in_order_batches;
+        *batches = batches.wrapping_add(u64::from(chains > 1));
         Ok(true)
     }
 
-    /// Ends the loan that the slot at `next_used` is about, if the device has used it, or the next one of a batch.
+    /// Books what was posted.
     #[inline(always)]
-    fn next_slot(&mut self, unshown: Unshown) -> Result<Option<(Done, bool)>, Fault> {
-        let slot = u32::from(self.next_used.slot());
-        if self.in_order {
-            let there = self.open_batch(slot, unshown)?;
-            return there.then(|| self.ledger.next_single_in_batch(slot)).transpose();
+    fn end_posts(&mut self, posted: u16, at: PackedPosition, first: Option<(usize, u64)>) {
+        self.next_avail = at;
+        self.first = first;
+        self.posted = self.posted.wrapping_add(posted);
+        self.unpublished = self.unpublished.wrapping_add(posted);
+    }
+
+    /// Books what became of a burst with a slot for each chain.
+    #[inline(always)]
+    fn end_slots(&mut self, ended: Ended) -> Taken {
+        let entries = u64::from(ended.taken).wrapping_add(u64::from(ended.fault.is_some()));
+        self.counters.used_entries = self.counters.used_entries.wrapping_add(entries);
+        self.end(ended)
+    }
+
+    /// Books what became of loans.
+    #[inline(always)]
+    fn end(&mut self, ended: Ended) -> Taken {
+        let Ended { taken, idle_claims, fault } = ended;
+        self.next_used = self.next_used.advance(taken, self.size);
+        self.held_slots = self.held_slots.wrapping_sub(taken);
+        self.counters.idle_claims = self.counters.idle_claims.wrapping_add(u64::from(idle_claims));
+        (usize::from(taken), fault.map_or(Ok(()), |fault| Err(self.broken(fault))))
+    }
+}
+
+/// The slots during a burst, as they are posted.
+struct Posts<L> {
+    addrs: BothLane<L>,
+    rests: BothLane<L>,
+    size: QueueSize,
+    /// Where the next chain goes.
+    at: PackedPosition,
+    /// The second word of the first slot that the device was not shown, and where it goes.
+    first: Option<(usize, u64)>,
+}
+
+impl Posts<()> {
+    #[inline(always)]
+    fn of<W: Words>(
+        ring: &Both<W>,
+        size: QueueSize,
+        at: PackedPosition,
+        first: Option<(usize, u64)>,
+    ) -> Posts<impl Lane + Copy + '_> {
+        let lane = |word| ring.lane(word, packed::SLOT_BYTES, usize::from(size.get()));
+        Posts { addrs: lane(packed::SLOT_ADDR), rests: lane(packed::SLOT_REST), size, at, first }
+    }
+}
+
+impl<L: Lane> Posts<L> {
+    /// Writes a chain of one slot. The flags that show the burst to the device come last, by `publish`.
+    #[inline(always)]
+    fn push(&mut self, head: DescId, desc: Descriptor) {
+        let slot = usize::from(self.at.slot());
+        let word = rest(desc, head, self.at.wrap()).to_word();
+        self.addrs.store_u64(slot, desc.addr);
+        if self.first.is_none() {
+            self.first = Some((slot.wrapping_mul(packed::SLOT_BYTES).wrapping_add(packed::SLOT_REST), word));
+        } else {
+            self.rests.store_u64(slot, word);
         }
-        let Some((id, len)) = self.look_at_slot() else { return Ok(None) };
-        self.ledger.redeem_single(id, len, slot, unshown).map(Some)
+        self.at = self.at.advance(1, self.size);
+    }
+}
+
+/// What the slots from `at` on say, as far as the device has used them, with their numbers: at most `held` of them. With
+/// nothing out there is none that it may have used, whatever stands there. The first one may have been `seen` before.
+#[inline(always)]
+fn claims<W: Words>(
+    ring: &Both<W>,
+    size: QueueSize,
+    (at, held): (PackedPosition, u16),
+    seen: Option<Claim>,
+) -> impl FnMut() -> Option<(u32, Claim)> {
+    let rests = ring.lane(packed::SLOT_REST, packed::SLOT_BYTES, usize::from(size.get()));
+    let (mut at, mut held, mut seen) = (at, held, seen);
+    move || {
+        if held == 0 {
+            return None;
+        }
+        let claim = match seen.take() {
+            Some(seen) => seen,
+            None => boundary::used_slot_of(&rests, at)?,
+        };
+        let slot = u32::from(at.slot());
+        at = at.advance(1, size);
+        held = held.wrapping_sub(1);
+        Some((slot, claim))
     }
 }

@@ -10,7 +10,7 @@ use ironring_common::spec::packed::{self, SlotRest};
 use ironring_common::spec::split::{self, UsedElem};
 use proptest::prelude::*;
 
-use super::{BURST, Done, NO_HEADS, NOTHING_DONE, SlotRing};
+use super::{BURST, Done, SlotRing};
 use crate::mapper::Direction;
 use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::any::AnyRing;
@@ -109,13 +109,14 @@ impl Side {
     }
 
     fn post_burst(&mut self, direction: Direction, count: usize, len: u32) -> Vec<DescId> {
-        let mut heads = NO_HEADS;
+        let mut heads = Vec::new();
         let lens = std::iter::repeat_n(len, count);
         let posted = match &mut self.ring {
-            AnyRing::Split(ring) => ring.post_slots(&SLOTS, direction, lens, &mut heads),
-            AnyRing::Packed(ring) => ring.post_slots(&SLOTS, direction, lens, &mut heads),
+            AnyRing::Split(ring) => ring.post_slots(&SLOTS, direction, count, lens, |head| heads.push(head)),
+            AnyRing::Packed(ring) => ring.post_slots(&SLOTS, direction, count, lens, |head| heads.push(head)),
         };
-        heads[..posted].to_vec()
+        assert_eq!(posted, heads.len());
+        heads
     }
 
     fn take_singly(&mut self, most: usize) -> (Vec<Done>, Option<ViolationKind>) {
@@ -132,12 +133,13 @@ impl Side {
     }
 
     fn take_burst(&mut self, most: usize) -> (Vec<Done>, Option<ViolationKind>) {
-        let mut done = NOTHING_DONE;
+        let mut done = Vec::new();
         let (taken, end) = match &mut self.ring {
-            AnyRing::Split(ring) => ring.take_slots(&mut done[..most]),
-            AnyRing::Packed(ring) => ring.take_slots(&mut done[..most]),
+            AnyRing::Split(ring) => ring.take_slots(most, |slot| done.push(slot)),
+            AnyRing::Packed(ring) => ring.take_slots(most, |slot| done.push(slot)),
         };
-        (done[..taken].to_vec(), end.err().map(|violation| violation.kind))
+        assert_eq!(taken, done.len());
+        (done, end.err().map(|violation| violation.kind))
     }
 }
 
@@ -280,19 +282,20 @@ fn run_exchange(layout: RingLayout, in_order: bool, script: &[Step]) {
                     singly.push(*done);
                     assert_eq!(one.post_singly(Direction::FromDevice, 1, 2048), [done.head]);
                 }
-                let mut done = NOTHING_DONE;
+                let mut done = Vec::new();
                 let (taken, end) = match &mut many.ring {
-                    AnyRing::Split(ring) => ring.exchange_slots(&mut done[..most]),
-                    AnyRing::Packed(ring) => ring.exchange_slots(&mut done[..most]),
+                    AnyRing::Split(ring) => ring.exchange_slots(most, |slot| done.push(slot)),
+                    AnyRing::Packed(ring) => ring.exchange_slots(most, |slot| done.push(slot)),
                 };
+                assert_eq!(taken, done.len());
                 if is_about_the_index(fault) {
                     return;
                 }
                 if fault.is_some() {
-                    assert!(end.is_err() && singly.starts_with(&done[..taken]), "{fault:?} {end:?}");
+                    assert!(end.is_err() && singly.starts_with(&done[..]), "{fault:?} {end:?}");
                     return;
                 }
-                assert_eq!((&done[..taken], end), (&singly[..], Ok(())));
+                assert_eq!((&done[..], end), (&singly[..], Ok(())));
                 posted.extend(singly.iter().map(|done| done.head));
             }
         }

@@ -1,119 +1,97 @@
 //! Bursts of single slots on a split ring.
 
-use ironring_common::index::DescId;
+use ironring_common::index::{DescId, SplitIndex};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
-use super::{SplitRing, write_descriptor};
+use super::{SplitRing, write_avail, write_descriptor};
+use crate::boundary::{Claim, UsedRing};
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::DriverRing;
-use crate::queue::ledger::{Lent, Unshown};
+use crate::queue::ledger::{Ended, Lent, Unshown};
 use crate::queue::slots::{Done, SlotRing, Taken};
 use crate::queue::violation::{Fault, Violation};
 
 impl<W: Words> SlotRing for SplitRing<W, ()> {
-    #[inline]
+    #[inline(always)]
     fn post_slots(
         &mut self,
         slots: &FixedSlots,
         direction: Direction,
-        lens: impl Iterator<Item = u32>,
-        heads: &mut [DescId],
+        most: usize,
+        lens: impl IntoIterator<Item = u32>,
+        mut each: impl FnMut(DescId),
     ) -> usize {
         let flags = if direction == Direction::FromDevice { DESC_F_WRITE } else { 0 };
-        let mut posted = 0usize;
-        for (to, len) in heads.iter_mut().zip(lens) {
-            let describe = |id| Descriptor { addr: slots.addr(id).0, len, flags, next: 0 };
-            let Some(Lent { head, desc, changed }) = self.ledger.lend_single((), self.next_avail.0, describe) else {
-                break;
-            };
+        let (slots, size, place, mut at) = (*slots, self.size, self.next_avail.0, self.next_avail);
+        let (table, avail, shadow) = (self.desc.view(), self.avail.view(), &mut self.avail_shadow);
+        let describe = |id, len| Descriptor { addr: slots.addr(id).0, len, flags, next: 0 };
+        let post = |Lent { head, desc, changed }| {
             if changed {
-                write_descriptor(&self.desc, head, desc);
+                write_descriptor(&table, head, desc);
             }
-            self.write_avail(head);
-            *to = head;
-            posted = posted.wrapping_add(1);
+            write_avail(&avail, shadow, size.slot(at), head);
+            at = at.advance(1);
+            each(head);
+        };
+        let posted = self.ledger.lend_singles(most, place, lens, describe, post);
+        self.next_avail = self.next_avail.advance(posted);
+        usize::from(posted)
+    }
+
+    #[inline(always)]
+    fn take_slots(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
+        if self.in_order {
+            return self.each_batch(most, |ring, left, slot| ring.ledger.redeem_batch(left, slot, &mut each));
         }
-        posted
+        let there = match self.look_for(most) {
+            Ok(there) => usize::from(there),
+            Err(violation) => return (0, Err(violation)),
+        };
+        let unshown = self.unshown();
+        let (ledger, next) = (&mut self.ledger, claims(&self.used, self.next_used));
+        let ended = ledger.redeem_singles(there, unshown, next, each);
+        self.end_elements(ended)
     }
 
-    #[inline]
-    fn take_slots(&mut self, done: &mut [Done]) -> Taken {
-        let unshown = Unshown { from: self.published.0, count: self.next_avail.since(self.published) };
-        self.each_slot(done, |ring| ring.next_slot(unshown))
-    }
-
-    #[inline]
-    fn exchange_slots(&mut self, done: &mut [Done]) -> Taken {
-        self.each_slot(done, Self::exchange_slot)
+    #[inline(always)]
+    fn exchange_slots(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
+        if self.in_order {
+            return self.each_batch(most, |ring, left, slot| {
+                let (size, mut at) = (ring.size, ring.next_avail);
+                let (avail, shadow) = (ring.avail.view(), &mut ring.avail_shadow);
+                let ended = ring.ledger.exchange_batch(left, at.0, slot, |done, _| {
+                    write_avail(&avail, shadow, size.slot(at), done.head);
+                    at = at.advance(1);
+                    each(done);
+                });
+                ring.next_avail = at;
+                ended
+            });
+        }
+        let there = match self.look_for(most) {
+            Ok(there) => usize::from(there),
+            Err(violation) => return (0, Err(violation)),
+        };
+        let (size, mut at, places) = (self.size, self.next_avail, (self.published.0, self.next_avail.0));
+        let (avail, shadow) = (self.avail.view(), &mut self.avail_shadow);
+        let (ledger, next) = (&mut self.ledger, claims(&self.used, self.next_used));
+        let ended = ledger.exchange_singles(there, places, next, |done, _| {
+            write_avail(&avail, shadow, size.slot(at), done.head);
+            at = at.advance(1);
+            each(done);
+        });
+        self.next_avail = at;
+        self.end_elements(ended)
     }
 }
 
 impl<W: Words> SplitRing<W, ()> {
-    /// Takes completions by `take`, as many as there are places for.
+    /// Chains that were added and not published.
     #[inline(always)]
-    fn each_slot(
-        &mut self,
-        done: &mut [Done],
-        mut take: impl FnMut(&mut Self) -> Result<(Done, bool), Fault>,
-    ) -> Taken {
-        let there = match self.look_for(done.len()) {
-            Ok(there) => there,
-            Err(violation) => return (0, Err(violation)),
-        };
-        let (mut taken, mut idle_claims) = (0usize, 0u64);
-        let mut end = Ok(());
-        for to in done.iter_mut().take(usize::from(there)) {
-            match take(self) {
-                Ok((slot, idle_claim)) => {
-                    *to = slot;
-                    idle_claims = idle_claims.wrapping_add(u64::from(idle_claim));
-                }
-                Err(fault) => {
-                    end = Err(self.broken(fault));
-                    break;
-                }
-            }
-            self.next_used = self.next_used.advance(1);
-            taken = taken.wrapping_add(1);
-        }
-        self.counters.idle_claims = self.counters.idle_claims.wrapping_add(idle_claims);
-        (taken, end)
-    }
-
-    /// As [`next_slot`](Self::next_slot), and posts the slot again.
-    #[inline(always)]
-    fn exchange_slot(&mut self) -> Result<(Done, bool), Fault> {
-        let slot = u32::from(self.size.slot(self.next_used));
-        let place = self.next_avail.0;
-        // What was posted again in this burst counts: the device was not shown it.
-        let unshown = Unshown { from: self.published.0, count: self.next_avail.since(self.published) };
-        let (done, _, idle_claim) = if self.in_order {
-            self.open_batch(slot, unshown)?;
-            self.ledger.exchange_next_in_batch(slot, place)?
-        } else {
-            let (id, len) = self.used.element(self.next_used);
-            self.counters.used_entries = self.counters.used_entries.wrapping_add(1);
-            self.ledger.exchange_single(id, len, slot, unshown, place)?
-        };
-        self.write_avail(done.head);
-        Ok((done, idle_claim))
-    }
-
-    /// Loads the next used element if none is left of the one before: it may stand for many, but for no more than the index
-    /// says.
-    #[inline(always)]
-    fn open_batch(&mut self, slot: u32, unshown: Unshown) -> Result<(), Fault> {
-        if self.ledger.in_batch() == 0 {
-            let (id, len) = self.used.element(self.next_used);
-            self.counters.used_entries = self.counters.used_entries.wrapping_add(1);
-            let limit = self.seen_used.since(self.next_used);
-            let chains = self.ledger.open_batch(id, len, slot, unshown, limit)?;
-            let batches = &mut self.counters.in_order_batches;
-            *batches = batches.wrapping_add(u64::from(chains > 1));
-        }
-        Ok(())
+    fn unshown(&self) -> Unshown {
+        Unshown { from: self.published.0, count: self.next_avail.since(self.published) }
     }
 
     /// How many completions there are, at most `most`. Loads the device's index only if those seen before are fewer.
@@ -132,16 +110,70 @@ impl<W: Words> SplitRing<W, ()> {
         Ok(seen.wrapping_add(more).min(most))
     }
 
-    /// Ends the loan that the next used element is about, or the next one of a batch.
+    /// Takes batches by `take`, which is told how many chains are wanted still and where the element stands.
     #[inline(always)]
-    fn next_slot(&mut self, unshown: Unshown) -> Result<(Done, bool), Fault> {
-        let slot = u32::from(self.size.slot(self.next_used));
-        if self.in_order {
-            self.open_batch(slot, unshown)?;
-            return self.ledger.next_single_in_batch(slot);
+    fn each_batch(&mut self, most: usize, mut take: impl FnMut(&mut Self, usize, u32) -> Ended) -> Taken {
+        let there = match self.look_for(most) {
+            Ok(there) => usize::from(there),
+            Err(violation) => return (0, Err(violation)),
+        };
+        let mut taken = 0usize;
+        while taken < there {
+            let slot = u32::from(self.size.slot(self.next_used));
+            let opened = self.open_batch(slot);
+            let ended = match opened {
+                Ok(()) => take(self, there.wrapping_sub(taken), slot),
+                Err(fault) => Ended { fault: Some(fault), ..Ended::default() },
+            };
+            taken = taken.wrapping_add(usize::from(ended.taken));
+            let (_, end) = self.end(ended);
+            if end.is_err() {
+                return (taken, end);
+            }
+        }
+        (taken, Ok(()))
+    }
+
+    /// Loads the next used element if none is left of the one before: it may stand for many, but for no more than the index
+    /// says.
+    #[inline(always)]
+    fn open_batch(&mut self, slot: u32) -> Result<(), Fault> {
+        if self.ledger.in_batch() > 0 {
+            return Ok(());
         }
         let (id, len) = self.used.element(self.next_used);
         self.counters.used_entries = self.counters.used_entries.wrapping_add(1);
-        self.ledger.redeem_single(id, len, slot, unshown)
+        let chains = self.ledger.open_batch(id, len, slot, self.unshown(), self.seen_used.since(self.next_used))?;
+        let batches = &mut self.counters.in_order_batches;
+        *batches = batches.wrapping_add(u64::from(chains > 1));
+        Ok(())
+    }
+
+    /// Books what became of a burst with an element for each chain.
+    #[inline(always)]
+    fn end_elements(&mut self, ended: Ended) -> Taken {
+        let entries = u64::from(ended.taken).wrapping_add(u64::from(ended.fault.is_some()));
+        self.counters.used_entries = self.counters.used_entries.wrapping_add(entries);
+        self.end(ended)
+    }
+
+    /// Books what became of loans.
+    #[inline(always)]
+    fn end(&mut self, ended: Ended) -> Taken {
+        let Ended { taken, idle_claims, fault } = ended;
+        self.next_used = self.next_used.advance(taken);
+        self.counters.idle_claims = self.counters.idle_claims.wrapping_add(u64::from(idle_claims));
+        (usize::from(taken), fault.map_or(Ok(()), |fault| Err(self.broken(fault))))
+    }
+}
+
+/// The used elements from `at` on, with the slots where they stand. The caller knows how many there are.
+#[inline(always)]
+fn claims<W: Words>(used: &UsedRing<W>, at: SplitIndex) -> impl FnMut() -> Option<(u32, Claim)> {
+    let (elements, size, mut at) = (used.elements(), used.size(), at);
+    move || {
+        let found = (u32::from(size.slot(at)), elements.element(at));
+        at = at.advance(1);
+        Some(found)
     }
 }

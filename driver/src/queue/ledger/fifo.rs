@@ -1,0 +1,192 @@
+//! Descriptors in a row: those that are free, and with in-order use those that are out.
+
+use alloc::boxed::Box;
+
+use ironring_common::index::{DescId, QueueSize};
+
+/// Ids, oldest first: never more than there are descriptors.
+#[derive(Debug)]
+pub(super) struct Fifo {
+    /// A power of two, so that places come from counters by a mask.
+    ids: Box<[DescId]>,
+    /// Free-running: ids that were taken.
+    first: u32,
+    /// Free-running: ids that were added.
+    end: u32,
+}
+
+impl Fifo {
+    pub(super) fn new(size: QueueSize) -> Self {
+        let places = usize::from(size.get()).next_power_of_two();
+        Self { ids: alloc::vec![DescId::FIRST; places].into_boxed_slice(), first: 0, end: 0 }
+    }
+
+    /// As many as there are descriptors, in their order.
+    pub(super) fn full(size: QueueSize) -> Self {
+        let mut all = Self::new(size);
+        for id in (0..size.get()).filter_map(|id| DescId::below(id, size)) {
+            all.push_back(id);
+        }
+        all
+    }
+
+    #[inline]
+    pub(super) const fn len(&self) -> usize {
+        self.end.wrapping_sub(self.first) as usize
+    }
+
+    #[inline]
+    pub(super) fn front(&self) -> Option<DescId> {
+        if self.first == self.end { None } else { self.ids.get(self.place(self.first)).copied() }
+    }
+
+    /// All of them, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = DescId> + '_ {
+        (0..self.end.wrapping_sub(self.first))
+            .filter_map(|n| self.ids.get(self.place(self.first.wrapping_add(n))).copied())
+    }
+
+    #[inline]
+    pub(super) fn pop_front(&mut self) -> Option<DescId> {
+        let id = self.front()?;
+        self.first = self.first.wrapping_add(1);
+        Some(id)
+    }
+
+    #[inline]
+    pub(super) fn push_back(&mut self, id: DescId) {
+        assert!(self.len() < self.ids.len(), "there are no more ids than descriptors");
+        let place = self.place(self.end);
+        if let Some(to) = self.ids.get_mut(place) {
+            *to = id;
+            self.end = self.end.wrapping_add(1);
+        }
+    }
+
+    /// Gives back the one that was taken last.
+    #[inline]
+    pub(super) fn push_front(&mut self, id: DescId) {
+        assert!(self.len() < self.ids.len(), "there are no more ids than descriptors");
+        let first = self.first.wrapping_sub(1);
+        let place = self.place(first);
+        if let Some(to) = self.ids.get_mut(place) {
+            *to = id;
+            self.first = first;
+        }
+    }
+
+    /// The oldest ones, at most `most`, as far as they lie in one piece: none only if there are none.
+    #[inline]
+    pub(super) fn front_run(&self, most: usize) -> &[DescId] {
+        let from = self.ids.get(self.place(self.first)..).unwrap_or_default();
+        from.get(..most.min(self.len()).min(from.len())).unwrap_or_default()
+    }
+
+    /// The oldest `count` are taken.
+    #[inline]
+    pub(super) fn pop_run(&mut self, count: usize) {
+        assert!(count <= self.len(), "only what is there is taken");
+        self.first = self.first.wrapping_add(u32::try_from(count).unwrap_or(0));
+    }
+
+    /// Places for the next ones, at most `most`, as far as they lie in one piece: none only if all ids are here. What is
+    /// written there counts after [`push_run`](Self::push_run).
+    #[inline]
+    pub(super) fn back_run(&mut self, most: usize) -> &mut [DescId] {
+        let free = self.ids.len().saturating_sub(self.len());
+        let place = self.place(self.end);
+        let from = self.ids.get_mut(place..).unwrap_or_default();
+        let count = most.min(free).min(from.len());
+        from.get_mut(..count).unwrap_or_default()
+    }
+
+    /// The first `count` places after the last id hold ids.
+    #[inline]
+    pub(super) fn push_run(&mut self, count: usize) {
+        assert!(count <= self.ids.len().saturating_sub(self.len()), "there are no more ids than descriptors");
+        self.end = self.end.wrapping_add(u32::try_from(count).unwrap_or(0));
+    }
+
+    /// Adds these ids.
+    #[inline]
+    pub(super) fn extend(&mut self, ids: &[DescId]) {
+        let mut ids = ids;
+        while !ids.is_empty() {
+            let run = self.back_run(ids.len());
+            assert!(!run.is_empty(), "there are no more ids than descriptors");
+            let Some((now, later)) = ids.split_at_checked(run.len()) else { return };
+            run.copy_from_slice(now);
+            self.push_run(now.len());
+            ids = later;
+        }
+    }
+
+    #[inline]
+    const fn place(&self, counter: u32) -> usize {
+        // There is at least one place.
+        counter as usize & self.ids.len().wrapping_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_out_as_they_went_in_however_often_the_counters_go_round() {
+        for size in [1u16, 3, 8, 77] {
+            let size = QueueSize::packed(size).unwrap();
+            let mut row = Fifo { first: u32::MAX - 5, end: u32::MAX - 5, ..Fifo::new(size) };
+            assert_eq!((row.len(), row.front(), row.pop_front()), (0, None, None));
+            for round in 0..20u16 {
+                for id in 0..size.get() {
+                    row.push_back(DescId::below((id + round) % size.get(), size).unwrap());
+                }
+                assert_eq!(row.len(), usize::from(size.get()));
+                assert_eq!(row.iter().count(), row.len());
+                for id in 0..size.get() {
+                    let head = DescId::below((id + round) % size.get(), size);
+                    assert_eq!((row.front(), row.pop_front()), (head, head));
+                    row.push_front(head.unwrap());
+                    assert_eq!((row.front(), row.pop_front()), (head, head));
+                }
+            }
+        }
+    }
+
+    /// In runs of every length, against single steps.
+    #[test]
+    fn runs_are_what_single_steps_are() {
+        let size = QueueSize::packed(7).unwrap();
+        for most in 1..=9 {
+            let mut row = Fifo { first: u32::MAX - 2, end: u32::MAX - 2, ..Fifo::new(size) };
+            let mut next = 0u16;
+            for _ in 0..30 {
+                while row.len() < 7 {
+                    let ids: Vec<_> = (0..row.back_run(most).len())
+                        .map(|n| DescId::below((next + n as u16) % 7, size).unwrap())
+                        .take(7 - row.len())
+                        .collect();
+                    next = (next + ids.len() as u16) % 7;
+                    row.extend(&ids);
+                }
+                let all: Vec<_> = row.iter().collect();
+                let run = row.front_run(most).to_vec();
+                assert!(!run.is_empty() && run.len() <= most && all.starts_with(&run));
+                row.pop_run(run.len());
+                assert_eq!(row.iter().collect::<Vec<_>>(), all[run.len()..]);
+            }
+        }
+        assert!(Fifo::new(size).front_run(3).is_empty());
+        assert!(Fifo::full(QueueSize::packed(8).unwrap()).back_run(3).is_empty());
+    }
+
+    #[test]
+    fn a_full_row_has_every_descriptor_once() {
+        for size in [1u16, 5, 8] {
+            let size = QueueSize::packed(size).unwrap();
+            let ids: Vec<_> = Fifo::full(size).iter().map(DescId::get).collect();
+            assert_eq!(ids, (0..size.get()).collect::<Vec<_>>());
+        }
+    }
+}
