@@ -10,6 +10,7 @@ use ironring_common::shm::lane::Lane;
 use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::view::{Both, BothLane, Theirs, TheirsLane};
 use ironring_common::shm::words::Words;
+use ironring_common::spec::net;
 use ironring_common::spec::packed::{self, Event, SLOT_ADDR, SLOT_BYTES, SLOT_REST, SlotRest};
 use ironring_common::spec::split::{
     AVAIL_ENTRY_BYTES, AVAIL_F_NO_INTERRUPT, AVAIL_FLAGS, AVAIL_IDX, AVAIL_RING, DESC_BYTES, DESC_F_INDIRECT,
@@ -95,6 +96,18 @@ pub(crate) fn descriptor<L: Lane>(table: &Table<L>, id: DescId, size: QueueSize)
             Some(Link { segment, writable, next, indirect })
         })
         .map_err(|Refused { observed }| Refused { observed: observed.next })
+}
+
+/// As [`descriptor`], of one that is a chain by itself and no table; `None` of any other: the walk says what is wrong with it.
+#[inline(always)]
+pub(crate) fn single_descriptor<L: Lane>(table: &Table<L>, id: DescId) -> Option<(Segment, bool)> {
+    let rest = table.rests.load_word_alleged(id.index());
+    let rest = rest.map(|rest| Descriptor::from_words([0, rest]));
+    let single = |desc: Descriptor| (desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT) == 0).then_some(desc);
+    let Descriptor { len, flags, .. } = rest.check_with(single).ok()?;
+    let why = "the region table checks every address when it is used";
+    let addr = table.addrs.load_word_alleged(id.index()).check_advisory(why);
+    Some((Segment { addr: GuestAddr(addr), len }, flags & DESC_F_WRITE != 0))
 }
 
 /// The slots of a packed ring, as their words.
@@ -190,6 +203,16 @@ pub(crate) fn used_index_left<W: Words>(used: &Theirs<W>, avail: &Theirs<W>, siz
 pub(crate) fn wants_call<W: Words>(avail: &Theirs<W>) -> bool {
     let why = "a wrong flag costs the driver a call too many or too few and nothing else";
     avail.load_u16_alleged(AVAIL_FLAGS).check_advisory(why) & AVAIL_F_NO_INTERRUPT == 0
+}
+
+/// Loads flags and segmentation type of the net header at the start of a driver's buffer, a byte each, once. The caller has
+/// checked that there is a header.
+#[inline(always)]
+pub(crate) fn header_wishes(from: Bytes<'_>) -> (u8, u8) {
+    let from = Theirs::new(from);
+    let why = "what a header asks for is refused or means nothing";
+    let byte = |at| from.load_u8_alleged(at).check_advisory(why);
+    (byte(net::HDR_FLAGS), byte(net::HDR_GSO_TYPE))
 }
 
 /// Copies the bytes from `at` on of a driver's buffer to private memory. The caller has checked that they are there.

@@ -1,7 +1,7 @@
 //! To the guest: frames of the port go into chains.
 
 use ironring_common::shm::mapping::Bytes;
-use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net::{HDR_BYTES, Header};
 
@@ -102,17 +102,18 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
     let taken = vring.next_singles(singles.get_mut(..most).unwrap_or_default());
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
     let mut found = [None; BURST as usize];
+    let memory = memory.hot();
     for (single, to) in singles.iter().zip(&mut found) {
-        *to = find(single.writable(), memory);
+        *to = find(single.writable(), &memory);
     }
     let (mut frames, mut sum, mut outside) = (0u16, 0usize, false);
-    for (single, bytes) in singles.iter_mut().zip(found) {
+    for (single, bytes) in singles.iter_mut().zip(&found) {
         let Some(frame) = port.rx_peek() else { break };
         let written = u32::try_from(HDR_BYTES.saturating_add(frame.len())).unwrap_or(u32::MAX);
         if written > single.writable().len {
             break;
         }
-        let Some(bytes) = bytes else {
+        let Some(bytes) = *bytes else {
             outside = true;
             break;
         };
@@ -126,14 +127,14 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
     let (finished, back) = singles.split_at_checked(usize::from(frames)).unwrap_or((singles, &[]));
     vring.end_singles(hook, finished, back);
     if let (true, Some(single)) = (outside, back.first()) {
-        fault_outside(vring, single.at.id, single.segment);
+        fault_outside(vring, single.id, single.segment);
     }
     Delivered { chains: frames, frames, full: false }
 }
 
 /// Finds a buffer and asks for its first lines, which are on their way while others are written.
 #[inline(always)]
-fn find(segment: Segment, memory: &RegionTable) -> Option<Bytes<'_>> {
+fn find<'a>(segment: Segment, memory: &HotRegion<'a>) -> Option<Bytes<'a>> {
     let found = memory.bytes(segment.addr, segment.len)?;
     let bytes = Ours::new(found);
     bytes.prefetch(0);

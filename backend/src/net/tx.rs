@@ -1,7 +1,7 @@
 //! From the guest: chains become frames of the port.
 
 use ironring_common::shm::mapping::Bytes;
-use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, Header};
 
@@ -61,12 +61,13 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook>(
     let taken = vring.next_singles(&mut singles);
     let singles = singles.get(..usize::from(taken)).unwrap_or_default();
     let mut found = [None; BURST as usize];
+    let memory = memory.hot();
     for (single, to) in singles.iter().zip(&mut found) {
-        *to = find(single.readable(), memory);
+        *to = find(single.readable(), &memory);
     }
     let (mut frames, mut dropped, mut sum, mut stop) = (0u16, 0u16, 0usize, None);
-    for (single, bytes) in singles.iter().zip(found) {
-        match forward_single(single.readable(), bytes, port) {
+    for (single, bytes) in singles.iter().zip(&found) {
+        match forward_single(single.readable(), *bytes, port) {
             Ok(bytes) => {
                 frames = frames.wrapping_add(1);
                 sum = sum.wrapping_add(bytes);
@@ -86,7 +87,7 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook>(
     let (finished, back) = singles.split_at_checked(usize::from(done)).unwrap_or((singles, &[]));
     vring.end_singles(hook, finished, back);
     if let (Some(Stop::Outside(segment)), Some(single)) = (&stop, back.first()) {
-        fault_outside(vring, single.at.id, *segment);
+        fault_outside(vring, single.id, *segment);
     }
     (done, stop.is_none())
 }
@@ -116,7 +117,7 @@ enum Stop {
 #[inline]
 fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
     if let [only] = chain.readable() {
-        return forward_single(*only, find(*only, memory), port);
+        return forward_single(*only, find(*only, &memory.hot()), port);
     }
     let len = frame_len(chain.readable_len())?;
     let mut header = [0u8; HDR_BYTES];
@@ -132,10 +133,9 @@ fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result
 #[inline(always)]
 fn forward_single<P: Port>(only: Segment, bytes: Option<Bytes<'_>>, port: &mut P) -> Result<usize, Stop> {
     let len = frame_len(u64::from(only.len))?;
-    let mut header = [0u8; HDR_BYTES];
     let bytes = bytes.ok_or(Stop::Outside(only))?;
-    boundary::copy_out(bytes, 0, &mut header);
-    check_header(header)?;
+    let (flags, gso_type) = boundary::header_wishes(bytes);
+    check_wishes(flags, gso_type)?;
     let slot = port.tx_slot(len).ok_or(Stop::Full)?;
     boundary::copy_out(bytes, HDR_BYTES, slot);
     port.tx_commit();
@@ -145,7 +145,7 @@ fn forward_single<P: Port>(only: Segment, bytes: Option<Bytes<'_>>, port: &mut P
 /// Finds a buffer and asks for its first lines, which are on their way while others are copied. Longer ones come by
 /// themselves.
 #[inline(always)]
-fn find(segment: Segment, memory: &RegionTable) -> Option<Bytes<'_>> {
+fn find<'a>(segment: Segment, memory: &HotRegion<'a>) -> Option<Bytes<'a>> {
     let bytes = memory.bytes(segment.addr, segment.len)?;
     bytes.prefetch(0, false);
     bytes.prefetch(64, false);
@@ -155,20 +155,26 @@ fn find(segment: Segment, memory: &RegionTable) -> Option<Bytes<'_>> {
 /// The length of the frame in a chain of `readable` bytes.
 #[inline]
 fn frame_len(readable: u64) -> Result<usize, Stop> {
-    let len = usize::try_from(readable).unwrap_or(usize::MAX).checked_sub(HDR_BYTES);
-    match len {
-        Some(MIN_FRAME..=MAX_FRAME) => Ok(len.unwrap_or_default()),
-        Some(MIN_FRAME..) => Err(Stop::Drop(DropReason::TxLong)),
-        _ => Err(Stop::Drop(DropReason::TxShort)),
+    // One compare: what is too short wraps round to what is too long.
+    let shortest = HDR_BYTES.saturating_add(MIN_FRAME);
+    let bytes = usize::try_from(readable).unwrap_or(usize::MAX);
+    if bytes.wrapping_sub(shortest) <= MAX_FRAME.saturating_sub(MIN_FRAME) {
+        return Ok(bytes.wrapping_sub(HDR_BYTES));
     }
+    Err(Stop::Drop(if bytes < shortest { DropReason::TxShort } else { DropReason::TxLong }))
 }
 
 /// No offload was negotiated, so the header may not ask for one (5.1.6.2.1). Flags that this device does not know are
 /// ignored, as 5.1.6.2.2 demands, and so are the fields that only an offload gives a meaning.
 #[inline]
 fn check_header(bytes: [u8; HDR_BYTES]) -> Result<(), Stop> {
-    let header = Header::from_bytes(bytes);
-    if header.flags & (HDR_F_NEEDS_CSUM | HDR_F_DATA_VALID) != 0 || header.gso_type != GSO_NONE {
+    let Header { flags, gso_type, .. } = Header::from_bytes(bytes);
+    check_wishes(flags, gso_type)
+}
+
+#[inline]
+const fn check_wishes(flags: u8, gso_type: u8) -> Result<(), Stop> {
+    if flags & (HDR_F_NEEDS_CSUM | HDR_F_DATA_VALID) != 0 || gso_type != GSO_NONE {
         return Err(Stop::Drop(DropReason::TxOffload));
     }
     Ok(())

@@ -31,6 +31,17 @@ impl Null {
     }
 }
 
+impl Null {
+    /// Sums up the frame that was filled.
+    #[cold]
+    fn sample(&mut self) {
+        self.until_sample = SAMPLE;
+        let end = self.at.saturating_add(self.len);
+        let sum = checksum(self.bytes.get(self.at..end).unwrap_or_default());
+        self.stats.checksum = self.stats.checksum.wrapping_add(sum);
+    }
+}
+
 impl Default for Null {
     fn default() -> Self {
         Self::new()
@@ -38,24 +49,22 @@ impl Default for Null {
 }
 
 impl Port for Null {
-    #[inline]
+    #[inline(always)]
     fn tx_slot(&mut self, len: usize) -> Option<&mut [u8]> {
         self.len = len;
-        self.bytes.get_mut(self.at..self.at.checked_add(len)?)
+        self.bytes.get_mut(self.at..)?.get_mut(..len)
     }
 
-    #[inline]
+    #[inline(always)]
     fn tx_commit(&mut self) {
         self.stats.took(self.len);
-        self.until_sample = self.until_sample.saturating_sub(1);
-        let end = self.at.saturating_add(self.len);
+        // It is 1 at least before, and `at` and `len` lie inside the buffers: far from overflow.
+        self.until_sample = self.until_sample.wrapping_sub(1);
         if self.until_sample == 0 {
-            self.until_sample = SAMPLE;
-            let sum = checksum(self.bytes.get(self.at..end).unwrap_or_default());
-            self.stats.checksum = self.stats.checksum.wrapping_add(sum);
+            self.sample();
         }
         // The next line of cache; the rotation is longer than all frames of a burst.
-        let next = end.saturating_add(LINE_MASK) & !LINE_MASK;
+        let next = self.at.wrapping_add(self.len).wrapping_add(LINE_MASK) & !LINE_MASK;
         self.at = if next < ROTATION_BYTES { next } else { 0 };
     }
 

@@ -28,27 +28,36 @@ pub struct ChainRef {
 /// A chain of one descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Single {
-    /// By what it is given back.
-    pub at: ChainRef,
     /// Its buffer; may have no bytes.
     pub segment: Segment,
+    /// As [`ChainRef::id`].
+    pub id: u16,
+    /// As [`ChainRef::writable`].
+    pub writable: bool,
     /// Bytes that went into it: for [`end_singles`](super::DeviceRing::end_singles).
     pub written: u32,
 }
 
 impl Single {
+    /// By what it is given back.
+    #[inline]
+    #[must_use]
+    pub const fn at(&self) -> ChainRef {
+        ChainRef { id: self.id, slots: 1, writable: self.writable }
+    }
+
     /// The buffer that the device may read: of no bytes if it may write it.
     #[inline]
     #[must_use]
     pub const fn readable(&self) -> Segment {
-        if self.at.writable { Segment { addr: self.segment.addr, len: 0 } } else { self.segment }
+        if self.writable { Segment { addr: self.segment.addr, len: 0 } } else { self.segment }
     }
 
     /// The buffer that the device may write: of no bytes if it may only read it.
     #[inline]
     #[must_use]
     pub const fn writable(&self) -> Segment {
-        if self.at.writable { self.segment } else { Segment { addr: self.segment.addr, len: 0 } }
+        if self.writable { self.segment } else { Segment { addr: self.segment.addr, len: 0 } }
     }
 }
 

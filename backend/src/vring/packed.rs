@@ -311,8 +311,8 @@ impl<W: Words> PackedVring<W> {
     fn write_singles(&mut self, done: &[Single]) {
         let (size, mut at, mut first) = (self.size, self.next_used, self.first);
         let rests = self.ring.lane(SLOT_REST, SLOT_BYTES, usize::from(size.get()));
-        for Single { at: chain, written, .. } in done {
-            let word = used_rest(at, chain.id, *written).to_word();
+        for Single { id, written, .. } in done {
+            let word = used_rest(at, *id, *written).to_word();
             let slot = usize::from(at.slot());
             if first.is_none() {
                 first = Some((slot.wrapping_mul(SLOT_BYTES).wrapping_add(SLOT_REST), word));
@@ -382,7 +382,8 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         let (size, mut at, mut seen) = (self.size, self.next_avail, self.seen.take());
         let slots = boundary::slots(&self.ring, size);
         let mut taken = 0u16;
-        for to in out.iter_mut().take(usize::from(size.get().saturating_sub(self.in_use()))) {
+        let most = out.len().min(usize::from(size.get().saturating_sub(self.in_use())));
+        for to in out.get_mut(..most).unwrap_or_default() {
             let Some(first) = seen.take().or_else(|| boundary::slot_available(&slots, at)) else { break };
             if first.flags & (DESC_F_NEXT | DESC_F_INDIRECT) != 0 {
                 // For the walk, which need not look again.
@@ -391,7 +392,7 @@ impl<W: Words> DeviceRing for PackedVring<W> {
             }
             let slot = boundary::first_slot(&slots, at, first);
             let writable = slot.writable && slot.segment.len > 0;
-            *to = Single { at: ChainRef { id: slot.id, slots: 1, writable }, segment: slot.segment, written: 0 };
+            *to = Single { segment: slot.segment, id: slot.id, writable, written: 0 };
             at = at.advance(1, size);
             taken = taken.wrapping_add(1);
         }
@@ -404,16 +405,16 @@ impl<W: Words> DeviceRing for PackedVring<W> {
     fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
         if H::ACTIVE || self.in_order {
             for single in done {
-                self.give_back(hook, single.at, single.written);
+                self.give_back(hook, single.at(), single.written);
             }
         } else {
             self.write_singles(done);
         }
-        if let Some(Single { at, segment, .. }) = back.first() {
+        if let Some(Single { segment, id, writable, .. }) = back.first() {
             // The position of the first one that was put back, and what its slot said: for the walk, which need not look again.
             self.next_avail = self.next_used;
-            let flags = if at.writable { DESC_F_WRITE } else { 0 };
-            self.seen = self.fault.is_none().then_some(SlotRest { len: segment.len, id: at.id, flags });
+            let flags = if *writable { DESC_F_WRITE } else { 0 };
+            self.seen = self.fault.is_none().then_some(SlotRest { len: segment.len, id: *id, flags });
         }
     }
 

@@ -20,7 +20,7 @@ type Found = (ChainRef, Vec<Segment>, Vec<Segment>);
 
 fn of_single(single: &Single) -> Found {
     let list = |segment: Segment| if segment.len == 0 { Vec::new() } else { vec![segment] };
-    (single.at, list(single.readable()), list(single.writable()))
+    (single.at(), list(single.readable()), list(single.writable()))
 }
 
 /// All chains by the walk, and the fault at the end.

@@ -307,14 +307,11 @@ impl<W: Words> DeviceRing for SplitVring<W> {
     fn next_singles(&mut self, out: &mut [Single]) -> u16 {
         let (size, mut at) = (self.size, self.next_avail);
         let (avail, table) = (self.avail.view(), boundary::table(&self.desc, size));
-        for to in out.iter_mut().take(usize::from(self.available())) {
+        let most = out.len().min(usize::from(self.available()));
+        for to in out.get_mut(..most).unwrap_or_default() {
             let Ok(head) = boundary::avail_head(&avail, size.slot(SplitIndex(at)), size) else { break };
-            let Ok(link) = boundary::descriptor(&table, head, size) else { break };
-            if link.indirect || link.next.is_some() {
-                break;
-            }
-            let writable = link.writable && link.segment.len > 0;
-            *to = Single { at: ChainRef { id: head.get(), slots: 1, writable }, segment: link.segment, written: 0 };
+            let Some((segment, writable)) = boundary::single_descriptor(&table, head) else { break };
+            *to = Single { segment, id: head.get(), writable: writable && segment.len > 0, written: 0 };
             at = at.wrapping_add(1);
         }
         let taken = at.wrapping_sub(self.next_avail);
@@ -326,13 +323,13 @@ impl<W: Words> DeviceRing for SplitVring<W> {
     fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
         if H::ACTIVE || self.in_order || self.elements == ElementStores::Two {
             for single in done {
-                self.complete(hook, single.at, single.written);
+                self.complete(hook, single.at(), single.written);
             }
         } else {
             let (size, mut at) = (self.size, self.next_used);
             let elements = self.used.lane(USED_RING, USED_ELEM_BYTES, usize::from(size.get()));
-            for Single { at: chain, written, .. } in done {
-                let elem = UsedElem { id: u32::from(chain.id), len: *written };
+            for Single { id, written, .. } in done {
+                let elem = UsedElem { id: u32::from(*id), len: *written };
                 elements.store_u64(usize::from(size.slot(SplitIndex(at))), elem.to_word());
                 at = at.wrapping_add(1);
             }

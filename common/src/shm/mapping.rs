@@ -1,7 +1,7 @@
 //! Memory shared with a peer: sealed memfds and mappings between guard pages.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -312,6 +312,11 @@ impl Words for Bytes<'_> {
         self.start.as_ptr().wrapping_add(at).addr().checked_rem(bytes) == Some(0)
     }
     #[inline]
+    fn load_u8(&self, at: usize) -> u8 {
+        // SAFETY: `word` gives a pointer to a byte inside the area; atomics may race.
+        unsafe { AtomicU8::from_ptr(self.word(at)) }.load(Ordering::Relaxed)
+    }
+    #[inline]
     fn load_u16(&self, at: usize) -> u16 {
         // SAFETY: `word` gives an aligned pointer to 2 bytes inside the area; atomics may race.
         u16::from_le(unsafe { AtomicU16::from_ptr(self.word(at)) }.load(Ordering::Relaxed))
@@ -401,6 +406,10 @@ impl Words for Area {
     #[inline]
     fn is_aligned(&self, at: usize, bytes: usize) -> bool {
         self.bytes().is_aligned(at, bytes)
+    }
+    #[inline]
+    fn load_u8(&self, at: usize) -> u8 {
+        self.bytes().load_u8(at)
     }
     #[inline]
     fn load_u16(&self, at: usize) -> u16 {

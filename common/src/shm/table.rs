@@ -176,6 +176,19 @@ impl RegionTable {
     }
 
     /// The region that holds [addr, addr + len) and the offset in it.
+    /// The region of the last hit, for a burst.
+    #[inline]
+    #[must_use]
+    pub fn hot(&self) -> HotRegion<'_> {
+        let none = HotRegion { table: self, start: 0, len: 0, host: NonNull::dangling() };
+        self.regions.get(self.last.get()).map_or(none, |region| HotRegion {
+            table: self,
+            start: region.start,
+            len: region.len,
+            host: region.host,
+        })
+    }
+
     #[inline]
     fn find(&self, addr: GuestAddr, len: u64) -> Option<(&Region, usize)> {
         if let Some(region) = self.regions.get(self.last.get())
@@ -184,6 +197,11 @@ impl RegionTable {
             return Some((region, offset));
         }
         self.find_slow(addr, len)
+    }
+
+    #[cold]
+    fn bytes_elsewhere(&self, addr: GuestAddr, len: u32) -> Option<Bytes<'_>> {
+        self.bytes(addr, len)
     }
 
     #[cold]
@@ -199,15 +217,44 @@ impl RegionTable {
 }
 
 impl Region {
-    /// The offset of `addr` if all `len` bytes from there lie inside. Nothing can wrap: every difference is checked.
     #[inline]
     fn offset_of(&self, addr: GuestAddr, len: u64) -> Option<usize> {
-        let offset = addr.0.checked_sub(self.start)?;
-        let room = self.len.checked_sub(offset)?;
-        if len > room {
-            return None;
-        }
-        usize::try_from(offset).ok()
+        offset_in(self.start, self.len, addr, len)
+    }
+}
+
+/// Where `len` bytes from `addr` on lie in a region of `size` bytes from `start` on, if all of them do; nothing here can wrap.
+#[inline(always)]
+fn offset_in(start: u64, size: u64, addr: GuestAddr, len: u64) -> Option<usize> {
+    let offset = addr.0.checked_sub(start)?;
+    let room = size.checked_sub(offset)?;
+    if len > room {
+        return None;
+    }
+    usize::try_from(offset).ok()
+}
+
+/// A table, and the region where most addresses lead as a value that copies freely: for a loop that keeps it in registers.
+#[derive(Clone, Copy, Debug)]
+pub struct HotRegion<'a> {
+    table: &'a RegionTable,
+    start: u64,
+    len: u64,
+    host: NonNull<u8>,
+}
+
+impl<'a> HotRegion<'a> {
+    /// As [`RegionTable::bytes`]; but an empty table has no bytes at address 0.
+    #[inline(always)]
+    #[must_use]
+    pub fn bytes(&self, addr: GuestAddr, len: u32) -> Option<Bytes<'a>> {
+        let Some(offset) = offset_in(self.start, self.len, addr, u64::from(len)) else {
+            return self.table.bytes_elsewhere(addr, len);
+        };
+        let len = usize::try_from(len).ok()?;
+        // SAFETY: [offset, offset + len) lies inside the region, which the table holds mapped for at least as long as it is
+        // borrowed. Of a table without regions it is empty, and so are these bytes.
+        Some(unsafe { Bytes::from_raw(self.host.add(offset), len) })
     }
 }
 
@@ -262,7 +309,9 @@ mod tests {
                 u128::from(addr) >= u128::from(*start)
                     && u128::from(addr) + u128::from(len) <= u128::from(*start) + *size as u128
             });
+            prop_assert_eq!(table.hot().bytes(GuestAddr(addr), len).is_some(), expected);
             prop_assert_eq!(table.bytes(GuestAddr(addr), len).is_some(), expected);
+            prop_assert_eq!(table.hot().bytes(GuestAddr(addr), len).is_some(), expected);
             prop_assert_eq!(table.area(GuestAddr(addr), len as usize).is_some(), expected);
         }
     }

@@ -119,6 +119,11 @@ impl<W: Words> Theirs<W> {
     pub fn is_aligned(&self, at: usize, bytes: usize) -> bool {
         self.0.is_aligned(at, bytes)
     }
+    /// Loads a byte once.
+    #[inline]
+    pub fn load_u8_alleged(&self, at: usize) -> Alleged<u8> {
+        Alleged::new(self.0.load_u8(at))
+    }
     /// Loads a 16-bit word once.
     #[inline]
     pub fn load_u16_alleged(&self, at: usize) -> Alleged<u16> {

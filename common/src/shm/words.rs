@@ -39,6 +39,14 @@ pub trait Words {
     /// Whether words of `bytes` bytes (2, 4 or 8) can live at offset `at`: offsets are relative, addresses are not.
     fn is_aligned(&self, at: usize, bytes: usize) -> bool;
 
+    /// Loads a byte, Relaxed.
+    #[inline]
+    fn load_u8(&self, at: usize) -> u8 {
+        let mut byte = [0];
+        self.copy_out(at, &mut byte);
+        let [byte] = byte;
+        byte
+    }
     /// Loads a 16-bit word, Relaxed.
     fn load_u16(&self, at: usize) -> u16;
     /// Loads a 16-bit word, Acquire.
@@ -83,6 +91,10 @@ impl<W: Words + ?Sized> Words for &W {
     #[inline]
     fn is_aligned(&self, at: usize, bytes: usize) -> bool {
         (**self).is_aligned(at, bytes)
+    }
+    #[inline]
+    fn load_u8(&self, at: usize) -> u8 {
+        (**self).load_u8(at)
     }
     #[inline]
     fn load_u16(&self, at: usize) -> u16 {

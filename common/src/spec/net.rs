@@ -5,6 +5,10 @@ pub const HDR_BYTES: usize = 12;
 /// The same, as lengths on the wire are counted.
 pub const HDR_LEN: u32 = 12;
 const _: () = assert!(HDR_LEN as usize == HDR_BYTES);
+/// Offset of the flags in the net header.
+pub const HDR_FLAGS: usize = 0;
+/// Offset of the segmentation type in the net header.
+pub const HDR_GSO_TYPE: usize = 1;
 /// Bytes of an Ethernet header: destination, source, type.
 pub const ETH_HEADER_BYTES: usize = 14;
 /// The same, as lengths on the wire are counted.
@@ -101,6 +105,8 @@ mod tests {
     #[test]
     fn layout_is_that_of_the_kernel_headers() {
         assert_eq!(HDR_BYTES, size_of::<kernel::virtio_net_hdr_v1>());
+        assert_eq!(HDR_FLAGS, std::mem::offset_of!(kernel::virtio_net_hdr_v1, flags));
+        assert_eq!(HDR_GSO_TYPE, std::mem::offset_of!(kernel::virtio_net_hdr_v1, gso_type));
         assert_eq!(u32::from(HDR_F_NEEDS_CSUM), kernel::VIRTIO_NET_HDR_F_NEEDS_CSUM);
         assert_eq!(u32::from(HDR_F_DATA_VALID), kernel::VIRTIO_NET_HDR_F_DATA_VALID);
         assert_eq!(u32::from(GSO_NONE), kernel::VIRTIO_NET_HDR_GSO_NONE);
