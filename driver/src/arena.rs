@@ -220,7 +220,7 @@ impl Plan {
             addresses,
             tables: tables.transpose()?,
             slots: slots_in.mapping.area(self.slots, slot_bytes)?,
-            mapper: FixedSlots::new(slots_in.addr(self.slots), self.stride, shape.slot_bytes),
+            mapper: FixedSlots::new(slots_in.addr(self.slots), self.stride, shape.slot_bytes).scattered(size),
         })
     }
 }

@@ -73,6 +73,16 @@ impl<W: Words> UsedRing<W> {
         elem.map(|e| (e.id, e.len)).split()
     }
 
+    /// Asks for the lines of the `count` elements from `index` on, as far as they lie before the end of the ring. No access.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: SplitIndex, count: u16) {
+        let first = usize::from(self.size.slot(index)).wrapping_mul(split::USED_ELEM_BYTES);
+        let bytes = usize::from(count).wrapping_mul(split::USED_ELEM_BYTES);
+        for at in (first..first.saturating_add(bytes)).step_by(64) {
+            self.words.prefetch(at.wrapping_add(split::USED_RING));
+        }
+    }
+
     /// Whether the device asks to be kicked.
     #[inline]
     pub(crate) fn kick_wanted(&self) -> bool {

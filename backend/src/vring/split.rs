@@ -211,6 +211,21 @@ impl<W: Words> SplitVring<W> {
         Err(RingFault::ChainTooLong { queue, head: head.get(), bound: size.get() })
     }
 
+    /// Asks for the lines of the next `count` used elements, and of their index: the driver has looked at them.
+    #[inline(always)]
+    fn prefetch_elements(&self, count: u16) {
+        if count == 0 {
+            return;
+        }
+        let used = self.used.view();
+        let first = usize::from(self.size.slot(SplitIndex(self.next_used))).wrapping_mul(USED_ELEM_BYTES);
+        let bytes = usize::from(count).wrapping_mul(USED_ELEM_BYTES);
+        used.prefetch(USED_IDX);
+        for at in (first..first.saturating_add(bytes)).step_by(64) {
+            used.prefetch(at.wrapping_add(USED_RING));
+        }
+    }
+
     /// Writes a used element for the completion with index `at`.
     #[inline(always)]
     fn write_element<H: Hook>(&mut self, hook: &mut H, at: u16, elem: UsedElem) {
@@ -316,6 +331,7 @@ impl<W: Words> DeviceRing for SplitVring<W> {
         }
         let taken = at.wrapping_sub(self.next_avail);
         self.next_avail = at;
+        self.prefetch_elements(taken);
         taken
     }
 

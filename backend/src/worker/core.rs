@@ -99,7 +99,8 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         }
         self.port.flush();
         self.stats.store_port(&self.port.stats());
-        self.ring(ring)?.stop()
+        let rings = self.rings.len();
+        self.rings.get_mut(ring).ok_or(ControlError::NoSuchRing { ring, rings })?.stop(&mut self.hook)
     }
 
     /// Stops all rings that run. The statistics go on to show the states that they had, which tell why frames did or

@@ -35,6 +35,8 @@ pub(super) struct Ring {
     call: Option<Arc<Doorbell>>,
     err: Option<Arc<Doorbell>>,
     tally: Tally,
+    /// Bursts that were published since the driver was last asked whether it wants a call.
+    unasked: u8,
 }
 
 /// What only a running ring has.
@@ -78,6 +80,7 @@ impl Ring {
             call: None,
             err: None,
             tally: Tally::default(),
+            unasked: 0,
         }
     }
 
@@ -122,7 +125,8 @@ impl Ring {
     }
 
     /// Ends the ring and returns the index to go on from. Between passes all that was taken is completed.
-    pub(super) fn stop(&mut self) -> Result<u16, ControlError> {
+    pub(super) fn stop<H: Hook>(&mut self, hook: &mut H) -> Result<u16, ControlError> {
+        self.call_due(hook);
         let mut running = self.running.take().ok_or(ControlError::NotRunning { ring: self.ring })?;
         Ok(running.vring.stop())
     }
@@ -184,6 +188,7 @@ impl Ring {
         let Some(running) = &mut self.running else { return 0 };
         let pending = self.enabled && shared.port.rx_peek().is_some();
         if !(pending || H::ACTIVE) {
+            self.call_due(shared.hook);
             return 0;
         }
         if !running.look(shared, &mut self.tally) || !pending {
@@ -316,6 +321,7 @@ impl Ring {
     /// The end of a turn with nothing to do, or at a fault.
     #[inline]
     fn nothing<P, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
+        self.call_due(shared.hook);
         self.report(shared.stats);
         if H::ACTIVE {
             self.moment(Moment::Idle, shared.hook, shared.memory);
@@ -334,7 +340,10 @@ impl Ring {
             let entries = running.vring.publish(shared.hook);
             self.tally.used_entries = self.tally.used_entries.wrapping_add(u64::from(entries));
             running.at(Moment::PostUse, shared.hook, shared.memory);
-            self.call_driver(shared.hook);
+            self.unasked = self.unasked.saturating_add(1);
+            if done < BURST || self.unasked >= ASK_EVERY || H::ACTIVE {
+                self.call_driver(shared.hook);
+            }
         } else if H::ACTIVE {
             self.moment(Moment::Idle, shared.hook, shared.memory);
         }
@@ -385,9 +394,20 @@ impl Ring {
         }
     }
 
-    /// Signals the driver if it wants to be signalled.
+    /// Asks what was put off. While there is more to do, a driver that sleeps need not be woken for each burst; with nothing to
+    /// do, it has to be.
+    #[inline]
+    fn call_due<H: Hook>(&mut self, hook: &mut H) {
+        if self.unasked > 0 {
+            self.call_driver(hook);
+        }
+    }
+
+    /// Signals the driver if it wants to be signalled for what was published since it was last asked. To ask takes a fence,
+    /// which waits until all that was stored is to be seen, and a line that the driver writes.
     #[inline]
     fn call_driver<H: Hook>(&mut self, hook: &mut H) {
+        self.unasked = 0;
         let wanted = self.running.as_mut().is_some_and(|running| running.vring.should_call());
         if let Some(call) = &self.call
             && wanted
@@ -444,7 +464,9 @@ impl Running {
         let quiet = std::mem::replace(&mut self.quiet, self.vring.kicks_are_suppressed());
         let before = self.vring.available();
         self.at(Moment::Look, shared.hook, shared.memory);
-        let Ok(now) = self.vring.poll() else { return false };
+        // With a burst at hand, what comes after it may wait: the line of the index belongs to the driver.
+        let enough = before >= BURST && !H::ACTIVE;
+        let Ok(now) = (if enough { Ok(before) } else { self.vring.poll() }) else { return false };
         if now > before {
             tally.kicks_suppressed = tally.kicks_suppressed.wrapping_add(u64::from(quiet));
         }
@@ -566,5 +588,7 @@ struct Areas([Area; 3]);
 
 /// What makes a guest's memory shared.
 pub(crate) const SHARE_MEMORY: &str = "give the guest shared memory, with -object memory-backend-memfd,id=mem,size=...,share=on -numa node,memdev=mem at QEMU, --memory shared=on at cloud-hypervisor";
+/// Full bursts after which a driver is asked whether it wants a call, if no other reason comes before.
+const ASK_EVERY: u8 = 8;
 /// More kicks than a driver makes before there is anything: QEMU makes one or two of its own.
 const VAIN_KICKS: u32 = 8;

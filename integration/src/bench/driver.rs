@@ -118,7 +118,8 @@ type Failure = Box<dyn std::error::Error>;
 fn run(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
     let work = args.work();
     let Work { layout, ring_size, in_order, .. } = work;
-    let options = NetOptions { layout, queue_size: ring_size, in_order, ..NetOptions::default() };
+    // The backend polls, so it is not asked whether it wants to be kicked.
+    let options = NetOptions { layout, queue_size: ring_size, in_order, kicks: false, ..NetOptions::default() };
     let mut net = VirtioNet::bring_up(VhostUser::connect(&args.socket, Deadlines::default())?, options)?;
     let mut bench = Bench::new(&net_frame_max(&mut net), work, stop);
     bench.work(&mut net)?;

@@ -106,6 +106,8 @@ impl<W: Words> SplitRing<W, ()> {
         // From what was seen on: an index that goes back is as unlawful as one that goes too far.
         let more = self.used.completions(self.seen_used, self.held().wrapping_sub(seen));
         let more = more.map_err(|fault| self.broken(fault))?;
+        // The elements come one after the other, and their lines are the device's.
+        self.used.prefetch(self.seen_used, more.min(BURST_ELEMENTS));
         self.seen_used = self.seen_used.advance(more);
         Ok(seen.wrapping_add(more).min(most))
     }
@@ -166,6 +168,9 @@ impl<W: Words> SplitRing<W, ()> {
         (usize::from(taken), fault.map_or(Ok(()), |fault| Err(self.broken(fault))))
     }
 }
+
+/// So many elements are asked for ahead.
+const BURST_ELEMENTS: u16 = 64;
 
 /// The used elements from `at` on, with the slots where they stand. The caller knows how many there are.
 #[inline(always)]
