@@ -42,6 +42,8 @@ pub struct RxQueue {
 struct RxSlots {
     words: Theirs<Area>,
     mapper: FixedSlots,
+    /// Scratch of a burst.
+    filled: Box<[Filled; BURST]>,
     stats: RxStats,
 }
 
@@ -127,7 +129,12 @@ impl core::fmt::Debug for RxBatch {
 impl RxQueue {
     pub(super) fn new(mut ring: AnyRing<Area, ()>, memory: QueueMemory, bells: Bells) -> Self {
         ring.suppress_calls();
-        let slots = RxSlots { words: Theirs::new(memory.slots), mapper: memory.mapper, stats: RxStats::default() };
+        let slots = RxSlots {
+            words: Theirs::new(memory.slots),
+            mapper: memory.mapper,
+            filled: Box::new([Filled::default(); BURST]),
+            stats: RxStats::default(),
+        };
         Self { ring, slots, kick: bells.kick, call: bells.call }
     }
 
@@ -317,9 +324,8 @@ impl RxSlots {
         let (mut posted, mut left) = (false, batch.capacity);
         while left > 0 {
             let most = left.min(BURST);
-            let mut done = [Filled::default(); BURST];
-            let mut next = done.iter_mut();
             let (words, mapper) = (self.words.view(), self.mapper);
+            let mut next = self.filled.iter_mut();
             let (taken, end) = ring.exchange_slots(most, |slot| {
                 // Header and frame of the shortest ones; longer ones come by themselves.
                 let at = mapper.offset(slot.head);
@@ -329,7 +335,7 @@ impl RxSlots {
                     *to = Filled { at, bytes: usize::try_from(slot.written).unwrap_or(0) };
                 }
             });
-            self.copy_frames(done.get(..taken).unwrap_or_default(), batch);
+            self.copy_frames(taken, batch);
             posted |= taken > 0;
             if end.is_err() {
                 return (posted, end);
@@ -342,39 +348,40 @@ impl RxSlots {
         (posted, Ok(()))
     }
 
-    /// Copies completed slots out, and keeps the frames of those that have one.
+    /// Copies the first `taken` of the completed slots out, and keeps the frames of those that have one.
     #[inline]
-    fn copy_frames(&mut self, done: &[Filled], batch: &mut RxBatch) {
-        let words = self.words.view();
+    fn copy_frames(&mut self, taken: usize, batch: &mut RxBatch) {
+        let Self { words, filled, stats, .. } = self;
+        let (words, done) = (words.view(), filled.get(..taken).unwrap_or_default());
         let RxBatch { bytes: room, slot, longest, lens, .. } = batch;
         let (before, mut sum) = (lens.len(), 0usize);
-        let mut rooms = room.chunks_exact_mut(*slot).skip(before);
-        let mut room = rooms.next();
+        // Where the next frame goes, and what is behind that.
+        let mut room = room.get_mut(before.saturating_mul(*slot)..).unwrap_or_default();
         for Filled { at, bytes } in done {
             if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
-                self.stats.dropped_short = self.stats.dropped_short.wrapping_add(1);
+                stats.dropped_short = stats.dropped_short.wrapping_add(1);
                 continue;
             }
             // It is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
-            let to = room.as_deref_mut().and_then(|room| room.get_mut(..*bytes)).filter(|to| to.len() <= *longest);
+            let to = room.get_mut(..*bytes).filter(|to| to.len() <= *longest);
             let Some(to) = to else {
-                self.stats.dropped_long = self.stats.dropped_long.wrapping_add(1);
+                stats.dropped_long = stats.dropped_long.wrapping_add(1);
                 continue;
             };
             boundary::copy_completed(&words, *at, to);
             if !plain(to) {
-                self.stats.dropped_header = self.stats.dropped_header.wrapping_add(1);
+                stats.dropped_header = stats.dropped_header.wrapping_add(1);
                 continue;
             }
             let len = bytes.wrapping_sub(net::HDR_BYTES);
             lens.push(len);
             sum = sum.wrapping_add(len);
-            room = rooms.next();
+            room = core::mem::take(&mut room).get_mut(*slot..).unwrap_or_default();
         }
         let count = |count: usize| u64::try_from(count).unwrap_or(0);
-        self.stats.used_entries = self.stats.used_entries.wrapping_add(count(done.len()));
-        self.stats.frames = self.stats.frames.wrapping_add(count(lens.len().wrapping_sub(before)));
-        self.stats.bytes = self.stats.bytes.wrapping_add(count(sum));
+        stats.used_entries = stats.used_entries.wrapping_add(count(done.len()));
+        stats.frames = stats.frames.wrapping_add(count(lens.len().wrapping_sub(before)));
+        stats.bytes = stats.bytes.wrapping_add(count(sum));
     }
 }
 

@@ -41,6 +41,8 @@ struct TxSlots {
     mapper: FixedSlots,
     /// Whether each frame goes by an indirect table: its header and its bytes as two descriptors.
     indirect: bool,
+    /// Scratch of a burst: where frames go.
+    places: Box<[usize; BURST]>,
     /// Counted by the rings of this queue that were reset.
     idle_claims: u64,
     stats: TxStats,
@@ -131,7 +133,8 @@ impl TxQueue {
         ring.suppress_calls();
         let QueueMemory { slots, mapper, tables, .. } = memory;
         let (indirect, stats) = (tables.is_some(), TxStats::default());
-        let slots = TxSlots { words: Ours::new(slots), mapper, indirect, idle_claims: 0, stats };
+        let slots =
+            TxSlots { words: Ours::new(slots), mapper, indirect, places: Box::new([0; BURST]), idle_claims: 0, stats };
         Self { ring, slots, kick, call, frame_max }
     }
 
@@ -353,8 +356,7 @@ impl TxSlots {
         let lens = frames
             .iter()
             .map(|frame| u32::try_from(frame.as_ref().len()).map_or(0, |len| len.wrapping_add(net::HDR_LEN)));
-        let mut places = [0usize; BURST];
-        let mut next = places.iter_mut();
+        let mut next = self.places.iter_mut();
         let posted = ring.post_slots(&mapper, Direction::ToDevice, frames.len(), lens, |head| {
             let at = mapper.offset(head);
             // The device was the last to touch these lines.
@@ -365,7 +367,7 @@ impl TxSlots {
             }
         });
         let mut bytes = 0usize;
-        for (at, frame) in places.iter().zip(frames).take(posted) {
+        for (at, frame) in self.places.iter().zip(frames).take(posted) {
             let frame = frame.as_ref();
             words.copy_in(*at, frame);
             bytes = bytes.wrapping_add(frame.len());

@@ -253,13 +253,21 @@ impl<T> Ledger<T> {
         let (written, idle_claim) = Self::length(record.writable, len, slot)?;
         let place = |id: DescId| self.records.get(id.index()).map_or(0, |record| record.place);
         let oldest = self.order.as_ref().and_then(Fifo::front).unwrap_or(head);
+        let chains = Self::batch_of(place(head), place(oldest), limit, slot)?;
+        self.batch = Batch { left: chains, written, idle_claim };
+        Ok(chains)
+    }
+
+    /// How many chains a completion stands for that names number `named` of those that were posted, when number `oldest` is
+    /// out longest.
+    #[inline]
+    fn batch_of(named: u16, oldest: u16, limit: u16, slot: u32) -> Result<u16, Fault> {
         // Numbers of chains that are out follow one another, so this is exact; the named one counts.
-        let chains = place(head).wrapping_sub(place(oldest)).wrapping_add(1);
+        let chains = named.wrapping_sub(oldest).wrapping_add(1);
         if chains > limit {
             let (observed, expected) = (chains.into(), limit.into());
             return Err(Fault { kind: ViolationKind::BatchOverrun, slot, observed, expected });
         }
-        self.batch = Batch { left: chains, written, idle_claim };
         Ok(chains)
     }
 

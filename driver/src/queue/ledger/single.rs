@@ -7,7 +7,7 @@ use ironring_common::index::DescId;
 use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
 use super::fifo::Fifo;
-use super::{Ledger, State, Unshown};
+use super::{Batch, Ledger, State, Unshown};
 use crate::boundary::Claim;
 use crate::queue::slots::Done;
 use crate::queue::violation::{Fault, ViolationKind};
@@ -29,6 +29,8 @@ pub(crate) struct Ended {
     pub(crate) taken: u16,
     /// Those of which the device claimed to have written to what it may only read.
     pub(crate) idle_claims: u16,
+    /// Whether the last completion stands for many, and was opened as a batch.
+    pub(crate) opened: bool,
     /// What ended the burst early.
     pub(crate) fault: Option<Fault>,
 }
@@ -149,15 +151,18 @@ impl Ledger<()> {
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
     /// those that were posted. `each` is told what stands under it, to post it. What the device was not shown begins with
     /// number `shown`.
+    ///
+    /// With in-order use it ends at a completion that stands for many, but for no more than what is left of `limit`, and opens
+    /// that as a batch.
     #[inline(always)]
     pub(crate) fn exchange_singles(
         &mut self,
-        most: usize,
+        (most, limit): (usize, u16),
         (shown, place): (u16, u16),
         mut next: impl FnMut() -> Option<(u32, Claim)>,
         mut each: impl FnMut(Done, Descriptor),
     ) -> Ended {
-        let Self { records, size, .. } = self;
+        let Self { records, size, order, batch, .. } = self;
         let (records, size) = (&mut **records, *size);
         let mut ended = Ended::default();
         let mut place = place;
@@ -168,17 +173,36 @@ impl Ledger<()> {
             let decided = Self::find(records, size, id, slot, unshown).and_then(|(head, record)| {
                 let (written, idle_claim) = Self::length(record.writable, len, slot)?;
                 assert!(record.count == 1, "only single descriptors are lent here");
-                record.place = place;
-                Ok((Done { head, written }, record.desc, idle_claim))
+                let number = core::mem::replace(&mut record.place, place);
+                Ok((Done { head, written }, record.desc, idle_claim, number))
             });
-            match decided {
-                Ok((done, desc, idle_claim)) => {
-                    place = place.wrapping_add(1);
-                    ended.count(idle_claim);
-                    each(done, desc);
-                }
+            let (done, desc, idle_claim, number) = match decided {
+                Ok(decided) => decided,
                 Err(fault) => return ended.with(fault),
+            };
+            if let Some(order) = order {
+                if order.front() != Some(done.head) {
+                    // The oldest is another: all up to the named one are back. It is lent still.
+                    if let Some(record) = records.get_mut(done.head.index()) {
+                        record.place = number;
+                    }
+                    let oldest = order.front().unwrap_or(done.head);
+                    let from = records.get(oldest.index()).map_or(0, |record| record.place);
+                    let left = limit.saturating_sub(ended.taken);
+                    return match Self::batch_of(number, from, left, slot) {
+                        Ok(chains) => {
+                            *batch = Batch { left: chains, written: done.written, idle_claim };
+                            Ended { opened: true, ..ended }
+                        }
+                        Err(fault) => ended.with(fault),
+                    };
+                }
+                order.pop_front();
+                order.push_back(done.head);
             }
+            place = place.wrapping_add(1);
+            ended.count(idle_claim);
+            each(done, desc);
         }
         ended
     }
@@ -248,7 +272,7 @@ impl Ledger<()> {
     }
 }
 
-impl super::Batch {
+impl Batch {
     /// What the device says that it wrote into the chain that was taken last, which was lent so much `writable`; and whether
     /// it claims what was not lent.
     #[inline(always)]

@@ -57,28 +57,34 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         if let Err(violation) = self.latch.check() {
             return (0, Err(violation));
         }
-        if self.in_order {
-            return self.each_batch(most, |ring, left, slot| {
-                let mut posts = Posts::of(&ring.ring, ring.size, ring.next_avail, ring.first);
-                let ended = ring.ledger.exchange_batch(left, ring.posted, slot, |done, desc| {
-                    posts.push(done.head, desc);
-                    each(done);
-                });
-                let (at, first) = (posts.at, posts.first);
-                ring.end_posts(ended.taken, at, first);
-                ended
-            });
+        let mut taken = 0usize;
+        while taken < most {
+            let left = most.wrapping_sub(taken);
+            let mut posts = Posts::of(&self.ring, self.size, self.next_avail, self.first);
+            let again = |done: Done, desc| {
+                posts.push(done.head, desc);
+                each(done);
+            };
+            let (ended, single) = if self.ledger.in_batch() > 0 {
+                let slot = u32::from(self.next_used.slot());
+                (self.ledger.exchange_batch(left, self.posted, slot, again), false)
+            } else {
+                let places = (self.published, self.posted);
+                let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
+                (self.ledger.exchange_singles((left, self.held_slots), places, next, again), true)
+            };
+            let (at, first) = (posts.at, posts.first);
+            self.end_posts(ended.taken, at, first);
+            let (now, end) = if single { self.end_slots(ended) } else { self.end(ended) };
+            taken = taken.wrapping_add(now);
+            if end.is_err() {
+                return (taken, end);
+            }
+            if single && !ended.opened {
+                break;
+            }
         }
-        let places = (self.published, self.posted);
-        let mut posts = Posts::of(&self.ring, self.size, self.next_avail, self.first);
-        let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
-        let ended = self.ledger.exchange_singles(most, places, next, |done, desc| {
-            posts.push(done.head, desc);
-            each(done);
-        });
-        let (at, first) = (posts.at, posts.first);
-        self.end_posts(ended.taken, at, first);
-        self.end_slots(ended)
+        (taken, Ok(()))
     }
 }
 
@@ -137,15 +143,19 @@ impl<W: Words> PackedRing<W, ()> {
     /// Books what became of a burst with a slot for each chain.
     #[inline(always)]
     fn end_slots(&mut self, ended: Ended) -> Taken {
-        let entries = u64::from(ended.taken).wrapping_add(u64::from(ended.fault.is_some()));
-        self.counters.used_entries = self.counters.used_entries.wrapping_add(entries);
+        // The last one that was loaded may have ended the burst.
+        let last = ended.fault.is_some() || ended.opened;
+        let counters = &mut self.counters;
+        counters.used_entries =
+            counters.used_entries.wrapping_add(u64::from(ended.taken)).wrapping_add(u64::from(last));
+        counters.in_order_batches = counters.in_order_batches.wrapping_add(u64::from(ended.opened));
         self.end(ended)
     }
 
     /// Books what became of loans.
     #[inline(always)]
     fn end(&mut self, ended: Ended) -> Taken {
-        let Ended { taken, idle_claims, fault } = ended;
+        let Ended { taken, idle_claims, fault, .. } = ended;
         self.next_used = self.next_used.advance(taken, self.size);
         self.held_slots = self.held_slots.wrapping_sub(taken);
         self.counters.idle_claims = self.counters.idle_claims.wrapping_add(u64::from(idle_claims));

@@ -57,33 +57,37 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
 
     #[inline(always)]
     fn exchange_slots(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
-        if self.in_order {
-            return self.each_batch(most, |ring, left, slot| {
-                let (size, mut at) = (ring.size, ring.next_avail);
-                let (avail, shadow) = (ring.avail.view(), &mut ring.avail_shadow);
-                let ended = ring.ledger.exchange_batch(left, at.0, slot, |done, _| {
-                    write_avail(&avail, shadow, size.slot(at), done.head);
-                    at = at.advance(1);
-                    each(done);
-                });
-                ring.next_avail = at;
-                ended
-            });
-        }
         let there = match self.look_for(most) {
             Ok(there) => usize::from(there),
             Err(violation) => return (0, Err(violation)),
         };
-        let (size, mut at, places) = (self.size, self.next_avail, (self.published.0, self.next_avail.0));
-        let (avail, shadow) = (self.avail.view(), &mut self.avail_shadow);
-        let (ledger, next) = (&mut self.ledger, claims(&self.used, self.next_used));
-        let ended = ledger.exchange_singles(there, places, next, |done, _| {
-            write_avail(&avail, shadow, size.slot(at), done.head);
-            at = at.advance(1);
-            each(done);
-        });
-        self.next_avail = at;
-        self.end_elements(ended)
+        let mut taken = 0usize;
+        while taken < there {
+            let left = there.wrapping_sub(taken);
+            let (size, mut at, places) = (self.size, self.next_avail, (self.published.0, self.next_avail.0));
+            let (avail, shadow) = (self.avail.view(), &mut self.avail_shadow);
+            let again = |done: Done, _| {
+                write_avail(&avail, shadow, size.slot(at), done.head);
+                at = at.advance(1);
+                each(done);
+            };
+            let (now, end) = if self.ledger.in_batch() > 0 {
+                let slot = u32::from(size.slot(self.next_used));
+                let ended = self.ledger.exchange_batch(left, places.1, slot, again);
+                self.next_avail = self.next_avail.advance(ended.taken);
+                self.end(ended)
+            } else {
+                let (limit, next) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
+                let ended = self.ledger.exchange_singles((left, limit), places, next, again);
+                self.next_avail = self.next_avail.advance(ended.taken);
+                self.end_elements(ended)
+            };
+            taken = taken.wrapping_add(now);
+            if end.is_err() {
+                return (taken, end);
+            }
+        }
+        (taken, Ok(()))
     }
 }
 
@@ -154,15 +158,19 @@ impl<W: Words> SplitRing<W, ()> {
     /// Books what became of a burst with an element for each chain.
     #[inline(always)]
     fn end_elements(&mut self, ended: Ended) -> Taken {
-        let entries = u64::from(ended.taken).wrapping_add(u64::from(ended.fault.is_some()));
-        self.counters.used_entries = self.counters.used_entries.wrapping_add(entries);
+        // The last one that was loaded may have ended the burst.
+        let last = ended.fault.is_some() || ended.opened;
+        let counters = &mut self.counters;
+        counters.used_entries =
+            counters.used_entries.wrapping_add(u64::from(ended.taken)).wrapping_add(u64::from(last));
+        counters.in_order_batches = counters.in_order_batches.wrapping_add(u64::from(ended.opened));
         self.end(ended)
     }
 
     /// Books what became of loans.
     #[inline(always)]
     fn end(&mut self, ended: Ended) -> Taken {
-        let Ended { taken, idle_claims, fault } = ended;
+        let Ended { taken, idle_claims, fault, .. } = ended;
         self.next_used = self.next_used.advance(taken);
         self.counters.idle_claims = self.counters.idle_claims.wrapping_add(u64::from(idle_claims));
         (usize::from(taken), fault.map_or(Ok(()), |fault| Err(self.broken(fault))))
