@@ -8,7 +8,8 @@
 //! - a slot of a packed ring at the private position, its second word by one 64-bit Acquire load, and only if something is
 //!   out: flags, id and length of one moment; the id redeemed by the ledger, the length checked as above;
 //! - `used.flags`, `avail_event`, or the device's event area, by one load: hints about kicks;
-//! - the bytes of a completed device-writable buffer, as many as the checked length says, by one copy to private memory.
+//! - the bytes of a completed device-writable buffer, as many as the checked length says, by one copy to private memory, or
+//!   of a frame that is forwarded, by one copy into a transmit slot.
 //!
 //! Never a descriptor, an entry of the available ring, an indirect table, the address in a slot, a buffer that the device
 //! only reads, or a word that this side alone writes. A test double counts the loads and fails on any other.
@@ -18,6 +19,8 @@ use ironring_common::index::{PackedPosition, QueueSize, SplitIndex, need_event, 
 use ironring_common::shm::lane::Lane;
 use ironring_common::shm::view::{Both, BothLane, Theirs, TheirsLane};
 use ironring_common::shm::words::Words;
+#[cfg(feature = "std")]
+use ironring_common::shm::{mapping::Area, view::Ours};
 use ironring_common::spec::packed::{self, Event, SlotRest};
 use ironring_common::spec::split::{self, UsedElem};
 
@@ -166,4 +169,12 @@ impl<W: Words> DeviceEvent<W> {
 #[inline]
 pub(crate) fn copy_completed<W: Words>(area: &Theirs<W>, at: usize, to: &mut [u8]) {
     area.copy_out_alleged(at, to);
+}
+
+/// Copies `len` bytes of a completed device-writable buffer into memory that the device reads: what a lease forwards. They are
+/// looked at by nobody here.
+#[cfg(feature = "std")]
+#[inline(always)]
+pub(crate) fn copy_over(area: &Theirs<Area>, at: usize, to: &Ours<Area>, to_at: usize, len: usize) {
+    area.copy_over_alleged(at, to, to_at, len);
 }

@@ -44,6 +44,28 @@ pub(super) unsafe fn copy_out(to: *mut u8, from: *mut u8, len: usize) {
     }
 }
 
+/// Copies `len` bytes from shared memory to shared memory; both may be written at the same time.
+///
+/// # Safety
+/// As [`copy_in`], with both sides valid for reads and writes and neither accessed through a Rust reference.
+#[inline]
+pub(super) unsafe fn copy_over(to: *mut u8, from: *mut u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's conditions are those of `vector`.
+    unsafe {
+        vector(to, from, len);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for at in 0..len {
+        use core::sync::atomic::{AtomicU8, Ordering};
+        // SAFETY: `at < len`, so both bytes are valid for reads and writes; bytes are always aligned: atomics.
+        unsafe {
+            let byte = AtomicU8::from_ptr(from.add(at)).load(Ordering::Relaxed);
+            AtomicU8::from_ptr(to.add(at)).store(byte, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The portable copy into shared memory: a plain load, a relaxed atomic store per byte.
 ///
 /// # Safety

@@ -259,6 +259,16 @@ impl<'a> Bytes<'a> {
     }
 
     /// A pointer to `size` bytes at offset `at`, asserted to be inside.
+    /// Copies `len` bytes of another area, `from`, to this one. A byte may change while it is copied, on both sides.
+    #[inline]
+    #[track_caller]
+    pub fn copy_from(&self, at: usize, from: Bytes<'_>, from_at: usize, len: usize) {
+        let (to, from) = (self.at(at, len), from.at(from_at, len));
+        assert!(to.addr().abs_diff(from.addr()) >= len, "the two areas overlap");
+        // SAFETY: both have `len` bytes inside their mappings, accessed by atomics and assembler only, and do not overlap.
+        unsafe { copy::copy_over(to, from, len) };
+    }
+
     /// As [`Words::lane`]: the life is that of the bytes, not of this value.
     #[inline]
     #[track_caller]
@@ -513,6 +523,24 @@ mod tests {
         two.zero(8, 4);
         assert_eq!(one.load_u32(8), 0);
         assert_eq!(one.load_u32(12), 0x0102_0304);
+    }
+
+    #[test]
+    fn bytes_go_from_one_mapping_to_another() {
+        let (one, two) = (area(4096), area(4096));
+        for len in [0, 7, 60, 64, 76, 200, 1500] {
+            let bytes: Vec<u8> = (0..len).map(|n| (n * 7 + len) as u8).collect();
+            one.copy_in(100, &bytes);
+            two.zero(0, 4096);
+            two.bytes().copy_from(33, one.bytes(), 100, len);
+            let mut all = vec![0; 4096];
+            two.copy_out(0, &mut all);
+            assert_eq!(all[33..33 + len], bytes);
+            assert!(all[..33].iter().chain(&all[33 + len..]).all(|byte| *byte == 0));
+        }
+        assert!(asserts(|| two.bytes().copy_from(0, one.bytes(), 4000, 97)));
+        assert!(asserts(|| two.bytes().copy_from(4000, one.bytes(), 0, 97)));
+        assert!(asserts(|| one.bytes().copy_from(0, one.bytes(), 50, 51)), "overlap");
     }
 
     #[test]

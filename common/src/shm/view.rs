@@ -5,6 +5,8 @@
 //! even where this side was the last to write.
 
 use super::lane::Lane;
+#[cfg(feature = "std")]
+use super::mapping::Area;
 use super::words::Words;
 use crate::claim::Alleged;
 
@@ -158,6 +160,15 @@ impl<W: Words> Theirs<W> {
     #[inline]
     pub fn scrub(&self, at: usize, len: usize) {
         self.0.zero(at, len);
+    }
+}
+
+#[cfg(feature = "std")]
+impl Theirs<Area> {
+    /// Copies bytes to an area of ours that the peer reads, from shared memory to shared memory. Nobody looks at them.
+    #[inline]
+    pub fn copy_over_alleged(&self, at: usize, to: &Ours<Area>, to_at: usize, len: usize) {
+        to.0.bytes().copy_from(to_at, self.0.bytes(), at, len);
     }
 }
 

@@ -12,6 +12,7 @@
 mod bells;
 mod bringup;
 mod error;
+mod lease;
 mod life;
 mod rx;
 mod tx;
@@ -25,9 +26,10 @@ use ironring_common::features::{Feature, Negotiated, Supported};
 
 pub use bringup::Bringup;
 pub use error::NetError;
+pub use lease::LeasedFrame;
 pub use life::QueueRole;
 pub use rx::{RxBatch, RxQueue, RxStats, is_plain};
-pub use tx::{TxError, TxQueue, TxSlot, TxStats};
+pub use tx::{TxError, TxFrame, TxQueue, TxSlot, TxStats};
 
 use crate::arena::Arena;
 use crate::queue::RingLayout;

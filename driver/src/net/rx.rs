@@ -17,6 +17,7 @@ use ironring_common::shm::view::Theirs;
 use ironring_common::spec::net::{self, Header};
 
 use super::bells::{Bells, Kick, Kicked};
+use super::lease::LeasedFrame;
 use super::wait::Patience;
 use super::{FRAME_MAX, NetError};
 use crate::arena::QueueMemory;
@@ -24,7 +25,7 @@ use crate::boundary;
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::any::AnyRing;
-use crate::queue::slots::{BURST, SlotRing};
+use crate::queue::slots::{BURST, SlotRing, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{DriverRing, RingCounters, StopWindow};
 
@@ -178,6 +179,27 @@ impl RxQueue {
         Ok(batch.len())
     }
 
+    /// Lends up to `most` frames, at most 64, to `with`, where they lie, and posts their slots again when it returns. Returns
+    /// how many there were. See [`LeasedFrame`] for what must not be done with them.
+    ///
+    /// # Errors
+    /// As [`rx_burst`](Self::rx_burst). Frames that were taken before a violation are not lent.
+    pub fn rx_lease(&mut self, most: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> Result<usize, Violation> {
+        let slots = &mut self.slots;
+        let (taken, end) = match &mut self.ring {
+            AnyRing::Split(ring) => slots.take(ring, most),
+            AnyRing::Packed(ring) => slots.take(ring, most),
+        };
+        end?;
+        if taken == 0 {
+            return Ok(0);
+        }
+        let count = slots.lease(taken, with);
+        self.ring.publish();
+        self.notify();
+        Ok(count)
+    }
+
     /// Waits until there is something to take, or `timeout` passes; whether there is. Sleeps at once: for polling before
     /// that, and for the transmit queue's sake, there is [`VirtioNet::wait`](super::VirtioNet::wait).
     ///
@@ -324,17 +346,7 @@ impl RxSlots {
         let (mut posted, mut left) = (false, batch.capacity);
         while left > 0 {
             let most = left.min(BURST);
-            let (words, mapper) = (self.words.view(), self.mapper);
-            let mut next = self.filled.iter_mut();
-            let (taken, end) = ring.exchange_slots(most, |slot| {
-                // Header and frame of the shortest ones; longer ones come by themselves.
-                let at = mapper.offset(slot.head);
-                words.prefetch(at);
-                words.prefetch(at.wrapping_add(64));
-                if let Some(to) = next.next() {
-                    *to = Filled { at, bytes: usize::try_from(slot.written).unwrap_or(0) };
-                }
-            });
+            let (taken, end) = self.take(ring, most);
             self.copy_frames(taken, batch);
             posted |= taken > 0;
             if end.is_err() {
@@ -346,6 +358,53 @@ impl RxSlots {
             left = left.wrapping_sub(taken);
         }
         (posted, Ok(()))
+    }
+
+    /// Takes completed slots, `most` and a burst at most, posts them again, and asks for their lines.
+    #[inline(always)]
+    fn take<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
+        let (words, mapper) = (self.words.view(), self.mapper);
+        let mut next = self.filled.iter_mut();
+        ring.exchange_slots(most.min(BURST), |slot| {
+            // Header and frame of the shortest ones; longer ones come by themselves.
+            let at = mapper.offset(slot.head);
+            words.prefetch(at);
+            words.prefetch(at.wrapping_add(64));
+            if let Some(to) = next.next() {
+                *to = Filled { at, bytes: usize::try_from(slot.written).unwrap_or(0) };
+            }
+        })
+    }
+
+    /// Lends the frames of the first `taken` of the completed slots that have one. How many.
+    fn lease(&mut self, taken: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> usize {
+        let Self { words, filled, stats, .. } = self;
+        let done = filled.get(..taken).unwrap_or_default();
+        let mut frames = [LeasedFrame::new(words, 0, 0); BURST];
+        let mut next = frames.iter_mut();
+        let mut count = 0usize;
+        for Filled { at, bytes } in done {
+            if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
+                stats.dropped_short = stats.dropped_short.wrapping_add(1);
+                continue;
+            }
+            let mut header = [0; net::HDR_BYTES];
+            boundary::copy_completed(words, *at, &mut header);
+            if !plain(&header) {
+                stats.dropped_header = stats.dropped_header.wrapping_add(1);
+                continue;
+            }
+            let len = bytes.wrapping_sub(net::HDR_BYTES);
+            if let Some(to) = next.next() {
+                *to = LeasedFrame::new(words, at.wrapping_add(net::HDR_BYTES), len);
+                count = count.wrapping_add(1);
+                stats.bytes = stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
+            }
+        }
+        stats.used_entries = stats.used_entries.wrapping_add(u64::try_from(taken).unwrap_or(0));
+        stats.frames = stats.frames.wrapping_add(u64::try_from(count).unwrap_or(0));
+        with(frames.get(..count).unwrap_or_default());
+        count
     }
 
     /// Copies the first `taken` of the completed slots out, and keeps the frames of those that have one.

@@ -8,21 +8,21 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use ironring_common::doorbell::Doorbell;
-use ironring_common::index::DescId;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 
 use super::NetError;
 use super::bells::{Bells, Kick, Kicked};
+use super::lease::LeasedFrame;
 use super::wait::Patience;
 use crate::arena::QueueMemory;
-use crate::mapper::Direction;
-use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::any::AnyRing;
-use crate::queue::slots::{BURST, SlotRing, Taken};
 use crate::queue::violation::Violation;
-use crate::queue::{AddError, DriverRing, RingCounters, StopWindow};
+use crate::queue::{DriverRing, RingCounters, StopWindow};
+use slots::TxSlots;
+
+mod slots;
 
 /// Sends frames.
 #[derive(Debug)]
@@ -32,20 +32,6 @@ pub struct TxQueue {
     kick: Kick,
     call: Doorbell,
     frame_max: u32,
-}
-
-/// The transmit slots, and what was counted.
-#[derive(Debug)]
-struct TxSlots {
-    words: Ours<Area>,
-    mapper: FixedSlots,
-    /// Whether each frame goes by an indirect table: its header and its bytes as two descriptors.
-    indirect: bool,
-    /// Scratch of a burst: where frames go.
-    places: Box<[usize; BURST]>,
-    /// Counted by the rings of this queue that were reset.
-    idle_claims: u64,
-    stats: TxStats,
 }
 
 /// What a transmit queue has counted.
@@ -98,6 +84,37 @@ pub struct TxSlot<'a> {
     len: usize,
 }
 
+/// The frame of a slot that was lent, to be written in place. What is not written is what an earlier frame left there.
+#[derive(Debug)]
+pub struct TxFrame<'a> {
+    words: &'a Ours<Area>,
+    at: usize,
+    len: usize,
+}
+
+impl TxFrame<'_> {
+    /// Writes bytes of the frame, beginning at its byte `at`.
+    ///
+    /// # Errors
+    /// As [`TxSlot::write`].
+    #[inline]
+    pub fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), TxError> {
+        write_frame(self.words, (self.at, self.len), at, bytes)
+    }
+
+    /// Bytes of the frame.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
 impl TxSlot<'_> {
     /// Writes bytes of the frame, beginning at its byte `at`. All bytes of the frame go out, written or not: what is not
     /// written is what an earlier frame left there.
@@ -105,13 +122,7 @@ impl TxSlot<'_> {
     /// # Errors
     /// [`TxError::FrameLength`] if they do not fit into the frame. Nothing is written then.
     pub fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), TxError> {
-        let end = at.saturating_add(bytes.len());
-        if end > self.len {
-            let max = u32::try_from(self.len).unwrap_or(u32::MAX);
-            return Err(TxError::FrameLength { index: 0, len: end, max });
-        }
-        self.queue.slots.words.copy_in(self.at.saturating_add(at), bytes);
-        Ok(())
+        write_frame(&self.queue.slots.words, (self.at, self.len), at, bytes)
     }
 
     /// Gives the frame to the device, with the next [`TxQueue::publish`].
@@ -131,11 +142,7 @@ impl TxQueue {
     pub(super) fn new(mut ring: AnyRing<Area, ()>, memory: QueueMemory, bells: Bells, frame_max: u32) -> Self {
         let Bells { kick, call } = bells;
         ring.suppress_calls();
-        let QueueMemory { slots, mapper, tables, .. } = memory;
-        let (indirect, stats) = (tables.is_some(), TxStats::default());
-        let slots =
-            TxSlots { words: Ours::new(slots), mapper, indirect, places: Box::new([0; BURST]), idle_claims: 0, stats };
-        Self { ring, slots, kick, call, frame_max }
+        Self { ring, slots: TxSlots::new(memory), kick, call, frame_max }
     }
 
     /// Goes on with an empty ring and other doorbells. What was counted stays, and what was out counts as lost.
@@ -155,20 +162,66 @@ impl TxQueue {
     /// [`TxError::FrameLength`] before anything is sent, or the [`Violation`], new or latched.
     pub fn tx_burst<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<usize, TxError> {
         self.ring.check()?;
-        let longest = self.longest();
-        if !frames.iter().all(|frame| is_frame(frame.as_ref().len(), longest)) {
-            return self.refuse(frames.iter().map(|frame| frame.as_ref().len()));
+        let mut next = frames.iter();
+        let lens = frames.iter().map(|frame| frame.as_ref().len());
+        self.burst(lens, |words, at| {
+            if let Some(frame) = next.next() {
+                words.copy_in(at, frame.as_ref());
+            }
+        })
+    }
+
+    /// As [`tx_burst`](Self::tx_burst), for `count` frames of `len` bytes each that `fill` writes in place, one after the
+    /// other: without a copy, and as safe as with one, for nothing is read back.
+    ///
+    /// # Errors
+    /// As [`tx_burst`](Self::tx_burst).
+    pub fn tx_burst_in_place(
+        &mut self,
+        count: usize,
+        len: usize,
+        mut fill: impl FnMut(&mut TxFrame<'_>),
+    ) -> Result<usize, TxError> {
+        self.ring.check()?;
+        self.burst(core::iter::repeat_n(len, count), |words, at| fill(&mut TxFrame { words, at, len }))
+    }
+
+    /// As [`tx_burst`](Self::tx_burst), for frames that a receive queue has lent: one copy from its slots to those of this
+    /// queue. See [`LeasedFrame`] for what that costs in safety.
+    ///
+    /// # Errors
+    /// As [`tx_burst`](Self::tx_burst).
+    pub fn forward_burst(&mut self, frames: &[LeasedFrame<'_>]) -> Result<usize, TxError> {
+        self.ring.check()?;
+        let mut next = frames.iter();
+        self.burst(frames.iter().map(LeasedFrame::len), |words, at| {
+            if let Some(frame) = next.next() {
+                frame.copy_to(words, at);
+            }
+        })
+    }
+
+    /// Sends frames of these lengths, each written by `put`.
+    #[inline(always)]
+    fn burst(
+        &mut self,
+        lens: impl ExactSizeIterator<Item = usize> + Clone,
+        put: impl FnMut(&Ours<Area>, usize),
+    ) -> Result<usize, TxError> {
+        let (count, longest) = (lens.len(), self.longest());
+        if !lens.clone().all(|len| is_frame(len, longest)) {
+            return self.refuse(lens);
         }
-        if usize::from(self.ring.free()) < frames.len() {
+        if usize::from(self.ring.free()) < count {
             self.reclaim()?;
         }
         let slots = &mut self.slots;
         let sent = match &mut self.ring {
-            AnyRing::Split(ring) => slots.send(ring, frames),
-            AnyRing::Packed(ring) => slots.send(ring, frames),
+            AnyRing::Split(ring) => slots.send(ring, lens, put),
+            AnyRing::Packed(ring) => slots.send(ring, lens, put),
         }?;
         self.publish()?;
-        self.slots.count_full(frames.len().wrapping_sub(sent));
+        self.slots.count_full(count.wrapping_sub(sent));
         Ok(sent)
     }
 
@@ -329,136 +382,21 @@ impl TxQueue {
     }
 }
 
-impl TxSlots {
-    /// Copies frames into free slots. Returns how many: the first ones.
-    #[inline]
-    fn send<R: DriverRing<()> + SlotRing, F: AsRef<[u8]>>(
-        &mut self,
-        ring: &mut R,
-        frames: &[F],
-    ) -> Result<usize, Violation> {
-        let mut sent = 0usize;
-        for burst in frames.chunks(BURST) {
-            let now = if self.indirect { self.send_by_tables(ring, burst)? } else { self.send_slots(ring, burst) };
-            sent = sent.wrapping_add(now);
-            if now < burst.len() {
-                break;
-            }
-        }
-        Ok(sent)
-    }
-
-    /// As [`send`](Self::send), at most a burst, each frame with its header in one buffer.
-    #[inline]
-    fn send_slots<R: SlotRing, F: AsRef<[u8]>>(&mut self, ring: &mut R, frames: &[F]) -> usize {
-        let (words, mapper) = (self.words.view(), self.mapper);
-        // The lengths were checked.
-        let lens = frames
-            .iter()
-            .map(|frame| u32::try_from(frame.as_ref().len()).map_or(0, |len| len.wrapping_add(net::HDR_LEN)));
-        let mut next = self.places.iter_mut();
-        let posted = ring.post_slots(&mapper, Direction::ToDevice, frames.len(), lens, |head| {
-            let at = mapper.offset(head);
-            // The device was the last to touch these lines.
-            words.prefetch(at);
-            words.prefetch(at.wrapping_add(64));
-            if let Some(place) = next.next() {
-                *place = at.wrapping_add(net::HDR_BYTES);
-            }
-        });
-        let mut bytes = 0usize;
-        for (at, frame) in self.places.iter().zip(frames).take(posted) {
-            let frame = frame.as_ref();
-            words.copy_in(*at, frame);
-            bytes = bytes.wrapping_add(frame.len());
-        }
-        self.stats.frames = self.stats.frames.wrapping_add(u64::try_from(posted).unwrap_or(0));
-        self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(0));
-        posted
-    }
-
-    /// As [`send`](Self::send), each frame by an indirect table of two.
-    fn send_by_tables<R: DriverRing<()>, F: AsRef<[u8]>>(
-        &mut self,
-        ring: &mut R,
-        frames: &[F],
-    ) -> Result<usize, Violation> {
-        let mut sent = 0usize;
-        for frame in frames {
-            let frame = frame.as_ref();
-            let Some(at) = self.post(ring, frame.len())? else { break };
-            self.words.copy_in(at, frame);
-            sent = sent.wrapping_add(1);
-        }
-        Ok(sent)
-    }
-
-    /// Takes back the slots that the device is done with. Returns how many.
-    #[inline]
-    fn reclaim<R: DriverRing<()> + SlotRing>(&mut self, ring: &mut R) -> Result<usize, Violation> {
-        let (taken, end) = if self.indirect { self.reclaim_tables(ring) } else { Self::reclaim_slots(ring) };
-        self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(taken).unwrap_or(0));
-        end.map(|()| taken)
-    }
-
-    /// Each slot that comes back is where the next frame goes, and nothing else is to be known of it.
-    #[inline]
-    fn reclaim_slots<R: DriverRing<()> + SlotRing>(ring: &mut R) -> Taken {
-        let most = usize::from(ring.held());
-        ring.take_slots(most, |_| {})
-    }
-
-    fn reclaim_tables<R: DriverRing<()>>(&mut self, ring: &mut R) -> Taken {
-        let mut taken = 0usize;
-        for _ in 0..ring.held() {
-            match ring.take(&mut self.mapper) {
-                Ok(Some(_)) => taken = taken.wrapping_add(1),
-                Ok(None) => break,
-                Err(violation) => return (taken, Err(violation)),
-            }
-        }
-        (taken, Ok(()))
-    }
-
-    /// Lends a slot for a frame of `len` bytes. Returns where the frame goes, or `None` if no slot is free.
-    #[inline]
-    fn post<R: DriverRing<()>>(&mut self, ring: &mut R, len: usize) -> Result<Option<usize>, Violation> {
-        let frame = u32::try_from(len).unwrap_or(u32::MAX);
-        let added = if self.indirect {
-            let parts = [SlotPart::first(net::HDR_LEN), SlotPart { offset: net::HDR_LEN, len: frame }];
-            ring.add(&mut self.mapper, &parts, &[], ())
-        } else {
-            let whole = SlotPart::first(frame.saturating_add(net::HDR_LEN));
-            ring.add(&mut self.mapper, &[whole], &[], ())
-        };
-        match added {
-            Ok(head) => {
-                self.stats.frames = self.stats.frames.wrapping_add(1);
-                self.stats.bytes = self.stats.bytes.wrapping_add(u64::from(frame));
-                Ok(Some(self.frame_at(head)))
-            }
-            Err(AddError::Violation(violation)) => Err(violation),
-            Err(error) => {
-                assert!(matches!(error, AddError::Full { .. }), "the length was checked");
-                Ok(None)
-            }
-        }
-    }
-
-    /// Where the frame of a slot begins.
-    #[inline]
-    fn frame_at(&self, head: DescId) -> usize {
-        self.mapper.offset(head).wrapping_add(net::HDR_BYTES)
-    }
-
-    fn count_full(&mut self, frames: usize) {
-        self.stats.full = self.stats.full.wrapping_add(u64::try_from(frames).unwrap_or(0));
-    }
-}
-
 /// Whether frames have such a length.
 #[inline]
 const fn is_frame(len: usize, longest: usize) -> bool {
     // One compare: what is too short wraps round to what is too long.
     len.wrapping_sub(net::ETH_HEADER_BYTES) <= longest.wrapping_sub(net::ETH_HEADER_BYTES)
+}
+
+/// Writes bytes of a frame of `len` bytes that begins at `start`.
+#[inline]
+fn write_frame(words: &Ours<Area>, (start, len): (usize, usize), at: usize, bytes: &[u8]) -> Result<(), TxError> {
+    let end = at.saturating_add(bytes.len());
+    if end > len {
+        let max = u32::try_from(len).unwrap_or(u32::MAX);
+        return Err(TxError::FrameLength { index: 0, len: end, max });
+    }
+    words.copy_in(start.saturating_add(at), bytes);
+    Ok(())
 }

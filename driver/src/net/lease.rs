@@ -1,0 +1,52 @@
+//! Received frames that are lent where they lie.
+
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::view::{Ours, Theirs};
+
+use crate::boundary;
+
+/// A received frame in the slot where the device put it: for forwarding, which then takes one copy instead of two.
+///
+/// **Its bytes are the device's for as long as it is lent.** The device may rewrite them at any moment, and two looks at the
+/// same byte may see two values. The length was checked and stands; so does the net header, of which a private copy was
+/// looked at. Nothing else is promised: whoever decides by bytes of the frame has to copy them out first and decide by the
+/// copy. [`RxQueue::rx_burst`](super::RxQueue::rx_burst) has no such trap.
+#[derive(Clone, Copy, Debug)]
+pub struct LeasedFrame<'a> {
+    words: &'a Theirs<Area>,
+    at: usize,
+    len: usize,
+}
+
+impl<'a> LeasedFrame<'a> {
+    pub(super) const fn new(words: &'a Theirs<Area>, at: usize, len: usize) -> Self {
+        Self { words, at, len }
+    }
+
+    /// Bytes of the frame, without a net header.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies bytes of the frame from its byte `at` on to private memory, as many as there are and fit. How many.
+    pub fn copy_out(&self, at: usize, to: &mut [u8]) -> usize {
+        let count = self.len.saturating_sub(at).min(to.len());
+        if let Some(to) = to.get_mut(..count).filter(|to| !to.is_empty()) {
+            boundary::copy_completed(self.words, self.at.saturating_add(at), to);
+        }
+        count
+    }
+
+    /// Copies the whole frame into a transmit slot.
+    #[inline(always)]
+    pub(super) fn copy_to(&self, words: &Ours<Area>, at: usize) {
+        boundary::copy_over(self.words, self.at, words, at, self.len);
+    }
+}

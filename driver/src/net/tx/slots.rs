@@ -1,0 +1,174 @@
+//! The transmit slots: lent, filled, and taken back.
+
+use ironring_common::index::DescId;
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::view::Ours;
+use ironring_common::spec::net;
+
+use super::TxStats;
+use crate::arena::QueueMemory;
+use crate::mapper::Direction;
+use crate::mapper::slots::{FixedSlots, SlotPart};
+use crate::queue::slots::{BURST, SlotRing, Taken};
+use crate::queue::violation::Violation;
+use crate::queue::{AddError, DriverRing};
+
+/// The transmit slots, and what was counted.
+#[derive(Debug)]
+pub(super) struct TxSlots {
+    pub(super) words: Ours<Area>,
+    mapper: FixedSlots,
+    /// Whether each frame goes by an indirect table: its header and its bytes as two descriptors.
+    indirect: bool,
+    /// Scratch of a burst: where frames go.
+    places: Box<[usize; BURST]>,
+    /// Counted by the rings of this queue that were reset.
+    pub(super) idle_claims: u64,
+    pub(super) stats: TxStats,
+}
+
+impl TxSlots {
+    pub(super) fn new(memory: QueueMemory) -> Self {
+        let QueueMemory { slots, mapper, tables, .. } = memory;
+        let (indirect, stats) = (tables.is_some(), TxStats::default());
+        Self { words: Ours::new(slots), mapper, indirect, places: Box::new([0; BURST]), idle_claims: 0, stats }
+    }
+
+    /// Lends slots for frames of these lengths, which were checked, and has `put` write each of them where its frame goes.
+    /// Returns how many: the first ones.
+    #[inline(always)]
+    pub(super) fn send<R: DriverRing<()> + SlotRing>(
+        &mut self,
+        ring: &mut R,
+        lens: impl ExactSizeIterator<Item = usize>,
+        mut put: impl FnMut(&Ours<Area>, usize),
+    ) -> Result<usize, Violation> {
+        let mut lens = lens;
+        let mut sent = 0usize;
+        while lens.len() > 0 {
+            let most = lens.len().min(BURST);
+            let now = if self.indirect {
+                self.send_by_tables(ring, most, &mut lens, &mut put)?
+            } else {
+                self.send_slots(ring, most, &mut lens, &mut put)
+            };
+            sent = sent.wrapping_add(now);
+            if now < most {
+                break;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// As [`send`](Self::send), at most a burst, each frame with its header in one buffer.
+    #[inline(always)]
+    fn send_slots<R: SlotRing>(
+        &mut self,
+        ring: &mut R,
+        most: usize,
+        lens: &mut impl Iterator<Item = usize>,
+        put: &mut impl FnMut(&Ours<Area>, usize),
+    ) -> usize {
+        let (words, mapper) = (self.words.view(), self.mapper);
+        let mut bytes = 0usize;
+        let lens = lens.map(|len| {
+            bytes = bytes.wrapping_add(len);
+            u32::try_from(len).map_or(0, |len| len.wrapping_add(net::HDR_LEN))
+        });
+        let mut next = self.places.iter_mut();
+        let posted = ring.post_slots(&mapper, Direction::ToDevice, most, lens, |head| {
+            let at = mapper.offset(head);
+            // The device was the last to touch these lines.
+            words.prefetch(at);
+            words.prefetch(at.wrapping_add(64));
+            if let Some(place) = next.next() {
+                *place = at.wrapping_add(net::HDR_BYTES);
+            }
+        });
+        for at in self.places.iter().take(posted) {
+            put(&self.words, *at);
+        }
+        self.stats.frames = self.stats.frames.wrapping_add(u64::try_from(posted).unwrap_or(0));
+        self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(0));
+        posted
+    }
+
+    /// As [`send`](Self::send), at most a burst, each frame by an indirect table of two.
+    fn send_by_tables<R: DriverRing<()>>(
+        &mut self,
+        ring: &mut R,
+        most: usize,
+        lens: &mut impl Iterator<Item = usize>,
+        put: &mut impl FnMut(&Ours<Area>, usize),
+    ) -> Result<usize, Violation> {
+        let mut sent = 0usize;
+        for len in lens.take(most) {
+            let Some(at) = self.post(ring, len)? else { break };
+            put(&self.words, at);
+            sent = sent.wrapping_add(1);
+        }
+        Ok(sent)
+    }
+
+    /// Takes back the slots that the device is done with. Returns how many.
+    #[inline]
+    pub(super) fn reclaim<R: DriverRing<()> + SlotRing>(&mut self, ring: &mut R) -> Result<usize, Violation> {
+        let (taken, end) = if self.indirect { self.reclaim_tables(ring) } else { Self::reclaim_slots(ring) };
+        self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(taken).unwrap_or(0));
+        end.map(|()| taken)
+    }
+
+    /// Each slot that comes back is where the next frame goes, and nothing else is to be known of it.
+    #[inline]
+    fn reclaim_slots<R: DriverRing<()> + SlotRing>(ring: &mut R) -> Taken {
+        let most = usize::from(ring.held());
+        ring.take_slots(most, |_| {})
+    }
+
+    fn reclaim_tables<R: DriverRing<()>>(&mut self, ring: &mut R) -> Taken {
+        let mut taken = 0usize;
+        for _ in 0..ring.held() {
+            match ring.take(&mut self.mapper) {
+                Ok(Some(_)) => taken = taken.wrapping_add(1),
+                Ok(None) => break,
+                Err(violation) => return (taken, Err(violation)),
+            }
+        }
+        (taken, Ok(()))
+    }
+
+    /// Lends a slot for a frame of `len` bytes. Returns where the frame goes, or `None` if no slot is free.
+    #[inline]
+    pub(super) fn post<R: DriverRing<()>>(&mut self, ring: &mut R, len: usize) -> Result<Option<usize>, Violation> {
+        let frame = u32::try_from(len).unwrap_or(u32::MAX);
+        let added = if self.indirect {
+            let parts = [SlotPart::first(net::HDR_LEN), SlotPart { offset: net::HDR_LEN, len: frame }];
+            ring.add(&mut self.mapper, &parts, &[], ())
+        } else {
+            let whole = SlotPart::first(frame.saturating_add(net::HDR_LEN));
+            ring.add(&mut self.mapper, &[whole], &[], ())
+        };
+        match added {
+            Ok(head) => {
+                self.stats.frames = self.stats.frames.wrapping_add(1);
+                self.stats.bytes = self.stats.bytes.wrapping_add(u64::from(frame));
+                Ok(Some(self.frame_at(head)))
+            }
+            Err(AddError::Violation(violation)) => Err(violation),
+            Err(error) => {
+                assert!(matches!(error, AddError::Full { .. }), "the length was checked");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Where the frame of a slot begins.
+    #[inline]
+    pub(super) fn frame_at(&self, head: DescId) -> usize {
+        self.mapper.offset(head).wrapping_add(net::HDR_BYTES)
+    }
+
+    pub(super) fn count_full(&mut self, frames: usize) {
+        self.stats.full = self.stats.full.wrapping_add(u64::try_from(frames).unwrap_or(0));
+    }
+}
