@@ -50,7 +50,7 @@ impl Driver {
 
     /// Waits until a slot is used.
     fn used(&self, ring: usize, at: PackedPosition) -> SlotRest {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let rest = SlotRest::from_word(self.memory.load_u64_acquire(Self::slot(ring, at) + 8));
             if is_used(rest.flags, at.wrap()) {

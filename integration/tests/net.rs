@@ -15,12 +15,12 @@ use ironring_driver::queue::RingLayout;
 use ironring_driver::queue::violation::ViolationKind;
 use ironring_driver::transport::{Deadlines, NetConfig, TransportError, VhostUser};
 
-const DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(10), request: Duration::from_secs(10) };
+const DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(60), request: Duration::from_secs(60) };
 /// The request code, and where the configuration begins in its answer: after the header and the window.
 const GET_CONFIG: u32 = 24;
 const CONFIG_AT: usize = 12 + 12;
 /// How long frames may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A session in a thread.
 type Session = JoinHandle<Result<Report, SessionError>>;

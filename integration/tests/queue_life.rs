@@ -10,7 +10,7 @@ use ironring_driver::net::{NetOptions, QueueRole, RxBatch, VirtioNet};
 use ironring_driver::queue::RingLayout;
 use ironring_driver::transport::{Deadlines, VhostUser};
 
-const DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(10), request: Duration::from_secs(10) };
+const DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(60), request: Duration::from_secs(60) };
 const ROLES: [QueueRole; 2] = [QueueRole::Receive, QueueRole::Transmit];
 
 /// Every ring that a queue may have.
@@ -52,7 +52,7 @@ fn receive(net: &mut VirtioNet, batch: &mut RxBatch) -> Vec<u64> {
 fn echo(net: &mut VirtioNet, from: u64, count: u64) {
     let mut batch = RxBatch::new(16, 1514);
     let (mut sent, mut next) = (from, from);
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while next < from + count {
         assert!(Instant::now() < deadline, "{next} of {from} and {count}");
         if sent < from + count && sent - next < 32 {
@@ -86,7 +86,7 @@ fn a_queue_that_stops_and_starts_loses_nothing() {
             net.start_queue(role).unwrap();
             assert!(!net.is_stopped(role) && net.is_conserved());
         }
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while (back.len() as u64) < sent {
             assert!(Instant::now() < deadline, "{} of {sent}: {options:?}", back.len());
             back.extend(receive(&mut net, &mut batch));

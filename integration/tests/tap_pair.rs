@@ -176,4 +176,4 @@ fn namespace_of(pid: &str) -> Option<String> {
 }
 
 const PROGRAMS: [(&str, &str); 4] = [("unshare", "-V"), ("nsenter", "-V"), ("ip", "-V"), ("ping", "-V")];
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);

@@ -15,7 +15,7 @@ use ironring_driver::queue::RingLayout;
 use ironring_driver::transport::{Deadlines, TransportError, VhostUser};
 use rustix::fs::OFlags;
 
-const DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(10), request: Duration::from_secs(10) };
+const DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(60), request: Duration::from_secs(60) };
 const SET_MEM_TABLE: u32 = 5;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
@@ -57,7 +57,7 @@ fn connect(loot: &Arc<Mutex<Loot>>) -> Result<VhostUser, TransportError> {
 /// Frames there and back, each compared.
 fn echo(net: &mut VirtioNet, rounds: u64) {
     let mut batch = RxBatch::new(16, 1514);
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     for round in 0..rounds {
         let mark = u8::try_from(round % 256).unwrap();
         let frames: Vec<_> = (0..16u8).map(|n| vec![n ^ mark; 60 + usize::from(n) * 80]).collect();

@@ -4,7 +4,7 @@
 //! thread: it takes the lock for a few dozen stores at a time, and stands back whenever the worker wants it, so that the
 //! two never step on each other's bookkeeping, while the driver's memory is stepped on at almost full speed.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -43,6 +43,7 @@ impl Engine {
             state,
             strikes: strikes.clone(),
             wanted: AtomicUsize::new(0),
+            races: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
         let racing = plan.attacks().iter().any(|attack| attack.racing);
@@ -54,6 +55,12 @@ impl Engine {
     #[must_use]
     pub fn strikes(&self) -> Strikes {
         self.strikes.clone()
+    }
+
+    /// How often the racing thread has had its turn while there was something to race for.
+    #[must_use]
+    pub fn races(&self) -> u64 {
+        self.shared.races.load(Ordering::Relaxed)
     }
 }
 
@@ -106,6 +113,8 @@ struct Shared {
     strikes: Strikes,
     /// How many others want the lock: the racing thread stands back.
     wanted: AtomicUsize,
+    /// Runs of the racing thread that had something to race for.
+    races: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -136,7 +145,9 @@ impl Shared {
             rounds = rounds.wrapping_add(1);
             if self.wanted.load(Ordering::Relaxed) > 0 || rounds & YIELD_MASK == 0 {
                 std::thread::yield_now();
-            } else if !self.lock().race(self.strikes.is_armed()) {
+            } else if self.lock().race(self.strikes.is_armed()) {
+                self.races.fetch_add(1, Ordering::Relaxed);
+            } else {
                 std::thread::park_timeout(NAP);
             }
         }

@@ -37,7 +37,7 @@ const START: u64 = 0x7000_0000;
 /// What the device writes.
 const PATTERN: u8 = 0x5a;
 /// No test waits longer for a thread.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One ring, both of its sides, and an adversary at the device's.
 struct Bench {

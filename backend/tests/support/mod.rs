@@ -367,4 +367,4 @@ const RX_BUFFER: usize = 0x10000;
 const TX_BUFFER: usize = 0x20000;
 const BUFFER_BYTES: u32 = 2048;
 /// How long anything may take.
-const TIMEOUT_MS: i32 = 10_000;
+const TIMEOUT_MS: i32 = 60_000;

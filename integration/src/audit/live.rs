@@ -41,11 +41,11 @@ pub(super) fn hardened(
     let mut run = Live::new(attack, config, seed);
     let mut verdict = run.attack(&plan)?;
     // On a busy machine the short deadline may pass before it is the attack's turn. That says nothing about the driver.
-    for _ in 1..ATTEMPTS {
+    for attempt in 1..ATTEMPTS {
         if run.strikes > 0 || !may_time_out(attack) {
             break;
         }
-        run = Live::new(attack, config, seed);
+        run = Live { stretch: 1 << attempt, ..Live::new(attack, config, seed) };
         verdict = run.attack(&plan)?;
     }
     if let Some(finding) = before.left_behind() {
@@ -121,11 +121,13 @@ struct Live<'a> {
     seed: u64,
     strikes: u64,
     findings: Vec<String>,
+    /// How many times as long the short deadlines are.
+    stretch: u32,
 }
 
 impl<'a> Live<'a> {
     const fn new(attack: &'a Attack, config: RingConfig, seed: u64) -> Self {
-        Self { attack, config, seed, strikes: 0, findings: Vec::new() }
+        Self { attack, config, seed, strikes: 0, findings: Vec::new(), stretch: 1 }
     }
 
     /// The whole run. Returns the verdict.
@@ -209,7 +211,8 @@ impl<'a> Live<'a> {
     }
 
     fn deadlines(&self) -> Deadlines {
-        if may_time_out(self.attack) { SHORT_DEADLINES } else { HONEST_DEADLINES }
+        let short = SHORT_DEADLINE * self.stretch;
+        if may_time_out(self.attack) { Deadlines { connect: short, request: short } } else { HONEST_DEADLINES }
     }
 
     fn options(&self) -> NetOptions {
@@ -226,7 +229,7 @@ impl<'a> Live<'a> {
     /// The device never came up: the error says how, and it must have come in time.
     fn refused(&mut self, error: &NetError, started: Instant) -> &'static str {
         let took = started.elapsed();
-        if took > self.deadlines().request * 20 {
+        if took > self.deadlines().request + ERROR_MOST {
             self.findings.push(format!("the error took {took:?}, far beyond the deadline"));
         }
         match error {
@@ -380,7 +383,7 @@ impl<'a> Live<'a> {
     fn honest_traffic(&mut self, net: &mut VirtioNet, ghost: Option<&Strikes>) {
         let mut flow = Flow::new(self.seed);
         let mut batch = RxBatch::new(BURST, net.tx().frame_max());
-        let deadline = Instant::now() + STALL * 5;
+        let deadline = Instant::now() + STALL * 2;
         let haunted = || ghost.is_none_or(|strikes| strikes.count() > GHOSTLY_STRIKES);
         while !(flow.counts.received >= REBIRTH_FRAMES && haunted()) && Instant::now() < deadline {
             if let Err(violation) = flow.round(net, &mut batch) {
@@ -397,7 +400,7 @@ impl<'a> Live<'a> {
 }
 
 /// Control-plane deadlines under an attack that makes the driver wait.
-const SHORT_DEADLINES: Deadlines = Deadlines { connect: Duration::from_millis(50), request: Duration::from_millis(50) };
+const SHORT_DEADLINE: Duration = Duration::from_millis(50);
 /// Those for a backend whose channel is honest, which may be kept waiting by a busy machine.
 const HONEST_DEADLINES: Deadlines = Deadlines { connect: Duration::from_secs(5), request: Duration::from_secs(5) };
 /// Runs of an attack that did not get to strike.
@@ -405,9 +408,9 @@ const ATTEMPTS: u32 = 4;
 /// The longest that traffic goes on under attack.
 const TRAFFIC_LIMIT: Duration = Duration::from_millis(400);
 /// The longest that traffic goes on before the first strike.
-const FIRST_STRIKE_LIMIT: Duration = Duration::from_secs(3);
-/// How long the frames after the last strike may take.
-const STALL: Duration = Duration::from_secs(1);
+const FIRST_STRIKE_LIMIT: Duration = Duration::from_secs(8);
+/// How long the frames after the last strike may take, on a busy machine.
+const STALL: Duration = Duration::from_secs(4);
 /// Strikes and frames after which a run that nothing came of ends.
 const STRIKES_ENOUGH: u64 = 200;
 const FRAMES_MIN: u64 = 2_000;
@@ -416,9 +419,11 @@ const AFTERMATH_FRAMES: u64 = 256;
 /// Lines in the log that a run may cost, those of the hostile backend among them.
 const LINES_MOST: u64 = 64;
 /// The longest that a wait of a millisecond may take on a busy machine.
-const WAIT_MOST: Duration = Duration::from_millis(600);
+const WAIT_MOST: Duration = Duration::from_secs(4);
+/// The longest that an error of the set-up may take beyond the deadline of a request, on a busy machine.
+const ERROR_MOST: Duration = Duration::from_secs(4);
 /// How long threads and descriptors may take to be gone.
-const LEAVING: Duration = Duration::from_secs(3);
+const LEAVING: Duration = Duration::from_secs(8);
 /// Questions about the link.
 const LOOKS: u32 = 4;
 /// Strikes after a reset.

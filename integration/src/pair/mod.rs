@@ -183,12 +183,12 @@ fn connect(
     options: &PairOptions,
     cpu: Option<usize>,
 ) -> Result<(Option<Peer>, Result<VhostUser, TransportError>), PairError> {
+    // An attack on the channel is over when the deadline is.
+    let deadlines = if options.mode.is_hostile() { HOSTILE } else { HONEST };
     if let Some(path) = &options.socket {
-        return Ok((None, VhostUser::connect(path, RUNNING)));
+        return Ok((None, VhostUser::connect(path, deadlines)));
     }
     let (peer, stream) = Peer::start(options, cpu)?;
-    // An attack on the channel is over when the deadline is.
-    let deadlines = if options.mode.is_hostile() { RUNNING } else { STARTING };
     Ok((Some(peer), VhostUser::from_stream(stream, deadlines)))
 }
 
@@ -244,7 +244,7 @@ impl Source {
 /// The longest frame that the driver's queues can be made for.
 const FRAME_MAX: usize = 65523;
 /// A backend that was started a moment ago may need a while on a busy machine.
-const STARTING: Deadlines = Deadlines { connect: Duration::from_secs(5), request: Duration::from_secs(5) };
-const RUNNING: Deadlines = Deadlines { connect: Duration::from_secs(1), request: Duration::from_secs(2) };
+const HONEST: Deadlines = Deadlines { connect: Duration::from_secs(5), request: Duration::from_secs(5) };
+const HOSTILE: Deadlines = Deadlines { connect: Duration::from_secs(1), request: Duration::from_secs(2) };
 /// How long a backend that was left may take to end by itself. One that is killed cannot tell what it did.
-const LEAVE: Duration = Duration::from_secs(2);
+const LEAVE: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, HDR_LEN, Header};
 
-use super::{Aim, Books, Scene, Strike};
+use super::{Aim, Books, Scene, Strike, Turns};
 use crate::hostile::rng::Rng;
 use crate::vring::hook::{Moment, RingMemory};
 
@@ -111,11 +111,12 @@ pub(super) struct Toctou {
     frame: Option<(Area, Header, Header)>,
     /// The device may be writing fresh frames that came without a look.
     paused: bool,
+    turns: Turns,
 }
 
 impl Toctou {
     pub(super) const fn new(lie: Lie) -> Self {
-        Self { lie, frame: None, paused: false }
+        Self { lie, frame: None, paused: false, turns: Turns(0) }
     }
 }
 
@@ -142,6 +143,9 @@ impl Strike for Toctou {
             for _ in 0..FLIPS {
                 store(bytes, *honest);
                 store(bytes, *lie);
+            }
+            if self.turns.next_is_rare() {
+                store(bytes, *honest);
             }
         }
         0

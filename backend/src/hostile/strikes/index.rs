@@ -4,7 +4,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::USED_IDX;
 
-use super::{Aim, Books, Scene, Strike};
+use super::{Aim, Books, Scene, Strike, Turns};
 use crate::hostile::rng::Rng;
 use crate::vring::hook::{Moment, Parts, RingMemory};
 
@@ -44,6 +44,7 @@ impl Strike for Early {
 pub(super) struct Flap {
     flapping: Option<(Area, u16, u16)>,
     counted: bool,
+    turns: Turns,
 }
 
 impl Strike for Flap {
@@ -65,6 +66,9 @@ impl Strike for Flap {
         for _ in 0..FLAPS {
             used.store_u16_release(USED_IDX, *before);
             used.store_u16_release(USED_IDX, *behind);
+        }
+        if self.turns.next_is_rare() {
+            used.store_u16_release(USED_IDX, *before);
         }
         u64::from(!std::mem::replace(&mut self.counted, true))
     }

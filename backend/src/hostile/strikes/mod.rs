@@ -108,6 +108,19 @@ pub(super) trait Strike: Send {
     fn rest(&mut self) {}
 }
 
+/// Which of two values stands while the racing thread is away. Were it always the same, a driver that shares a CPU with the
+/// thread would never meet the other one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turns(u32);
+
+impl Turns {
+    /// Whether it is the turn of the rarer one: one time in three, which no count of rounds between two pauses divides.
+    const fn next_is_rare(&mut self) -> bool {
+        self.0 = self.0.wrapping_add(1);
+        self.0.is_multiple_of(3)
+    }
+}
+
 /// Which queues an attack strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Aim {

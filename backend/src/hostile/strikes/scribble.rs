@@ -8,7 +8,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{ETH_HEADER_BYTES, HDR_BYTES};
 
-use super::{Aim, Books, Scene, Strike};
+use super::{Aim, Books, Scene, Strike, Turns};
 use crate::hostile::rng::Rng;
 use crate::vring::hook::{Moment, RingMemory};
 
@@ -21,6 +21,7 @@ pub(super) struct Premature {
     frames: Vec<Changing>,
     /// The device may be writing fresh frames that came without a look.
     paused: bool,
+    turns: Turns,
 }
 
 /// Bytes of a frame that flip.
@@ -48,9 +49,13 @@ impl Strike for Premature {
     }
 
     fn race(&mut self, _books: &mut Books, _aim: Aim, _rng: &mut Rng) -> u64 {
+        let ends_honest = self.turns.next_is_rare();
         for frame in self.frames.iter().filter(|_| !self.paused) {
             frame.store(&frame.honest);
             frame.store(&frame.bogus);
+            if ends_honest {
+                frame.store(&frame.honest);
+            }
         }
         0
     }

@@ -6,7 +6,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 
-use super::{Aim, Books, Scene, Strike, lengths};
+use super::{Aim, Books, Scene, Strike, Turns, lengths};
 use crate::hostile::rng::Rng;
 use crate::hostile::words::{self, Word};
 use crate::vring::hook::{Moment, Parts, RingMemory};
@@ -90,6 +90,7 @@ impl Strike for IdDup {
 #[derive(Default)]
 pub(super) struct Toctou {
     flipping: Option<Flipping>,
+    turns: Turns,
 }
 
 struct Flipping {
@@ -123,13 +124,14 @@ impl Strike for Toctou {
     fn race(&mut self, _books: &mut Books, _aim: Aim, _rng: &mut Rng) -> u64 {
         let Some(flipping) = &mut self.flipping else { return 0 };
         for _ in 0..FLIPS {
-            // The bogus value stands while the thread is away, so that half of the time it is this one.
             if !(flipping.store(flipping.honest, flipping.bogus) && flipping.store(flipping.bogus, flipping.honest)) {
                 self.flipping = None;
                 return 0;
             }
         }
-        flipping.store(flipping.honest, flipping.bogus);
+        if !self.turns.next_is_rare() {
+            flipping.store(flipping.honest, flipping.bogus);
+        }
         u64::from(!std::mem::replace(&mut flipping.counted, true))
     }
 

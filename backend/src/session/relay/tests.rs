@@ -16,7 +16,7 @@ impl Rig {
         let (front_end, relayed) = UnixStream::pair().unwrap();
         let (backend, served) = UnixStream::pair().unwrap();
         for socket in [&front_end, &backend] {
-            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         }
         Self { front_end, backend, relay: Relay::start(relayed, served, filter, &Sandbox::none()).unwrap() }
     }
