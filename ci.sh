@@ -12,6 +12,9 @@ usage: ./ci.sh SUBCOMMAND
   test        every test that needs no special machine
   exhaustive  the sweeps over whole value ranges that `test` only samples (minutes)
   mutants     takes each check out of the driver in turn; an attack has to get through then
+  grid        pairs of processes over every ring: 16 combinations, polled and asleep, 2 000 000 frames each (`grid FRAMES`), with what
+              was negotiated and counted held against what was asked for
+  honest      devices that are honest and odd, 20 000 000 frames each (`honest FRAMES`): nothing may be tripped
   bench-check instructions a frame on both sides, by callgrind, against integration/bench/instructions.json; fails where one
               grew by more than 5 % (`bench-check --write` renews the table)
   fuzz        the boundaries under libFuzzer, from the seeds in the tree (`fuzz SECONDS [TARGET...]`, 15 seconds each by itself)
@@ -99,6 +102,18 @@ print(" ".join(sorted({row["attack"] for row in json.load(sys.stdin)["rows"] if 
     done
     echo "mutants: $((count - missed)) of $count checks are needed"
     [ "$missed" -eq 0 ] || fail "$missed checks can be left out and no attack gets through"
+}
+
+# The seed's matrix between two processes: layout x indirect x event_idx x in_order, both ways of waiting.
+cmd_grid() {
+    step cargo build --release --quiet --locked -p ironring-integration
+    integration/pairs.py grid "$(target_dir)/release/ironring" "${1:-2000000}"
+}
+
+# The negative control of the audit: what is odd and lawful is carried on with.
+cmd_honest() {
+    step cargo build --release --quiet --locked -p ironring-integration
+    integration/pairs.py honest "$(target_dir)/release/ironring" "${1:-20000000}"
 }
 
 # Instructions a frame: the stepped pair under callgrind, which counts the same each time. Times prove nothing on a machine
@@ -542,7 +557,7 @@ ROOMS='^(common/src/shm/|backend/src/port/[^/:]*_sys\.rs:|integration/src/audit/
 
 subcommand=${1:-help}
 case $subcommand in
-    check | test | exhaustive | fuzz | mutants | models | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
+    check | test | exhaustive | grid | honest | fuzz | mutants | models | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
     guest-kernel) cmd_guest_kernel ;;
     bench-check) cmd_bench_check "${@:2}" ;;
     help | -h | --help) usage ;;
