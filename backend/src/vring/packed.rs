@@ -306,6 +306,17 @@ impl<W: Words> PackedVring<W> {
         self.unpublished = self.unpublished.wrapping_add(chain.slots);
     }
 
+    /// Asks for the lines of the next `count` used slots, which are written when the frames are copied.
+    #[inline(always)]
+    fn ask_for_slots(&self, count: u16) {
+        let ring = self.ring.view();
+        let mut at = self.next_used;
+        for _ in 0..count.div_ceil(SLOTS_A_LINE) {
+            ring.prefetch(usize::from(at.slot()).wrapping_mul(SLOT_BYTES));
+            at = at.advance(SLOTS_A_LINE.min(self.size.get()), self.size);
+        }
+    }
+
     /// Writes the used slots of chains of one slot.
     #[inline(always)]
     fn write_singles(&mut self, done: &[Single]) {
@@ -398,6 +409,7 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         }
         self.seen = seen;
         self.next_avail = at;
+        self.ask_for_slots(taken);
         taken
     }
 
@@ -507,6 +519,9 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         self.size
     }
 }
+
+/// Of slots that begin on a line of 64 bytes.
+const SLOTS_A_LINE: u16 = 4;
 
 /// The second word of a used slot.
 #[inline(always)]

@@ -227,6 +227,11 @@ impl<W: Words> Both<W> {
     pub fn zero(&self, at: usize, len: usize) {
         self.0.zero(at, len);
     }
+    /// Asks for the line of a byte that will be stored. No access.
+    #[inline]
+    pub fn prefetch(&self, at: usize) {
+        self.0.prefetch(at, true);
+    }
     /// Loads the word of a slot that has its flags once, Acquire: pairs with the peer's Release store of it.
     #[inline]
     pub fn load_flags_alleged(&self, at: usize) -> Alleged<u64> {

@@ -21,6 +21,8 @@ use ironring_common::sync::fence_handshake;
 use super::chain::{self, Built};
 use super::indirect::{IndirectTables, is_indirect};
 use super::ledger::{Ledger, Loan, Redeemed, Unshown};
+use staged::Staged;
+
 use super::ring::{AddError, Completion, DriverRing, RingCounters, RingLayout, RingOptions, StopWindow};
 use super::split::fits;
 use super::violation::{Fault, Latch, Violation};
@@ -54,6 +56,8 @@ pub struct PackedRing<W, T> {
     next_avail: PackedPosition,
     /// The first slot of the burst that is not published: where it is, and what goes there.
     first: Option<(usize, u64)>,
+    /// Slots of that burst that are not written yet.
+    staged: Staged,
     /// Slots of that burst.
     unpublished: u16,
     /// Where the slots end that the device was shown.
@@ -118,6 +122,7 @@ impl<W: Words, T> PackedRing<W, T> {
             ledger: Ledger::new(size, in_order),
             next_avail: PackedPosition::START,
             first: None,
+            staged: Staged::new(size),
             shown: PackedPosition::START,
             unpublished: 0,
             unasked: 0,
@@ -215,6 +220,14 @@ impl<W: Words, T> PackedRing<W, T> {
         self.driver_event.store_u32(0, event.to_word());
     }
 
+    /// Writes the slots that bursts kept back.
+    #[inline]
+    fn write_staged(&mut self) {
+        if !self.staged.is_empty() {
+            self.staged.write(&self.ring, self.size, &mut self.first);
+        }
+    }
+
     #[cold]
     fn broken(&self, fault: Fault) -> Violation {
         self.latch.trip(fault.in_queue(self.queue))
@@ -245,6 +258,7 @@ impl<W: Words, T> DriverRing<T> for PackedRing<W, T> {
         let Built { head, count, writable } = built;
         self.ledger.lend(head, token, Loan { count, writable, place: self.posted });
         self.posted = self.posted.wrapping_add(1);
+        self.write_staged();
         self.write_slots(head, count);
         Ok(head)
     }
@@ -254,6 +268,7 @@ impl<W: Words, T> DriverRing<T> for PackedRing<W, T> {
         if !self.latch.is_healthy() {
             return false;
         }
+        self.write_staged();
         let Some((offset, word)) = self.first.take() else { return false };
         // Release: orders the other slots of the burst, the tables and the buffers before these flags; pairs with the
         // device's Acquire load of them, which comes before it looks at any slot behind.
@@ -383,3 +398,4 @@ fn rest(desc: Descriptor, id: DescId, wrap: bool) -> SlotRest {
 
 #[cfg(feature = "std")]
 mod slots;
+mod staged;

@@ -1,13 +1,12 @@
 //! Bursts of single slots on a packed ring.
 
 use ironring_common::index::{DescId, PackedPosition, QueueSize};
-use ironring_common::shm::lane::Lane;
-use ironring_common::shm::view::{Both, BothLane};
+use ironring_common::shm::view::Both;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed;
 use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
-use super::{PackedRing, rest};
+use super::PackedRing;
 use crate::boundary::{self, Claim};
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
@@ -28,13 +27,14 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         let flags = if direction == Direction::FromDevice { DESC_F_WRITE } else { 0 };
         let (slots, place) = (*slots, self.posted);
         let describe = |id, len| Descriptor { addr: slots.addr(id).0, len, flags, next: 0 };
-        let mut posts = Posts::of(&self.ring, self.size, self.next_avail, self.first);
+        let (ring, size, mut at, staged) = (self.ring.view(), self.size, self.next_avail, &mut self.staged);
         let posted = self.ledger.lend_singles(most, place, lens, describe, |Lent { head, desc, .. }| {
-            posts.push(head, desc);
+            ask_for(&ring, at);
+            staged.push(at, head, desc);
+            at = at.advance(1, size);
             each(head);
         });
-        let (at, first) = (posts.at, posts.first);
-        self.end_posts(posted, at, first);
+        self.end_posts(posted);
         usize::from(posted)
     }
 
@@ -60,9 +60,11 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         let mut taken = 0usize;
         while taken < most {
             let left = most.wrapping_sub(taken);
-            let mut posts = Posts::of(&self.ring, self.size, self.next_avail, self.first);
+            let (ring, size, mut at, staged) = (self.ring.view(), self.size, self.next_avail, &mut self.staged);
             let again = |done: Done, desc| {
-                posts.push(done.head, desc);
+                ask_for(&ring, at);
+                staged.push(at, done.head, desc);
+                at = at.advance(1, size);
                 each(done);
             };
             let (ended, single) = if self.ledger.in_batch() > 0 {
@@ -73,8 +75,7 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
                 let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
                 (self.ledger.exchange_singles((left, self.held_slots), places, next, again), true)
             };
-            let (at, first) = (posts.at, posts.first);
-            self.end_posts(ended.taken, at, first);
+            self.end_posts(ended.taken);
             let (now, end) = if single { self.end_slots(ended) } else { self.end(ended) };
             taken = taken.wrapping_add(now);
             if end.is_err() {
@@ -133,9 +134,8 @@ impl<W: Words> PackedRing<W, ()> {
 
     /// Books what was posted.
     #[inline(always)]
-    fn end_posts(&mut self, posted: u16, at: PackedPosition, first: Option<(usize, u64)>) {
-        self.next_avail = at;
-        self.first = first;
+    fn end_posts(&mut self, posted: u16) {
+        self.next_avail = self.next_avail.advance(posted, self.size);
         self.posted = self.posted.wrapping_add(posted);
         self.unpublished = self.unpublished.wrapping_add(posted);
     }
@@ -163,45 +163,16 @@ impl<W: Words> PackedRing<W, ()> {
     }
 }
 
-/// The slots during a burst, as they are posted.
-struct Posts<L> {
-    addrs: BothLane<L>,
-    rests: BothLane<L>,
-    size: QueueSize,
-    /// Where the next chain goes.
-    at: PackedPosition,
-    /// The second word of the first slot that the device was not shown, and where it goes.
-    first: Option<(usize, u64)>,
-}
-
-impl Posts<()> {
-    #[inline(always)]
-    fn of<W: Words>(
-        ring: &Both<W>,
-        size: QueueSize,
-        at: PackedPosition,
-        first: Option<(usize, u64)>,
-    ) -> Posts<impl Lane + Copy + '_> {
-        let lane = |word| ring.lane(word, packed::SLOT_BYTES, usize::from(size.get()));
-        Posts { addrs: lane(packed::SLOT_ADDR), rests: lane(packed::SLOT_REST), size, at, first }
+/// Asks for the line of a slot that will be written, if it begins with it.
+#[inline(always)]
+fn ask_for<W: Words>(ring: &Both<W>, at: PackedPosition) {
+    if at.slot().is_multiple_of(SLOTS_A_LINE) {
+        ring.prefetch(usize::from(at.slot()).wrapping_mul(packed::SLOT_BYTES));
     }
 }
 
-impl<L: Lane> Posts<L> {
-    /// Writes a chain of one slot. The flags that show the burst to the device come last, by `publish`.
-    #[inline(always)]
-    fn push(&mut self, head: DescId, desc: Descriptor) {
-        let slot = usize::from(self.at.slot());
-        let word = rest(desc, head, self.at.wrap()).to_word();
-        self.addrs.store_u64(slot, desc.addr);
-        if self.first.is_none() {
-            self.first = Some((slot.wrapping_mul(packed::SLOT_BYTES).wrapping_add(packed::SLOT_REST), word));
-        } else {
-            self.rests.store_u64(slot, word);
-        }
-        self.at = self.at.advance(1, self.size);
-    }
-}
+/// Rings begin on a line of 64 bytes in the arena; elsewhere it is asked for another line, and nothing else happens.
+const SLOTS_A_LINE: u16 = 4;
 
 /// What the slots from `at` on say, as far as the device has used them, with their numbers: at most `held` of them. With
 /// nothing out there is none that it may have used, whatever stands there. The first one may have been `seen` before.

@@ -199,6 +199,7 @@ const USED: usize = 1020;
 
 fn run(layout: RingLayout, in_order: bool, direction: Direction, script: &[Step]) {
     let (mut one, mut many) = (Side::new(layout, in_order), Side::new(layout, in_order));
+    let mut lied = false;
     let mut device = Device { layout, in_order, used: 0, at: PackedPosition::START, held: Vec::new() };
     let mut posted = Vec::new();
     for step in script {
@@ -230,7 +231,12 @@ fn run(layout: RingLayout, in_order: bool, direction: Direction, script: &[Step]
                 assert_eq!((burst, burst_fault), (singly, None));
             }
         }
-        assert_eq!(one.bytes(), many.bytes(), "{step:?}");
+        // What was posted in bursts may be written as late as it is published; a slot that the device writes though it does not
+        // hold it, after that or before.
+        lied |= matches!(step, Step::Lie { .. });
+        if matches!(step, Step::Publish) && !(lied && layout == RingLayout::Packed) {
+            assert_eq!(one.bytes(), many.bytes());
+        }
         assert!(one.ring.is_conserved() && many.ring.is_conserved(), "{step:?}");
         let counts = |side: &Side| (side.ring.counters(), side.ring.free(), side.ring.held(), side.ring.stop_window());
         assert_eq!(counts(&one), counts(&many), "{step:?}");
@@ -259,6 +265,7 @@ fn is_about_the_index(fault: Option<ViolationKind>) -> bool {
 /// Exchanged slots are taken and posted again, one by one, on a ring with nothing free.
 fn run_exchange(layout: RingLayout, in_order: bool, script: &[Step]) {
     let (mut one, mut many) = (Side::new(layout, in_order), Side::new(layout, in_order));
+    let mut lied = false;
     let mut device = Device { layout, in_order, used: 0, at: PackedPosition::START, held: Vec::new() };
     let heads = one.post_singly(Direction::FromDevice, SIZE.into(), 2048);
     assert_eq!(many.post_burst(Direction::FromDevice, SIZE.into(), 2048), heads);
@@ -299,7 +306,11 @@ fn run_exchange(layout: RingLayout, in_order: bool, script: &[Step]) {
                 posted.extend(singly.iter().map(|done| done.head));
             }
         }
-        assert_eq!(one.bytes(), many.bytes(), "{step:?}");
+        // As above; a slot that the device writes though it does not hold it may be written again after that or before.
+        lied |= matches!(step, Step::Lie { .. });
+        if matches!(step, Step::Publish) && !(lied && layout == RingLayout::Packed) {
+            assert_eq!(one.bytes(), many.bytes());
+        }
         assert!(one.ring.is_conserved() && many.ring.is_conserved(), "{step:?}");
         let counts = |side: &Side| (side.ring.counters(), side.ring.free(), side.ring.held(), side.ring.stop_window());
         assert_eq!(counts(&one), counts(&many), "{step:?}");
