@@ -17,7 +17,7 @@ use ironring_driver::transport::{Deadlines, VhostUser};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
-use super::work::{Direction, Work};
+use super::work::{Api, Direction, Work};
 use crate::pair::Layout;
 use crate::{config, machine, output};
 
@@ -46,6 +46,8 @@ pub struct DriverArgs {
     /// Negotiate VIRTIO_F_IN_ORDER
     #[arg(long)]
     in_order: bool,
+    #[arg(long, value_enum)]
+    api: Api,
 }
 
 /// What is told.
@@ -65,14 +67,13 @@ pub(super) struct Told {
 impl DriverArgs {
     /// The arguments on a command line.
     pub(super) fn of(work: &Work, cpu: usize, socket: &std::path::Path) -> Vec<std::ffi::OsString> {
-        let Work { layout, dir, size, ring_size, burst, in_order } = *work;
-        let dir =
-            clap::ValueEnum::to_possible_value(&dir).map_or_else(String::new, |value| value.get_name().to_owned());
+        let Work { layout, dir, size, ring_size, burst, in_order, api } = *work;
         let pairs = [
             ("--parent", std::process::id().to_string()),
             ("--cpu", cpu.to_string()),
             ("--layout", config::name(layout).to_owned()),
-            ("--dir", dir),
+            ("--dir", value_name(&dir)),
+            ("--api", value_name(&api)),
             ("--size", size.to_string()),
             ("--ring-size", ring_size.to_string()),
             ("--burst", burst.to_string()),
@@ -84,9 +85,14 @@ impl DriverArgs {
     }
 
     fn work(&self) -> Work {
-        let Self { layout, dir, size, ring_size, burst, in_order, .. } = *self;
-        Work { layout: layout.into(), dir, size, ring_size, burst, in_order }
+        let Self { layout, dir, size, ring_size, burst, in_order, api, .. } = *self;
+        Work { layout: layout.into(), dir, size, ring_size, burst, in_order, api }
     }
+}
+
+/// A value as the command line has it.
+fn value_name<V: clap::ValueEnum>(value: &V) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// The hidden `bench-driver` subcommand.
@@ -166,6 +172,8 @@ impl<'a> Bench<'a> {
 
     fn work(&mut self, net: &mut VirtioNet) -> Result<(), Failure> {
         match self.work.dir {
+            Direction::Tx if self.work.api == Api::InPlace => self.send_in_place(net)?,
+            Direction::Loop if self.work.api == Api::Lease => self.forward(net)?,
             Direction::Tx => self.send(net)?,
             Direction::Rx => {
                 while self.goes_on() {
@@ -187,6 +195,26 @@ impl<'a> Bench<'a> {
             self.source.advance(sent);
             self.frames = tx.stats().completed;
         }
+        self.end_sending(net)
+    }
+
+    /// As [`send`](Self::send), each frame written where it goes: as many bytes as testpmd's `txonly` writes.
+    fn send_in_place(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
+        let (burst, size) = (usize::from(self.work.burst), usize::from(self.work.size));
+        while self.goes_on() {
+            let tx = net.tx();
+            tx.tx_burst_in_place(burst, size, |frame| {
+                // It has 60 bytes at least.
+                let _ = frame.write(0, &HEADERS);
+            })?;
+            self.frames = tx.stats().completed;
+        }
+        self.end_sending(net)
+    }
+
+    /// Takes back what is out.
+    fn end_sending(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
+        let tx = net.tx();
         let deadline = Instant::now() + LEAVE;
         while tx.outstanding() > 0 && Instant::now() < deadline {
             tx.reclaim()?;
@@ -206,14 +234,37 @@ impl<'a> Bench<'a> {
         Ok(count)
     }
 
-    /// What comes back goes out again.
-    fn go_round(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
+    /// The first frames of a loop.
+    fn set_out(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
         let mut left = self.work.in_flight();
         while left > 0 {
             let sent = net.tx().tx_burst(self.source.burst(left.min(usize::from(self.work.burst))).as_slice())?;
             self.source.advance(sent);
             left -= sent;
         }
+        Ok(())
+    }
+
+    /// What comes back is forwarded where it lies.
+    fn forward(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
+        self.set_out(net)?;
+        let most = usize::from(self.work.burst);
+        while self.goes_on() {
+            let (rx, tx) = net.queues();
+            let mut sent = Ok(0);
+            let count = rx.rx_lease(most, |frames| {
+                // There is room for all that go round.
+                sent = tx.forward_burst(frames);
+            })?;
+            sent?;
+            self.frames += count as u64;
+        }
+        Ok(())
+    }
+
+    /// What comes back goes out again.
+    fn go_round(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
+        self.set_out(net)?;
         while self.goes_on() {
             if self.receive(net)? == 0 {
                 continue;
@@ -394,6 +445,16 @@ const LEAVE: Duration = Duration::from_secs(1);
 pub(super) const BURST_MAX: usize = 64;
 /// Over how many bytes the frames rotate: twice the private cache of common servers.
 const ROTATION_BYTES: usize = 2 << 20;
+/// What testpmd's `txonly` writes of each frame: the headers of Ethernet, IP and UDP.
+const HEADERS: [u8; 42] = {
+    let mut headers = [0; 42];
+    let mut at = 0;
+    while at < HEADER.len() {
+        headers[at] = HEADER[at];
+        at += 1;
+    }
+    headers
+};
 const HEADER: [u8; 14] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub use limit::Limits;
 pub use step::{StepArgs, step_main};
 pub use sums::{Ratio, Spread};
 pub use testpmd::Path22;
-pub use work::{Direction, Maker, Pairing, Work};
+pub use work::{Api, Direction, Maker, Pairing, Work};
 
 use crate::console::which;
 use crate::hugepages::HugePages;
@@ -55,6 +55,9 @@ pub struct BenchArgs {
     /// VIRTIO_F_IN_ORDER on our side [default: on with packed rings, as DPDK's fastest path has it]
     #[arg(long, value_enum, value_name = "ON|OFF")]
     in_order: Option<Switch>,
+    /// How our driver is used
+    #[arg(long, value_enum, default_value_t = Api::Copy)]
+    api: Api,
     /// Whose driver
     #[arg(long, value_enum, default_value_t = Maker::Ironring)]
     driver: Maker,
@@ -121,8 +124,6 @@ pub struct Config {
     /// The work.
     #[serde(flatten)]
     pub work: Work,
-    /// How our driver is used: frames are copied in and out.
-    pub api: &'static str,
     /// The path of DPDK's virtio-user, if there is one.
     pub dpdk_path: Option<Path22>,
     /// Seconds of each sample.
@@ -180,7 +181,7 @@ fn measure(args: &BenchArgs) -> Result<BenchReport, Failure> {
     progress.finish();
     let shown = dpdk.then_some(path).filter(|_| pairings.iter().any(|pairing| is_virtio_user(*pairing)));
     let pairing = first.name();
-    let config = Config { pairing, work, api: "copy", dpdk_path: shown, seconds: args.seconds, samples };
+    let config = Config { pairing, work, dpdk_path: shown, seconds: args.seconds, samples };
     Ok(rounds.report(config, args.vs))
 }
 
@@ -191,8 +192,18 @@ impl BenchArgs {
             return Err(Failure::usage(format!("a ring of {size} is none that both sides have; take a power of two")));
         }
         let in_order = self.in_order.map_or(self.layout == Layout::Packed, |switch| switch == Switch::On);
-        let Self { dir, size, ring_size, burst, .. } = *self;
-        Ok(Work { layout: self.layout.into(), dir, size, ring_size, burst, in_order })
+        let Self { dir, size, ring_size, burst, api, .. } = *self;
+        let possible = match api {
+            Api::Copy => true,
+            Api::InPlace => dir == Direction::Tx,
+            Api::Lease => dir == Direction::Loop,
+        };
+        if !possible || (api != Api::Copy && self.driver != Maker::Ironring) {
+            return Err(Failure::usage(
+                "in-place is for our driver with --dir tx, lease for our driver with --dir loop".to_owned(),
+            ));
+        }
+        Ok(Work { layout: self.layout.into(), dir, size, ring_size, burst, in_order, api })
     }
 }
 

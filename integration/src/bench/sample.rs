@@ -108,6 +108,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {
+    use super::super::work::Api;
     use super::*;
     use ironring_driver::queue::RingLayout;
 
@@ -120,6 +121,7 @@ mod tests {
             ring_size: 256,
             burst: 32,
             in_order: false,
+            api: Api::Copy,
         };
         assert!(agree(&work, 1_000_000, 1_000_256).is_ok());
         assert!(agree(&work, 1_000_000, 1_002_000).is_err());

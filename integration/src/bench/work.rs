@@ -29,6 +29,18 @@ pub enum Maker {
     Dpdk,
 }
 
+/// How our driver is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Api {
+    /// Frames are copied in from private memory, and copied out to it.
+    Copy,
+    /// Sent frames are written in place: their first 42 bytes, as testpmd's `txonly` does.
+    InPlace,
+    /// Received frames are forwarded from slot to slot, without a look at their bytes.
+    Lease,
+}
+
 /// Two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -55,6 +67,8 @@ pub struct Work {
     pub burst: u16,
     /// `VIRTIO_F_IN_ORDER` on our side, where it is negotiated.
     pub in_order: bool,
+    /// How our driver is used, where there is one.
+    pub api: Api,
 }
 
 fn layout_name<S: serde::Serializer>(layout: &RingLayout, to: S) -> Result<S::Ok, S::Error> {
