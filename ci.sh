@@ -14,7 +14,7 @@ usage: ./ci.sh SUBCOMMAND
   mutants     takes each check out of the driver in turn; an attack has to get through then
   grid        pairs of processes over every ring: 16 combinations, polled and asleep, 2 000 000 frames each (`grid FRAMES`), with what
               was negotiated and counted held against what was asked for
-  honest      devices that are honest and odd, 20 000 000 frames each (`honest FRAMES`): nothing may be tripped
+  honest      devices that are honest and odd, 12 000 000 frames each (`honest FRAMES`): nothing may be tripped
   bench-check instructions a frame on both sides, by callgrind, against integration/bench/instructions.json; fails where one
               grew by more than 5 % (`bench-check --write` renews the table)
   fuzz        the boundaries under libFuzzer, from the seeds in the tree (`fuzz SECONDS [TARGET...]`, 15 seconds each by itself)
@@ -113,7 +113,7 @@ cmd_grid() {
 # The negative control of the audit: what is odd and lawful is carried on with.
 cmd_honest() {
     step cargo build --release --quiet --locked -p ironring-integration
-    integration/pairs.py honest "$(target_dir)/release/ironring" "${1:-20000000}"
+    integration/pairs.py honest "$(target_dir)/release/ironring" "${1:-12000000}"
 }
 
 # Instructions a frame: the stepped pair under callgrind, which counts the same each time. Times prove nothing on a machine

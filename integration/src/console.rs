@@ -74,10 +74,15 @@ pub(crate) fn accept(listener: &UnixListener, patience: Duration) -> Result<Unix
 /// A directory of our own.
 pub(crate) fn tempdir() -> std::io::Result<PathBuf> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let dir = std::env::temp_dir().join(format!("ironring-{}-{number}", std::process::id()));
-    std::fs::create_dir(&dir)?;
-    Ok(dir)
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("ironring-{}-{number}", std::process::id()));
+        match std::fs::create_dir(&dir) {
+            // In a namespace of processes we have the same number as many others, one of which was killed here, or runs.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| dir),
+        }
+    }
 }
 
 /// A program by its name.

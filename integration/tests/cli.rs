@@ -61,6 +61,7 @@ fn arguments_that_cannot_be_are_usage_errors() {
         (&["bench", "--limit", "--vs", "memif"], &["--limit", "--vs"]),
         (&["audit", "--seeds", "0"], &["--seeds"]),
         (&["audit", "--attack", "A01,A199"], &["`A199`", "did you mean A"]),
+        (&["audit", "--target", "qemu", "--cards", "round"], &["--cards", "split, packed, bounced"]),
     ] {
         ironring(arguments).refused(2, parts);
     }

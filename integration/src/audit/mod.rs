@@ -229,7 +229,7 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
     }
     for target in afar.into_iter().filter(|_| !interrupted.load(Ordering::Relaxed)) {
         let mut done = 0;
-        report.skipped.extend(victims::campaigns(target, &args.guests, &attacks, args.seed, |row| {
+        report.skipped.extend(victims::campaigns(target, &args.guests, &attacks, args.seed, &interrupted, |row| {
             done += 1;
             progress(done, done + 1, &format!("{} {} {}", target.name(), row.config, row.attack));
             report.victims.push(row);

@@ -4,7 +4,7 @@ use super::Class::{Disclosure, Liveness, Protocol};
 use super::Verdict::{Accepted, Broken, Dropped, NoEffect};
 use super::{Attack, Axes, PACKED, SPLIT, Timing, descriptor, used};
 
-pub(super) const ROWS: [Attack; 24] = [
+pub(super) const ROWS: [Attack; 28] = [
     Attack {
         what: "with completions in order, a completion names the chain that the one before it had named",
         naive: "completes everything that is out, looking for it",
@@ -96,6 +96,16 @@ pub(super) const ROWS: [Attack; 24] = [
     },
     Attack {
         class: Protocol,
+        axes: Axes::PLAIN,
+        expected: &[NoEffect],
+        what: "the first two chains of a burst are completed in the opposite order, which is lawful",
+        naive: "counts on an order that nobody negotiated",
+        check: "none: a positive control for C06",
+        reference: "virtio 1.3, 2.8.6: buffers may be used in any order",
+        ..slot("A52c", "packed.id_swap")
+    },
+    Attack {
+        class: Protocol,
         expected: &[NoEffect],
         what: "slots in the middle of a completed chain say that they are used, by other ids",
         naive: "walks the chain by its slots, and takes an id on the way for one to complete",
@@ -127,6 +137,33 @@ pub(super) const ROWS: [Attack; 24] = [
         check: "C20",
         reference: "RT-Thread virtio_net_rx",
         ..slot("A54c", "packed.len_short_hdr")
+    },
+    Attack {
+        class: Protocol,
+        expected: &[NoEffect],
+        what: "the completion of a frame that was sent has a length",
+        naive: "believes that something was written",
+        check: "C08: counted, and of no effect",
+        reference: "vhost-vsock and rpmsg did this honestly",
+        ..slot("A54d", "packed.len_tx")
+    },
+    Attack {
+        class: Disclosure,
+        expected: &[Accepted],
+        what: "the length in a used slot is more than was written, within what was posted",
+        naive: "delivers what earlier packets have left in the buffer",
+        check: "C14",
+        reference: "virtio 1.3, 2.8.11: a driver must not rely on what is behind the length",
+        ..slot("A54e", "packed.len_overclaim")
+    },
+    Attack {
+        class: Protocol,
+        expected: &[Accepted],
+        what: "the length in a used slot is less than was written",
+        naive: "looks at bytes behind the length",
+        check: "C13",
+        reference: "virtio 1.3, 2.8.11",
+        ..slot("A54f", "packed.len_underclaim")
     },
     Attack {
         timing: Timing::Racing,

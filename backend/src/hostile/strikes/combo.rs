@@ -94,10 +94,12 @@ impl Strike for Combo {
     }
 }
 
-/// A125: an honest device of rare habits. It completes the chains of a burst in the opposite order, keeps a burst to itself
-/// until the next one, changes its mind about kicks, and calls when nothing has happened.
+/// A125: an honest device of rare habits. It completes the chains of a burst in another order, keeps a burst to itself until
+/// the next one, changes its mind about kicks, and calls when nothing has happened. In a packed ring there is nothing to hold
+/// back.
 #[derive(Default)]
 pub(super) struct HonestEdge {
+    swap: super::order::Swap,
     /// The used index that is kept back.
     held: Option<u16>,
     used: Option<Area>,
@@ -105,13 +107,10 @@ pub(super) struct HonestEdge {
 
 impl Strike for HonestEdge {
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
-        let Parts::Split { used, next_used, .. } = ring.parts else {
-            // In a packed ring there is nothing to hold back, and slots have their order.
-            return u64::from(moment == Moment::PostUse && scene.due);
-        };
+        let Parts::Split { used, next_used, .. } = ring.parts else { return self.swap.at(moment, ring, scene) };
         match moment {
             Moment::Complete if scene.due && self.held.is_none() => {
-                return super::order::Swap.at(moment, ring, scene);
+                return self.swap.at(moment, ring, scene);
             }
             Moment::PostUse => {
                 let no_kicks = scene.rng.below(2) == 0;
@@ -124,6 +123,10 @@ impl Strike for HonestEdge {
             _ => {}
         }
         0
+    }
+
+    fn first_slot(&mut self, first: SlotRest, scene: &mut Scene<'_>) -> SlotRest {
+        self.swap.first_slot(first, scene)
     }
 
     fn used_idx(&mut self, idx: u16, scene: &mut Scene<'_>) -> u16 {

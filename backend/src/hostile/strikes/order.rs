@@ -1,9 +1,12 @@
 //! Completions of the wrong chain at the right time, or of the right ones in another order.
 
+use ironring_common::index::DescId;
+use ironring_common::shm::mapping::Area;
+use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 
 use super::{Scene, Strike};
-use crate::hostile::words;
+use crate::hostile::words::{self, Word};
 use crate::vring::hook::{Moment, Parts, RingMemory};
 
 /// A28: a chain that the device has not looked at is completed in the place of one that it has served; that one follows
@@ -42,19 +45,50 @@ impl Strike for Replay {
     }
 }
 
-/// A29: the elements of a burst stand in the opposite order.
-pub(super) struct Swap;
+/// A29: the elements of a burst stand in the opposite order. A52c: its first two slots are used by each other's chain, if
+/// these are equally long.
+#[derive(Default)]
+pub(super) struct Swap {
+    /// The second slot of a burst that is about to be published.
+    second: Option<(Area, DescId)>,
+}
 
 impl Strike for Swap {
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
-        let Parts::Split { used, next_used, .. } = ring.parts else { return 0 };
-        if moment != Moment::Complete || !scene.due || scene.book.burst.len() < 2 {
+        if moment != Moment::Complete {
+            return 0;
+        }
+        let (used, next_used) = match (ring.parts, ring.heads) {
+            (Parts::Split { used, next_used, .. }, _) => (used, next_used),
+            (Parts::Packed { ring: slots, .. }, [first, second, ..]) => {
+                let slots_of = |head: &DescId| scene.book.chain(*head).map_or(0, |chain| chain.ids.len());
+                self.second = (slots_of(first) == slots_of(second)).then(|| (slots.clone(), *second));
+                return 0;
+            }
+            (Parts::Packed { .. }, _) => {
+                self.second = None;
+                return 0;
+            }
+        };
+        if !scene.due || scene.book.burst.len() < 2 {
             return 0;
         }
         for (back, elem) in (1u16..).zip(&scene.book.burst) {
             words::store_used(used, next_used.wrapping_sub(back), ring.size, *elem);
         }
         1
+    }
+
+    /// The driver sees none of the burst before this slot.
+    fn first_slot(&mut self, first: SlotRest, _scene: &mut Scene<'_>) -> SlotRest {
+        let Some((slots, slot)) = self.second.take() else { return first };
+        let second = words::slot(&slots, slot);
+        let moved = SlotRest { id: first.id, len: first.len, ..second };
+        if words::replace(&slots, slot, Word::Rest, second.to_word(), moved.to_word()) {
+            SlotRest { id: second.id, len: second.len, ..first }
+        } else {
+            first
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use ironring_backend::hostile::{Attack, Axis, Surface};
@@ -38,7 +40,7 @@ pub struct GuestOptions {
     pub cmdline: String,
     /// Rings of guests and of testpmd: split, packed, or bounced (guests only: split rings with swiotlb=force), several with
     /// commas between
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "split,packed,bounced")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "split,packed,bounced", value_parser = CARDS)]
     pub cards: Vec<String>,
 }
 
@@ -72,12 +74,13 @@ struct Told {
 }
 
 /// Runs the campaigns of the rings that were asked for, one after the other. What each attack came to is told as it is known;
-/// what could not be run is returned in sentences.
+/// what could not be run is returned in sentences. Once `interrupted`, the one that runs ends, and no other begins.
 pub(in crate::audit) fn campaigns(
     target: Target,
     options: &GuestOptions,
     attacks: &[&'static Attack],
     seed: u64,
+    interrupted: &AtomicBool,
     mut tell: impl FnMut(VictimRow),
 ) -> Vec<String> {
     let name = target.name();
@@ -86,16 +89,24 @@ pub(in crate::audit) fn campaigns(
         return vec![format!("{name}: {program} is missing; install {package}")];
     }
     let boot = options.kernel.clone().zip(options.modules.clone());
-    if target == Target::Qemu && boot.is_none() {
-        let what =
-            "a kernel for guests: give --kernel and --modules, for example those that ./ci.sh guest-kernel downloads";
-        return vec![format!("{name}: it needs {what}")];
+    if target == Target::Qemu
+        && let Err(why) = has_kernel(boot.as_ref())
+    {
+        return vec![format!("{name}: {why}; {KERNEL_WANTED}")];
     }
     let mut skipped = Vec::new();
-    for config in options.cards.iter().filter(|config| target == Target::Qemu || *config != "bounced") {
+    for config in &options.cards {
+        if target == Target::Dpdk && config == "bounced" {
+            // Unless it is there for the guests of the same audit.
+            if options.cards.len() == 1 {
+                skipped
+                    .push(format!("{name}: only guests have a card that is bounced; add split or packed to --cards"));
+            }
+            continue;
+        }
         let layout = if config == "packed" { "packed" } else { "split" };
         let fitting: Vec<_> = attacks.iter().filter(|attack| fits(attack, layout)).map(|attack| attack.id).collect();
-        if fitting.is_empty() {
+        if fitting.is_empty() || interrupted.load(Ordering::Relaxed) {
             continue;
         }
         let campaign = Campaign {
@@ -105,13 +116,38 @@ pub(in crate::audit) fn campaigns(
             attacks: fitting.iter().map(|id| (*id).to_owned()).collect(),
             seed,
         };
-        let told = in_child(target, &campaign, |Told { attack, encounter }| {
+        let told = in_child(target, &campaign, interrupted, |Told { attack, encounter }| {
             tell(VictimRow { target, attack, config: config.clone(), encounter });
         });
-        skipped.extend(told.err().map(|error| format!("{name}, {config}: {error}")));
+        skipped.extend(match told {
+            // Its end has no other cause to be told.
+            _ if interrupted.load(Ordering::Relaxed) => Some(format!("{name}, {config}: interrupted")),
+            Err(error) => Some(format!("{name}, {config}: {error}")),
+            Ok(()) => None,
+        });
     }
     skipped
 }
+
+/// Whether there is something to boot.
+fn has_kernel(boot: Option<&(PathBuf, PathBuf)>) -> Result<(), String> {
+    let (kernel, modules) = boot.ok_or("it needs a kernel and its modules")?;
+    if !kernel.is_file() {
+        return Err(format!("there is no kernel at {}", kernel.display()));
+    }
+    if !modules.is_dir() {
+        return Err(format!("there are no modules at {}", modules.display()));
+    }
+    Ok(())
+}
+
+/// How often somebody looks whether a campaign was interrupted.
+const LOOK_EACH: Duration = Duration::from_millis(100);
+/// What helps who has no kernel.
+const KERNEL_WANTED: &str = "give --kernel and --modules, for example those of Debian's package linux-image-cloud-amd64, \
+which ./ci.sh guest-kernel unpacks into ~/.cache/ironring/guest without installing it";
+/// What may be in `--cards`.
+const CARDS: [&str; 3] = ["split", "packed", "bounced"];
 
 /// What a victim needs, and what brings it.
 const QEMU_NEEDS: [(&str, &str); 5] = [
@@ -136,7 +172,12 @@ fn fits(attack: &Attack, layout: &str) -> bool {
 }
 
 /// Runs a campaign in a child; guests in a network namespace, and in one of processes, so that none outlives it.
-fn in_child(target: Target, campaign: &Campaign, mut tell: impl FnMut(Told)) -> std::io::Result<()> {
+fn in_child(
+    target: Target,
+    campaign: &Campaign,
+    interrupted: &AtomicBool,
+    mut tell: impl FnMut(Told),
+) -> std::io::Result<()> {
     let root = rustix::process::geteuid().is_root();
     let user: &[&str] = if root { &[] } else { &["--map-root-user"] };
     let mut boot: Vec<std::ffi::OsString> = Vec::new();
@@ -161,13 +202,27 @@ fn in_child(target: Target, campaign: &Campaign, mut tell: impl FnMut(Told)) -> 
         .stderr(Stdio::piped())
         .spawn()?;
     let errors = child.stderr.take().map(|stderr| std::thread::spawn(move || std::io::read_to_string(stderr)));
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout).lines() {
-            if let Ok(told) = serde_json::from_str(&line?) {
-                tell(told);
+    // A descriptor of the process, not its number, which may belong to another by the time it is used.
+    let pid = rustix::process::Pid::from_child(&child);
+    let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                if interrupted.load(Ordering::Relaxed) {
+                    let _ = rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL);
+                    return;
+                }
+                std::thread::park_timeout(LOOK_EACH);
             }
-        }
-    }
+        });
+        let mut lines = child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines);
+        let told =
+            lines.try_for_each(|line| line.map(|line| serde_json::from_str(&line).into_iter().for_each(&mut tell)));
+        over.store(true, Ordering::Relaxed);
+        watch.thread().unpark();
+        told
+    })?;
     let status = child.wait()?;
     let errors = errors.and_then(|thread| thread.join().ok()).and_then(Result::ok).unwrap_or_default();
     let last = errors.lines().last().unwrap_or("no words").to_owned();
