@@ -17,7 +17,9 @@
 use ironring_common::claim::Alleged;
 use ironring_common::index::{PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};
 use ironring_common::shm::lane::Lane;
-use ironring_common::shm::view::{Both, BothLane, Theirs, TheirsLane};
+#[cfg(feature = "std")]
+use ironring_common::shm::view::TheirsLane;
+use ironring_common::shm::view::{Both, BothLane, Theirs};
 use ironring_common::shm::words::Words;
 #[cfg(feature = "std")]
 use ironring_common::shm::{mapping::Area, view::Ours};
@@ -39,19 +41,6 @@ pub(crate) struct UsedRing<W> {
 impl<W: Words> UsedRing<W> {
     pub(crate) const fn new(words: Theirs<W>, size: QueueSize) -> Self {
         Self { words, size }
-    }
-
-    /// Descriptors of the queue.
-    #[inline]
-    pub(crate) const fn size(&self) -> QueueSize {
-        self.size
-    }
-
-    /// The elements, for a burst.
-    #[inline]
-    pub(crate) fn elements(&self) -> UsedElements<impl Lane + Copy + '_> {
-        let lane = self.words.lane(split::USED_RING, split::USED_ELEM_BYTES, usize::from(self.size.get()));
-        UsedElements { lane, size: self.size }
     }
 
     /// How many completions there are after `last`: the device's index, which may be ahead by the `held` chains at most.
@@ -76,16 +65,6 @@ impl<W: Words> UsedRing<W> {
         elem.map(|e| (e.id, e.len)).split()
     }
 
-    /// Asks for the lines of the `count` elements from `index` on, as far as they lie before the end of the ring. No access.
-    #[inline]
-    pub(crate) fn prefetch(&self, index: SplitIndex, count: u16) {
-        let first = usize::from(self.size.slot(index)).wrapping_mul(split::USED_ELEM_BYTES);
-        let bytes = usize::from(count).wrapping_mul(split::USED_ELEM_BYTES);
-        for at in (first..first.saturating_add(bytes)).step_by(64) {
-            self.words.prefetch(at.wrapping_add(split::USED_RING));
-        }
-    }
-
     /// Whether the device asks to be kicked.
     #[inline]
     pub(crate) fn kick_wanted(&self) -> bool {
@@ -95,13 +74,42 @@ impl<W: Words> UsedRing<W> {
     }
 }
 
+/// What bursts need.
+#[cfg(feature = "std")]
+impl<W: Words> UsedRing<W> {
+    /// Descriptors of the queue.
+    #[inline]
+    pub(crate) const fn size(&self) -> QueueSize {
+        self.size
+    }
+
+    /// The elements, for a burst.
+    #[inline]
+    pub(crate) fn elements(&self) -> UsedElements<impl Lane + Copy + '_> {
+        let lane = self.words.lane(split::USED_RING, split::USED_ELEM_BYTES, usize::from(self.size.get()));
+        UsedElements { lane, size: self.size }
+    }
+
+    /// Asks for the lines of the `count` elements from `index` on, as far as they lie before the end of the ring. No access.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: SplitIndex, count: u16) {
+        let first = usize::from(self.size.slot(index)).wrapping_mul(split::USED_ELEM_BYTES);
+        let bytes = usize::from(count).wrapping_mul(split::USED_ELEM_BYTES);
+        for at in (first..first.saturating_add(bytes)).step_by(64) {
+            self.words.prefetch(at.wrapping_add(split::USED_RING));
+        }
+    }
+}
+
 /// The used elements, for a burst.
+#[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UsedElements<L> {
     lane: TheirsLane<L>,
     size: QueueSize,
 }
 
+#[cfg(feature = "std")]
 impl<L: Lane> UsedElements<L> {
     /// The used element of one completion: id and length, from one load.
     #[inline(always)]

@@ -259,7 +259,7 @@ fn frames_in_place_and_on_loan_are_those_of_copies() {
 /// Frames sent in place come back, are forwarded, and come back again.
 fn round_trip(net: &mut VirtioNet, round: u8, count: usize) {
     let len = 60 + 37 * usize::from(round);
-    let frame = |n: usize| -> Vec<u8> { (0..len).map(|at| (at * 3 + n * 5) as u8 ^ round).collect() };
+    let frame = |n: usize| -> Vec<u8> { (0..len).map(|at| (at * 3 + n * 5).to_le_bytes()[0] ^ round).collect() };
     let mut n = 0;
     let sent = net.tx().tx_burst_in_place(count, len, |to| {
         let bytes = frame(n);

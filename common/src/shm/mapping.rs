@@ -273,7 +273,7 @@ impl<'a> Bytes<'a> {
     #[inline]
     #[track_caller]
     fn mapped_lane(&self, at: usize, stride: usize, len: usize) -> Mapped<'a> {
-        let room = self.len.checked_sub(at).unwrap_or(0);
+        let room = self.len.saturating_sub(at);
         let need = len.saturating_sub(1).checked_mul(stride).and_then(|last| last.checked_add(8));
         let inside = len == 0 || need.is_some_and(|need| need <= room);
         assert!(inside, "a lane outside of a shared area");

@@ -75,6 +75,16 @@ impl Fifo {
         }
     }
 
+    #[inline]
+    const fn place(&self, counter: u32) -> usize {
+        // There is at least one place.
+        counter as usize & self.ids.len().wrapping_sub(1)
+    }
+}
+
+/// In runs, for bursts.
+#[cfg(feature = "std")]
+impl Fifo {
     /// The oldest ones, at most `most`, as far as they lie in one piece: none only if there are none.
     #[inline]
     pub(super) fn front_run(&self, most: usize) -> &[DescId] {
@@ -119,12 +129,6 @@ impl Fifo {
             self.push_run(now.len());
             ids = later;
         }
-    }
-
-    #[inline]
-    const fn place(&self, counter: u32) -> usize {
-        // There is at least one place.
-        counter as usize & self.ids.len().wrapping_sub(1)
     }
 }
 

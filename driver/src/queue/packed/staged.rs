@@ -5,12 +5,16 @@
 
 use alloc::boxed::Box;
 
-use ironring_common::index::{DescId, PackedPosition, QueueSize};
+use ironring_common::index::QueueSize;
+#[cfg(feature = "std")]
+use ironring_common::index::{DescId, PackedPosition};
 use ironring_common::shm::view::Both;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed;
+#[cfg(feature = "std")]
 use ironring_common::spec::split::Descriptor;
 
+#[cfg(feature = "std")]
 use super::rest;
 
 /// The slots of a burst that are not written yet, in their order.
@@ -33,6 +37,7 @@ impl Staged {
     }
 
     /// A chain of one slot. There are never more than the ring has.
+    #[cfg(feature = "std")]
     #[inline(always)]
     pub(super) fn push(&mut self, at: PackedPosition, head: DescId, desc: Descriptor) {
         let slot = Slot { number: at.slot(), addr: desc.addr, rest: rest(desc, head, at.wrap()).to_word() };
