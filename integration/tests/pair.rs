@@ -54,7 +54,8 @@ fn generated_frames_come_back_however_both_sides_wait() {
         assert!(json["seconds"].as_f64().unwrap() > 0.0);
         let counters = &json["counters"];
         assert_eq!(counters["used_entries"].as_u64().unwrap(), 2 * frames.parse::<u64>().unwrap());
-        assert!(wait == "poll" || counters["calls"].as_u64().unwrap() > 0, "{counters}");
+        // An adaptive pair may find each frame while it polls.
+        assert!(wait != "interrupt" || counters["calls"].as_u64().unwrap() > 0, "{counters}");
         assert!(
             json["rss_bytes"]["driver"].as_u64().unwrap() > 0 && json["rss_bytes"]["backend"].as_u64().unwrap() > 0
         );
