@@ -215,6 +215,15 @@ pub(crate) fn header_wishes(from: Bytes<'_>) -> (u8, u8) {
     (byte(net::HDR_FLAGS), byte(net::HDR_GSO_TYPE))
 }
 
+/// Whether a buffer that the caller is about to fill begins with this header already. The driver may say so and change it at once;
+/// it then has the header that it wrote, and nothing else comes of it.
+#[inline(always)]
+pub(crate) fn has_header(buffer: Bytes<'_>, header: &[u8; net::HDR_BYTES]) -> bool {
+    let mut there = [0; net::HDR_BYTES];
+    Theirs::new(buffer).copy_out_alleged(0, &mut there);
+    there == *header
+}
+
 /// Copies the bytes from `at` on of a driver's buffer to private memory. The caller has checked that they are there.
 #[inline]
 pub(crate) fn copy_out(from: Bytes<'_>, at: usize, to: &mut [u8]) {

@@ -16,7 +16,7 @@ use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
 use ironring_common::shm::view::Ours;
 use ironring_common::shm::words::Words;
-use ironring_common::spec::{packed, split};
+use ironring_common::spec::{net, packed, split};
 
 use crate::mapper::slots::FixedSlots;
 use crate::queue::packed::PackedAreas;
@@ -201,7 +201,8 @@ fn plan_queue(shape: ArenaShape, queue: u16, ours: &mut Carver, theirs: &mut Car
     let tables = (slots_are_ours && shape.table_entries > 0).then(|| ours.take(table_bytes(shape), 0));
     let stride = stride_of(shape.slot_bytes);
     let slot_bytes = usize::from(size.get()).saturating_mul(usize::try_from(stride).unwrap_or(usize::MAX));
-    let slots = if slots_are_ours { ours.take(slot_bytes, 0) } else { theirs.take(slot_bytes, 0) };
+    let region = if slots_are_ours { ours } else { theirs };
+    let slots = region.take(slot_bytes, SLOT_SKEW);
     Plan { ring, tables, slots, slots_are_ours, stride }
 }
 
@@ -257,7 +258,7 @@ fn table_bytes(shape: ArenaShape) -> usize {
     tables.saturating_mul(usize::from(shape.table_entries)).saturating_mul(split::DESC_BYTES)
 }
 
-/// Cuts a region into parts, each beginning on a cache line plus an offset.
+/// Cuts a region into parts, each beginning on a pair of cache lines plus an offset.
 #[derive(Debug, Default)]
 struct Carver {
     next: usize,
@@ -265,19 +266,23 @@ struct Carver {
 
 impl Carver {
     fn take(&mut self, len: usize, skew: usize) -> usize {
-        let start = self.next.next_multiple_of(LINE_BYTES).saturating_add(skew);
+        let start = self.next.next_multiple_of(PAIR_BYTES).saturating_add(skew);
         self.next = start.saturating_add(len);
         start
     }
 }
 
-/// Slots begin on a cache line; two lines are added so that they are not a power of two apart, where equal offsets of all
-/// slots would compete for the same sets of the cache.
+/// Lines come in pairs, as some processors fetch them; one pair is added so that slots are not a power of two apart, where equal
+/// offsets of all slots would compete for the same sets of the cache.
 fn stride_of(slot_bytes: u32) -> u32 {
-    slot_bytes.next_multiple_of(64).saturating_add(128)
+    slot_bytes.next_multiple_of(128).saturating_add(128)
 }
 
 const LINE_BYTES: usize = 64;
+const PAIR_BYTES: usize = 2 * LINE_BYTES;
+/// Slots begin so far into a line that the frame behind the net header begins the next one. The header of most frames is that of
+/// the frame before, so its line is written by nobody and stays in both caches; a short frame then moves one line, not two.
+const SLOT_SKEW: usize = LINE_BYTES - net::HDR_BYTES;
 /// Where the device finds what we write. Any two disjoint ranges would do; these are no addresses of this process.
 const OURS_BASE: GuestAddr = GuestAddr(0x1_0000_0000);
 /// Where the device finds what it writes.
@@ -383,11 +388,29 @@ mod tests {
         assert!(packed.queue(1).unwrap().tables.as_ref().unwrap().words.is_aligned(0, 16));
     }
 
+    /// And the header before it ends the line before, in the same pair.
+    #[test]
+    fn every_frame_begins_on_a_line() {
+        for (layout, slot_bytes) in [(RingLayout::Split, 76), (RingLayout::Packed, 1526), (RingLayout::Split, 2048)] {
+            let queue_size = QueueSize::split(64).unwrap();
+            let arena = Arena::create(ArenaShape { queue_size, layout, slot_bytes, ..SPLIT }).unwrap();
+            for queue in 0..2 {
+                let memory = arena.queue(queue).unwrap();
+                for id in (0..64).filter_map(|id| ironring_common::index::DescId::below(id, queue_size)) {
+                    let header = memory.mapper.addr(id).0;
+                    assert_eq!((header + net::HDR_BYTES as u64) % 128, 64, "{layout:?} {slot_bytes} {queue}");
+                    let end = memory.mapper.offset(id) + slot_bytes as usize;
+                    assert!(end <= memory.slots.len());
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_epoch_has_memory_of_its_own() {
         let (old, new) = (arena(2, RingLayout::Split), arena(2, RingLayout::Split));
-        old.queue(0).unwrap().slots.store_u64(0, 7);
-        assert_eq!(new.queue(0).unwrap().slots.load_u64(0), 0);
+        old.queue(0).unwrap().slots.store_u32(0, 7);
+        assert_eq!(new.queue(0).unwrap().slots.load_u32(0), 0);
     }
 
     impl QueueMemory {

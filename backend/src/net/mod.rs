@@ -11,6 +11,7 @@
 pub mod rx;
 pub mod tx;
 
+use ironring_common::shm::mapping::Bytes;
 use ironring_common::spec::net::ETH_HEADER_BYTES;
 
 /// Bytes of the shortest frame: an Ethernet header.
@@ -21,6 +22,18 @@ pub const MAX_FRAME: usize = 65535;
 
 /// How many chains of one ring are served before the next ring has its turn.
 pub const BURST: u16 = 32;
+
+/// So many frames ahead their lines are asked for: as many as a processor waits for at a time. Those of a whole burst would have it
+/// wait before it has begun.
+const AHEAD: usize = 4;
+/// Buffers of a burst as they were found, and none behind them.
+type Found<'a> = [Option<Bytes<'a>>; BURST as usize + AHEAD];
+
+/// The buffers, each with the one that comes [`AHEAD`] after it.
+#[inline(always)]
+fn ahead<'f, 'a>(found: &'f Found<'a>) -> impl Iterator<Item = (&'f Option<Bytes<'a>>, &'f Option<Bytes<'a>>)> {
+    found.iter().zip(found.get(AHEAD..).unwrap_or_default())
+}
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,14 @@
 //! To the guest: frames of the port go into chains.
 
 use ironring_common::shm::mapping::Bytes;
-use ironring_common::shm::table::{HotRegion, RegionTable};
+use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::view::Ours;
+use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};
 
-use super::BURST;
 use super::tx::{fault_outside, outside};
+use super::{AHEAD, BURST, Found, ahead};
+use crate::boundary;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
 use crate::vring::DeviceRing;
@@ -101,13 +103,16 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
     let most = port.rx_ready().min(singles.len());
     let taken = vring.next_singles(singles.get_mut(..most).unwrap_or_default());
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
-    let mut found = [None; BURST as usize];
+    let mut found: Found<'_> = [None; _];
     let memory = memory.hot();
     for (single, to) in singles.iter().zip(&mut found) {
-        *to = find(single.writable(), &memory);
+        let segment = single.writable();
+        *to = memory.bytes(segment.addr, segment.len);
     }
+    found.iter().take(AHEAD).for_each(ask);
     let (mut frames, mut sum, mut outside) = (0u16, 0usize, false);
-    for (single, bytes) in singles.iter_mut().zip(&found) {
+    for (single, (bytes, later)) in singles.iter_mut().zip(ahead(&found)) {
+        ask(later);
         let Some(frame) = port.rx_peek() else { break };
         let written = u32::try_from(HDR_BYTES.saturating_add(frame.len())).unwrap_or(u32::MAX);
         if written > single.writable().len {
@@ -132,21 +137,25 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
     Delivered { chains: frames, frames, full: false }
 }
 
-/// Finds a buffer and asks for its first lines, which are on their way while others are written.
+/// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are written. That of the
+/// header is most often only looked at.
 #[inline(always)]
-fn find<'a>(segment: Segment, memory: &HotRegion<'a>) -> Option<Bytes<'a>> {
-    let found = memory.bytes(segment.addr, segment.len)?;
-    let bytes = Ours::new(found);
-    bytes.prefetch(0);
-    bytes.prefetch(64);
-    Some(found)
+fn ask(found: &Option<Bytes<'_>>) {
+    if let Some(bytes) = found {
+        bytes.prefetch(0, false);
+        bytes.prefetch(HDR_BYTES, true);
+    }
 }
 
-/// Writes header and frame into a buffer that has room for both.
+/// Writes header and frame into a buffer that has room for both. A header that stands there already is left alone, so that its
+/// line need not travel: with buffers that are used again it is the one of the frame before.
 #[inline]
 fn write_frame(bytes: Bytes<'_>, frame: &[u8]) {
+    let there = boundary::has_header(bytes, &HEADER);
     let bytes = Ours::new(bytes);
-    bytes.copy_in(0, &HEADER);
+    if !there {
+        bytes.copy_in(0, &HEADER);
+    }
     bytes.copy_in(HDR_BYTES, frame);
 }
 

@@ -1,11 +1,11 @@
 //! From the guest: chains become frames of the port.
 
 use ironring_common::shm::mapping::Bytes;
-use ironring_common::shm::table::{HotRegion, RegionTable};
+use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, Header};
 
-use super::{BURST, MAX_FRAME, MIN_FRAME};
+use super::{AHEAD, BURST, Found, MAX_FRAME, MIN_FRAME, ahead};
 use crate::boundary;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
@@ -60,13 +60,16 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook>(
     let mut singles = [Single::default(); BURST as usize];
     let taken = vring.next_singles(&mut singles);
     let singles = singles.get(..usize::from(taken)).unwrap_or_default();
-    let mut found = [None; BURST as usize];
+    let mut found: Found<'_> = [None; _];
     let memory = memory.hot();
     for (single, to) in singles.iter().zip(&mut found) {
-        *to = find(single.readable(), &memory);
+        let segment = single.readable();
+        *to = memory.bytes(segment.addr, segment.len);
     }
+    found.iter().take(AHEAD).for_each(ask);
     let (mut frames, mut dropped, mut sum, mut stop) = (0u16, 0u16, 0usize, None);
-    for (single, bytes) in singles.iter().zip(&found) {
+    for (single, (bytes, later)) in singles.iter().zip(ahead(&found)) {
+        ask(later);
         match forward_single(single.readable(), *bytes, port) {
             Ok(bytes) => {
                 frames = frames.wrapping_add(1);
@@ -117,7 +120,7 @@ enum Stop {
 #[inline]
 fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
     if let [only] = chain.readable() {
-        return forward_single(*only, find(*only, &memory.hot()), port);
+        return forward_single(*only, memory.bytes(only.addr, only.len), port);
     }
     let len = frame_len(chain.readable_len())?;
     let mut header = [0u8; HDR_BYTES];
@@ -142,14 +145,14 @@ fn forward_single<P: Port>(only: Segment, bytes: Option<Bytes<'_>>, port: &mut P
     Ok(len)
 }
 
-/// Finds a buffer and asks for its first lines, which are on their way while others are copied. Longer ones come by
-/// themselves.
+/// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are copied. Longer ones
+/// come by themselves.
 #[inline(always)]
-fn find<'a>(segment: Segment, memory: &HotRegion<'a>) -> Option<Bytes<'a>> {
-    let bytes = memory.bytes(segment.addr, segment.len)?;
-    bytes.prefetch(0, false);
-    bytes.prefetch(64, false);
-    Some(bytes)
+fn ask(found: &Option<Bytes<'_>>) {
+    if let Some(bytes) = found {
+        bytes.prefetch(0, false);
+        bytes.prefetch(HDR_BYTES, false);
+    }
 }
 
 /// The length of the frame in a chain of `readable` bytes.

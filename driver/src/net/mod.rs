@@ -281,6 +281,9 @@ fn supported(options: &NetOptions) -> Supported {
     }
 }
 
+/// So many frames ahead their lines are asked for: as many as a processor waits for at a time. Those of a whole burst would have it
+/// wait before it has begun.
+const AHEAD: usize = 4;
 /// The first receive queue (5.1.2).
 const RX_QUEUE: u16 = 0;
 /// The first transmit queue.

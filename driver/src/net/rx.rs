@@ -14,12 +14,13 @@ use ironring_common::doorbell::Doorbell;
 use ironring_common::error::OsError;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Theirs;
+use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{self, Header};
 
 use super::bells::{Bells, Kick, Kicked};
 use super::lease::LeasedFrame;
 use super::wait::Patience;
-use super::{FRAME_MAX, NetError};
+use super::{AHEAD, FRAME_MAX, NetError};
 use crate::arena::QueueMemory;
 use crate::boundary;
 use crate::mapper::Direction;
@@ -360,18 +361,14 @@ impl RxSlots {
         (posted, Ok(()))
     }
 
-    /// Takes completed slots, `most` and a burst at most, posts them again, and asks for their lines.
+    /// Takes completed slots, `most` and a burst at most, and posts them again.
     #[inline(always)]
     fn take<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
-        let (words, mapper) = (self.words.view(), self.mapper);
+        let mapper = self.mapper;
         let mut next = self.filled.iter_mut();
         ring.exchange_slots(most.min(BURST), |slot| {
-            // Header and frame of the shortest ones; longer ones come by themselves.
-            let at = mapper.offset(slot.head);
-            words.prefetch(at);
-            words.prefetch(at.wrapping_add(64));
             if let Some(to) = next.next() {
-                *to = Filled { at, bytes: usize::try_from(slot.written).unwrap_or(0) };
+                *to = Filled { at: mapper.offset(slot.head), bytes: usize::try_from(slot.written).unwrap_or(0) };
             }
         })
     }
@@ -383,7 +380,8 @@ impl RxSlots {
         let mut frames = [LeasedFrame::new(words, 0, 0); BURST];
         let mut next = frames.iter_mut();
         let mut count = 0usize;
-        for Filled { at, bytes } in done {
+        for (Filled { at, bytes }, later) in ahead(done) {
+            later.ask(words);
             if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
                 stats.dropped_short = stats.dropped_short.wrapping_add(1);
                 continue;
@@ -416,7 +414,8 @@ impl RxSlots {
         let (before, mut sum) = (lens.len(), 0usize);
         // Where the next frame goes, and what is behind that.
         let mut room = room.get_mut(before.saturating_mul(*slot)..).unwrap_or_default();
-        for Filled { at, bytes } in done {
+        for (Filled { at, bytes }, later) in ahead(done) {
+            later.ask(&words);
             if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
                 stats.dropped_short = stats.dropped_short.wrapping_add(1);
                 continue;
@@ -449,6 +448,23 @@ impl RxSlots {
 struct Filled {
     at: usize,
     bytes: usize,
+}
+
+impl Filled {
+    /// Asks for the lines of the header and of the frame's first bytes; more of them come by themselves.
+    #[inline(always)]
+    fn ask<W: Words>(self, words: &Theirs<W>) {
+        words.prefetch(self.at);
+        words.prefetch(self.at.wrapping_add(net::HDR_BYTES));
+    }
+}
+
+/// Slots, each with the one that comes [`AHEAD`] after it; in place of those that are not there, the last one.
+#[inline(always)]
+fn ahead(done: &[Filled]) -> impl Iterator<Item = (&Filled, Filled)> {
+    let last = done.last().copied().unwrap_or_default();
+    let later = done.iter().copied().skip(AHEAD).chain(core::iter::repeat(last));
+    done.iter().zip(later)
 }
 
 /// Whether a private copy of a frame has a header that uses nothing that was not negotiated. No offload is negotiated, so

@@ -5,6 +5,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 
+use super::super::AHEAD;
 use super::TxStats;
 use crate::arena::QueueMemory;
 use crate::mapper::Direction;
@@ -77,15 +78,17 @@ impl TxSlots {
         });
         let mut next = self.places.iter_mut();
         let posted = ring.post_slots(&mapper, Direction::ToDevice, most, lens, |head| {
-            let at = mapper.offset(head);
-            // The device was the last to touch these lines.
-            words.prefetch(at);
-            words.prefetch(at.wrapping_add(64));
             if let Some(place) = next.next() {
-                *place = at.wrapping_add(net::HDR_BYTES);
+                *place = mapper.offset(head).wrapping_add(net::HDR_BYTES);
             }
         });
-        for at in self.places.iter().take(posted) {
+        // The device was the last to touch the frames' lines. The headers' stay as they are.
+        let places = self.places.get(..posted).unwrap_or_default();
+        let last = places.last().copied().unwrap_or(0);
+        let later = places.iter().copied().skip(AHEAD).chain(core::iter::repeat(last));
+        places.iter().take(AHEAD).for_each(|at| words.prefetch(*at));
+        for (at, later) in places.iter().zip(later) {
+            words.prefetch(later);
             put(&self.words, *at);
         }
         self.stats.frames = self.stats.frames.wrapping_add(u64::try_from(posted).unwrap_or(0));
