@@ -346,7 +346,7 @@ fence_safety_comments() {
 # the backend boundary's own; as a method it is the one of `Words`.
 fence_peer_loads() {
     local exempt='^(common/src/shm/|(driver|backend)/src/boundary\.rs:|backend/src/hostile[/.]|integration/|[^/]+/(tests|benches)/)'
-    local load='load_[a-z0-9_]+_alleged|copy_(out|over)_alleged|load_u(8|16|32|64)(_[a-z]+)?'
+    local load='(load|holds)[a-z0-9_]*_alleged|copy_(out|over)_alleged|load_u(8|16|32|64)(_[a-z]+)?'
     pick ":.*(\b($load)|(\.|[A-Z][A-Za-z]*(<[^>]*>)?::)copy_out)\b" <<<"$shipped_code" | drop "$exempt" | name one-boundary
 }
 

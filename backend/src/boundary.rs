@@ -219,9 +219,8 @@ pub(crate) fn header_wishes(from: Bytes<'_>) -> (u8, u8) {
 /// it then has the header that it wrote, and nothing else comes of it.
 #[inline(always)]
 pub(crate) fn has_header(buffer: Bytes<'_>, header: &[u8; net::HDR_BYTES]) -> bool {
-    let mut there = [0; net::HDR_BYTES];
-    Theirs::new(buffer).copy_out_alleged(0, &mut there);
-    there == *header
+    let why = "a header that stands is one that was written here or that the driver wants";
+    Theirs::new(buffer).holds_alleged(0, header).check_advisory(why)
 }
 
 /// Copies the bytes from `at` on of a driver's buffer to private memory. The caller has checked that they are there.

@@ -269,6 +269,15 @@ impl<'a> Bytes<'a> {
         unsafe { copy::copy_over(to, from, len) };
     }
 
+    /// Whether these 12 bytes lie at `at`, each of them loaded once.
+    #[inline(always)]
+    pub(super) fn holds(&self, at: usize, bytes: &[u8; 12]) -> bool {
+        // SAFETY: `at` gives a pointer to 12 bytes inside the mapping, which are accessed by atomics and assembler only.
+        let (first, last) = unsafe { copy::load12(self.at(at, bytes.len())) };
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = *bytes;
+        first == u64::from_ne_bytes([a, b, c, d, e, f, g, h]) && last == u32::from_ne_bytes([i, j, k, l])
+    }
+
     /// As [`Words::lane`]: the life is that of the bytes, not of this value.
     #[inline]
     #[track_caller]

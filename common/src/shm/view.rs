@@ -6,7 +6,7 @@
 
 use super::lane::Lane;
 #[cfg(feature = "std")]
-use super::mapping::Area;
+use super::mapping::{Area, Bytes};
 use super::words::Words;
 use crate::claim::Alleged;
 
@@ -169,6 +169,15 @@ impl Theirs<Area> {
     #[inline]
     pub fn copy_over_alleged(&self, at: usize, to: &Ours<Area>, to_at: usize, len: usize) {
         to.0.bytes().copy_from(to_at, self.0.bytes(), at, len);
+    }
+}
+
+#[cfg(feature = "std")]
+impl Theirs<Bytes<'_>> {
+    /// Whether these 12 bytes, a net header, lie at `at`, each of them loaded once.
+    #[inline(always)]
+    pub fn holds_alleged(&self, at: usize, bytes: &[u8; 12]) -> Alleged<bool> {
+        Alleged::new(self.0.holds(at, bytes))
     }
 }
 
