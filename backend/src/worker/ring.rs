@@ -341,7 +341,7 @@ impl Ring {
             self.tally.used_entries = self.tally.used_entries.wrapping_add(u64::from(entries));
             running.at(Moment::PostUse, shared.hook, shared.memory);
             self.unasked = self.unasked.saturating_add(1);
-            if done < BURST || self.unasked >= ASK_EVERY || H::ACTIVE {
+            if self.unasked >= ASK_EVERY || H::ACTIVE {
                 self.call_driver(shared.hook);
             }
         } else if H::ACTIVE {

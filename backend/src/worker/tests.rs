@@ -201,7 +201,10 @@ fn calls_are_made_when_they_are_wanted() {
     for (n, no_interrupt) in [false, true, true, false].into_iter().enumerate() {
         machine.rings[1].set_no_interrupt(no_interrupt);
         machine.send(1, n, &frame(0, 60), 0);
-        let _ = core.step();
+        assert!(!core.step().is_idle());
+        // It is asked when there is nothing else to do, and not before.
+        assert!(!call.drain().unwrap());
+        assert!(core.step().is_idle());
         assert_eq!(call.drain().unwrap(), !no_interrupt);
         machine.rings[1].take().unwrap();
     }

@@ -284,6 +284,12 @@ fn supported(options: &NetOptions) -> Supported {
 /// So many frames ahead their lines are asked for: as many as a processor waits for at a time. Those of a whole burst would have it
 /// wait before it has begun.
 const AHEAD: usize = 4;
+/// Each item with the one that comes [`AHEAD`] after it; at the end, where there is none, with itself.
+#[inline(always)]
+fn ahead<T>(items: &[T]) -> impl Iterator<Item = (&T, &T)> {
+    items.iter().enumerate().map(|(n, item)| (item, items.get(n.wrapping_add(AHEAD)).unwrap_or(item)))
+}
+
 /// The first receive queue (5.1.2).
 const RX_QUEUE: u16 = 0;
 /// The first transmit queue.

@@ -1,7 +1,8 @@
 //! The receive queue.
 //!
 //! Every slot is posted at all times, except between the moment its frame is copied out and the moment it is posted
-//! again in the same call. A frame is copied to private memory by one copy of exactly the bytes that were checked, and
+//! again in the same call. The device is shown slots that are posted again an eighth of the ring at a time, at most 32, and all of
+//! them before this side sleeps. A frame is copied to private memory by one copy of exactly the bytes that were checked, and
 //! only the copy is looked at: what the device does to the slot meanwhile or afterwards has no effect.
 //!
 //! A frame that is too short or whose header says what was not negotiated is a fault of the packet: it is dropped and
@@ -20,7 +21,7 @@ use ironring_common::spec::net::{self, Header};
 use super::bells::{Bells, Kick, Kicked};
 use super::lease::LeasedFrame;
 use super::wait::Patience;
-use super::{AHEAD, FRAME_MAX, NetError};
+use super::{AHEAD, FRAME_MAX, NetError, ahead};
 use crate::arena::QueueMemory;
 use crate::boundary;
 use crate::mapper::Direction;
@@ -37,6 +38,8 @@ pub struct RxQueue {
     slots: RxSlots,
     kick: Kick,
     call: Doorbell,
+    /// Slots that are posted again before the device is shown them.
+    refill: u16,
 }
 
 /// The receive slots, and what was counted.
@@ -137,7 +140,9 @@ impl RxQueue {
             filled: Box::new([Filled::default(); BURST]),
             stats: RxStats::default(),
         };
-        Self { ring, slots, kick: bells.kick, call: bells.call }
+        // The device has most of them at any time, and small bursts do not touch the lines of the ring each time.
+        let refill = (ring.size().get() / 8).clamp(1, REFILL_MAX);
+        Self { ring, slots, kick: bells.kick, call: bells.call, refill }
     }
 
     /// Goes on with an empty ring and other doorbells. What was counted stays.
@@ -174,8 +179,7 @@ impl RxQueue {
         let (posted, end) = posted;
         end?;
         if posted {
-            self.ring.publish();
-            self.notify();
+            self.show_enough();
         }
         Ok(batch.len())
     }
@@ -196,8 +200,7 @@ impl RxQueue {
             return Ok(0);
         }
         let count = slots.lease(taken, with);
-        self.ring.publish();
-        self.notify();
+        self.show_enough();
         Ok(count)
     }
 
@@ -239,9 +242,11 @@ impl RxQueue {
         self.ring.has_completions()
     }
 
-    /// Kicks the device, whether it wants that or not, if it was shown slots since its last kick.
+    /// Shows the device all slots that are posted, and kicks it, whether it wants that or not, if it was shown some since its last
+    /// kick.
     pub(super) fn nudge(&mut self) -> Result<(), Violation> {
         self.ring.check()?;
+        self.show();
         if self.kick.nudge() == Kicked::Yes {
             self.slots.stats.watchdog_kicks = self.slots.stats.watchdog_kicks.wrapping_add(1);
         }
@@ -262,6 +267,7 @@ impl RxQueue {
     /// The [`Violation`], new or latched.
     pub fn arm(&mut self) -> Result<bool, Violation> {
         self.ring.check()?;
+        self.show();
         self.ring.arm_calls();
         self.ring.has_completions()
     }
@@ -322,6 +328,22 @@ impl RxQueue {
         self.ring.is_conserved()
     }
 
+    /// Shows the device the slots that are posted, if they are enough to be worth it.
+    #[inline]
+    fn show_enough(&mut self) {
+        if self.ring.outstanding().wrapping_sub(self.ring.held()) >= self.refill {
+            self.show();
+        }
+    }
+
+    /// Shows the device all slots that are posted, and kicks it if it asks for that.
+    #[inline]
+    fn show(&mut self) {
+        if self.ring.publish() {
+            self.notify();
+        }
+    }
+
     #[inline]
     fn notify(&mut self) {
         let Self { ring, slots, kick, .. } = self;
@@ -380,6 +402,7 @@ impl RxSlots {
         let mut frames = [LeasedFrame::new(words, 0, 0); BURST];
         let mut next = frames.iter_mut();
         let mut count = 0usize;
+        done.iter().take(AHEAD).for_each(|first| first.ask(words));
         for (Filled { at, bytes }, later) in ahead(done) {
             later.ask(words);
             if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
@@ -414,6 +437,7 @@ impl RxSlots {
         let (before, mut sum) = (lens.len(), 0usize);
         // Where the next frame goes, and what is behind that.
         let mut room = room.get_mut(before.saturating_mul(*slot)..).unwrap_or_default();
+        done.iter().take(AHEAD).for_each(|first| first.ask(&words));
         for (Filled { at, bytes }, later) in ahead(done) {
             later.ask(&words);
             if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
@@ -453,18 +477,10 @@ struct Filled {
 impl Filled {
     /// Asks for the lines of the header and of the frame's first bytes; more of them come by themselves.
     #[inline(always)]
-    fn ask<W: Words>(self, words: &Theirs<W>) {
+    fn ask<W: Words>(&self, words: &Theirs<W>) {
         words.prefetch(self.at);
         words.prefetch(self.at.wrapping_add(net::HDR_BYTES));
     }
-}
-
-/// Slots, each with the one that comes [`AHEAD`] after it; in place of those that are not there, the last one.
-#[inline(always)]
-fn ahead(done: &[Filled]) -> impl Iterator<Item = (&Filled, Filled)> {
-    let last = done.last().copied().unwrap_or_default();
-    let later = done.iter().copied().skip(AHEAD).chain(core::iter::repeat(last));
-    done.iter().zip(later)
 }
 
 /// Whether a private copy of a frame has a header that uses nothing that was not negotiated. No offload is negotiated, so
@@ -480,6 +496,9 @@ fn plain(slot: &[u8]) -> bool {
 pub const fn is_plain(header: Header) -> bool {
     header.gso_type == net::GSO_NONE && header.flags & net::HDR_F_NEEDS_CSUM == 0
 }
+
+/// As many as a burst has in most programs.
+const REFILL_MAX: u16 = 32;
 
 fn os(error: OsError) -> NetError {
     NetError::Os(error)

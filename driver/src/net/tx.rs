@@ -20,7 +20,7 @@ use crate::arena::QueueMemory;
 use crate::queue::any::AnyRing;
 use crate::queue::violation::Violation;
 use crate::queue::{DriverRing, RingCounters, StopWindow};
-use slots::TxSlots;
+use slots::{Put, TxSlots};
 
 mod slots;
 
@@ -162,13 +162,8 @@ impl TxQueue {
     /// [`TxError::FrameLength`] before anything is sent, or the [`Violation`], new or latched.
     pub fn tx_burst<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<usize, TxError> {
         self.ring.check()?;
-        let mut next = frames.iter();
         let lens = frames.iter().map(|frame| frame.as_ref().len());
-        self.burst(lens, |words, at| {
-            if let Some(frame) = next.next() {
-                words.copy_in(at, frame.as_ref());
-            }
-        })
+        self.burst(lens, CopyIn(frames.iter()))
     }
 
     /// As [`tx_burst`](Self::tx_burst), for `count` frames of `len` bytes each that `fill` writes in place, one after the
@@ -180,10 +175,10 @@ impl TxQueue {
         &mut self,
         count: usize,
         len: usize,
-        mut fill: impl FnMut(&mut TxFrame<'_>),
+        fill: impl FnMut(&mut TxFrame<'_>),
     ) -> Result<usize, TxError> {
         self.ring.check()?;
-        self.burst(core::iter::repeat_n(len, count), |words, at| fill(&mut TxFrame { words, at, len }))
+        self.burst(core::iter::repeat_n(len, count), InPlace { fill, len })
     }
 
     /// As [`tx_burst`](Self::tx_burst), for frames that a receive queue has lent: one copy from its slots to those of this
@@ -193,12 +188,7 @@ impl TxQueue {
     /// As [`tx_burst`](Self::tx_burst).
     pub fn forward_burst(&mut self, frames: &[LeasedFrame<'_>]) -> Result<usize, TxError> {
         self.ring.check()?;
-        let mut next = frames.iter();
-        self.burst(frames.iter().map(LeasedFrame::len), |words, at| {
-            if let Some(frame) = next.next() {
-                frame.copy_to(words, at);
-            }
-        })
+        self.burst(frames.iter().map(LeasedFrame::len), CopyOver(frames.iter()))
     }
 
     /// Sends frames of these lengths, each written by `put`.
@@ -206,7 +196,7 @@ impl TxQueue {
     fn burst(
         &mut self,
         lens: impl ExactSizeIterator<Item = usize> + Clone,
-        put: impl FnMut(&Ours<Area>, usize),
+        mut put: impl Put,
     ) -> Result<usize, TxError> {
         let (count, longest) = (lens.len(), self.longest());
         if !lens.clone().all(|len| is_frame(len, longest)) {
@@ -217,8 +207,8 @@ impl TxQueue {
         }
         let slots = &mut self.slots;
         let sent = match &mut self.ring {
-            AnyRing::Split(ring) => slots.send(ring, lens, put),
-            AnyRing::Packed(ring) => slots.send(ring, lens, put),
+            AnyRing::Split(ring) => slots.send(ring, lens, &mut put),
+            AnyRing::Packed(ring) => slots.send(ring, lens, &mut put),
         }?;
         self.publish()?;
         self.slots.count_full(count.wrapping_sub(sent));
@@ -378,6 +368,43 @@ impl TxQueue {
             Kicked::Yes => slots.stats.kicks = slots.stats.kicks.wrapping_add(1),
             Kicked::Suppressed => slots.stats.kicks_suppressed = slots.stats.kicks_suppressed.wrapping_add(1),
             Kicked::Pending => {}
+        }
+    }
+}
+
+/// Copies frames of the caller's.
+struct CopyIn<'a, F>(core::slice::Iter<'a, F>);
+
+impl<F: AsRef<[u8]>> Put for CopyIn<'_, F> {
+    #[inline(always)]
+    fn put(&mut self, words: &Ours<Area>, at: usize) {
+        if let Some(frame) = self.0.next() {
+            words.copy_in(at, frame.as_ref());
+        }
+    }
+}
+
+/// Has the caller write frames of `len` bytes.
+struct InPlace<F> {
+    fill: F,
+    len: usize,
+}
+
+impl<F: FnMut(&mut TxFrame<'_>)> Put for InPlace<F> {
+    #[inline(always)]
+    fn put(&mut self, words: &Ours<Area>, at: usize) {
+        (self.fill)(&mut TxFrame { words, at, len: self.len });
+    }
+}
+
+/// Copies frames that a receive queue has lent.
+struct CopyOver<'a, 'q>(core::slice::Iter<'a, LeasedFrame<'q>>);
+
+impl Put for CopyOver<'_, '_> {
+    #[inline(always)]
+    fn put(&mut self, words: &Ours<Area>, at: usize) {
+        if let Some(frame) = self.0.next() {
+            frame.copy_to(words, at);
         }
     }
 }

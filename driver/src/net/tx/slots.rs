@@ -5,7 +5,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 
-use super::super::AHEAD;
+use super::super::{AHEAD, ahead};
 use super::TxStats;
 use crate::arena::QueueMemory;
 use crate::mapper::Direction;
@@ -13,6 +13,12 @@ use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::slots::{BURST, SlotRing, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{AddError, DriverRing};
+
+/// What writes the frames of a burst. No closure, because those cannot be told to be part of the loop that calls them.
+pub(super) trait Put {
+    /// Writes the next frame where it goes.
+    fn put(&mut self, words: &Ours<Area>, at: usize);
+}
 
 /// The transmit slots, and what was counted.
 #[derive(Debug)]
@@ -42,16 +48,16 @@ impl TxSlots {
         &mut self,
         ring: &mut R,
         lens: impl ExactSizeIterator<Item = usize>,
-        mut put: impl FnMut(&Ours<Area>, usize),
+        put: &mut impl Put,
     ) -> Result<usize, Violation> {
         let mut lens = lens;
         let mut sent = 0usize;
         while lens.len() > 0 {
             let most = lens.len().min(BURST);
             let now = if self.indirect {
-                self.send_by_tables(ring, most, &mut lens, &mut put)?
+                self.send_by_tables(ring, most, &mut lens, put)?
             } else {
-                self.send_slots(ring, most, &mut lens, &mut put)
+                self.send_slots(ring, most, &mut lens, put)
             };
             sent = sent.wrapping_add(now);
             if now < most {
@@ -68,7 +74,7 @@ impl TxSlots {
         ring: &mut R,
         most: usize,
         lens: &mut impl Iterator<Item = usize>,
-        put: &mut impl FnMut(&Ours<Area>, usize),
+        put: &mut impl Put,
     ) -> usize {
         let (words, mapper) = (self.words.view(), self.mapper);
         let mut bytes = 0usize;
@@ -84,12 +90,10 @@ impl TxSlots {
         });
         // The device was the last to touch the frames' lines. The headers' stay as they are.
         let places = self.places.get(..posted).unwrap_or_default();
-        let last = places.last().copied().unwrap_or(0);
-        let later = places.iter().copied().skip(AHEAD).chain(core::iter::repeat(last));
         places.iter().take(AHEAD).for_each(|at| words.prefetch(*at));
-        for (at, later) in places.iter().zip(later) {
-            words.prefetch(later);
-            put(&self.words, *at);
+        for (at, later) in ahead(places) {
+            words.prefetch(*later);
+            put.put(&self.words, *at);
         }
         self.stats.frames = self.stats.frames.wrapping_add(u64::try_from(posted).unwrap_or(0));
         self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(0));
@@ -102,12 +106,12 @@ impl TxSlots {
         ring: &mut R,
         most: usize,
         lens: &mut impl Iterator<Item = usize>,
-        put: &mut impl FnMut(&Ours<Area>, usize),
+        put: &mut impl Put,
     ) -> Result<usize, Violation> {
         let mut sent = 0usize;
         for len in lens.take(most) {
             let Some(at) = self.post(ring, len)? else { break };
-            put(&self.words, at);
+            put.put(&self.words, at);
             sent = sent.wrapping_add(1);
         }
         Ok(sent)
