@@ -127,19 +127,35 @@ impl Doorbell {
         self.ready(PollFlags::IN, timeout)
     }
 
+    /// Waits until there is something to drain from any of `bells`, at most `timeout`; `true` if there is.
+    ///
+    /// # Errors
+    /// [`OsError`] if the descriptors cannot be polled.
+    pub fn wait_any<'a>(bells: impl Iterator<Item = &'a Self>, timeout: Duration) -> Result<bool, OsError> {
+        let mut fds: Vec<_> = bells.map(|bell| PollFd::new(&bell.fd, PollFlags::IN)).collect();
+        poll(&mut fds, timeout)?;
+        Ok(fds.iter().any(|fd| fd.revents().contains(PollFlags::IN)))
+    }
+
     fn ready(&self, events: PollFlags, timeout: Duration) -> Result<bool, OsError> {
-        let deadline = Instant::now().checked_add(timeout);
-        loop {
-            let left = deadline.map_or(timeout, |d| d.saturating_duration_since(Instant::now()));
-            let timespec = Timespec::try_from(left).ok();
-            let mut fds = [PollFd::new(&self.fd, events)];
-            match rustix::event::poll(&mut fds, timespec.as_ref()) {
-                // Only what was asked for: a counter that the peer drove to its very end reports an error instead of
-                // being writable, and a write would block.
-                Ok(_) => return Ok(fds.iter().all(|fd| fd.revents().contains(events))),
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(OsError::new("poll an eventfd", e)),
-            }
+        let mut fds = [PollFd::new(&self.fd, events)];
+        poll(&mut fds, timeout)?;
+        // Only what was asked for: a counter that the peer drove to its very end reports an error instead of being writable,
+        // and a write would block.
+        Ok(fds.iter().all(|fd| fd.revents().contains(events)))
+    }
+}
+
+/// Polls eventfds until something is to be said of one of them, at most `timeout`.
+fn poll(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<(), OsError> {
+    let deadline = Instant::now().checked_add(timeout);
+    loop {
+        let left = deadline.map_or(timeout, |d| d.saturating_duration_since(Instant::now()));
+        let timespec = Timespec::try_from(left).ok();
+        match rustix::event::poll(fds, timespec.as_ref()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(OsError::new("poll an eventfd", e)),
         }
     }
 }
@@ -164,6 +180,15 @@ mod tests {
         assert!(bell.wait(Duration::from_secs(5)).unwrap());
         assert!(bell.drain().unwrap());
         assert!(!bell.drain().unwrap());
+    }
+
+    #[test]
+    fn any_of_several_ends_a_wait() {
+        let bells = [(); 3].map(|()| Doorbell::new().unwrap());
+        assert!(!Doorbell::wait_any(bells.iter(), Duration::ZERO).unwrap());
+        bells[2].ring().unwrap();
+        assert!(Doorbell::wait_any(bells.iter(), Duration::from_secs(5)).unwrap());
+        assert!(!Doorbell::wait_any(bells[..2].iter(), Duration::ZERO).unwrap());
     }
 
     /// The peer clears `O_NONBLOCK` and drains or saturates the counter: neither call blocks.

@@ -31,6 +31,16 @@ pub enum Incompatible {
         /// Bytes of the longest frame here.
         frame_max: u32,
     },
+    /// The device has fewer queue pairs than this side wants to use.
+    #[error(
+        "the device has {have} queue pairs and {wanted} are asked for; ask for fewer, or give the device more (--queues at ironring-backend)"
+    )]
+    QueuePairs {
+        /// Queue pairs that were asked for.
+        wanted: u16,
+        /// Queue pairs that the device has.
+        have: u16,
+    },
     /// The peer acknowledged a feature that was never offered to it.
     #[error("the peer acknowledged feature bits {bits:#x} that were not offered; it breaks the negotiation rules")]
     NotOffered {
@@ -63,6 +73,22 @@ pub enum Misuse {
         base: u16,
         /// Slots of the ring.
         size: u16,
+    },
+    /// So many queue pairs are not served.
+    #[error("a device of {pairs} queue pairs is not possible; ask for 1 to {most}")]
+    QueuePairs {
+        /// Queue pairs that were asked for.
+        pairs: u16,
+        /// The most that are possible.
+        most: u16,
+    },
+    /// There is no such queue pair.
+    #[error("there is no queue pair {pair}: the device is used with {pairs}, counted from 0; set queue_pairs")]
+    NoQueuePair {
+        /// The pair that was asked for.
+        pair: u16,
+        /// How many there are.
+        pairs: u16,
     },
     /// An area of shared memory is too small for what is to live there.
     #[error("an area of {have} bytes cannot hold {need} bytes; make the arena larger")]

@@ -21,7 +21,8 @@ pub enum Feature {
     Status = 16,
     /// There is a control queue.
     CtrlVq = 17,
-    /// More than one queue pair; needs the control queue.
+    /// More than one queue pair. Over vhost-user the control queue is none of the backend's: a front-end serves it and says
+    /// by SET_VRING_ENABLE what it decides. So this bit comes without [`CtrlVq`](Self::CtrlVq) there.
     Mq = 22,
     /// Descriptors may point to tables of descriptors (2.7.5.3).
     IndirectDesc = 28,
@@ -88,7 +89,6 @@ impl Feature {
     /// The feature that this one may not be offered without (virtio 1.3, 5.1.3.1 and 6.1).
     const fn needs(self) -> Option<Self> {
         match self {
-            Self::Mq => Some(Self::CtrlVq),
             // A legacy device has split rings in guest order and nothing of these (6.1, 2.8).
             Self::RingPacked | Self::InOrder | Self::AccessPlatform => Some(Self::Version1),
             _ => None,
@@ -253,10 +253,19 @@ mod tests {
 
     #[test]
     fn a_feature_without_its_dependency_is_refused_on_both_sides() {
-        let broken = Feature::Version1.mask() | Feature::Mq.mask();
-        let expected = Err(Incompatible::BrokenDependency { feature: Feature::Mq, needs: Feature::CtrlVq });
-        assert_eq!(negotiate(Offered(broken), DRIVER), expected);
-        assert_eq!(accept(DRIVER, broken), expected);
+        let side = Supported::none().with(Feature::Version1).with(Feature::RingPacked);
+        let broken = Feature::RingPacked.mask();
+        let expected = Err(Incompatible::BrokenDependency { feature: Feature::RingPacked, needs: Feature::Version1 });
+        assert_eq!(negotiate(Offered(broken), side), expected);
+        assert_eq!(accept(side, broken), expected);
+    }
+
+    /// As QEMU acknowledges it to a backend: the control queue stays with the front-end.
+    #[test]
+    fn several_queue_pairs_come_without_a_control_queue() {
+        let bits = Feature::Version1.mask() | Feature::Mq.mask();
+        assert!(negotiate(Offered(bits), DRIVER).unwrap().has(Feature::Mq));
+        assert!(accept(DRIVER, bits).unwrap().has(Feature::Mq));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use ironring_common::apart::APART_BYTES;
 use ironring_common::error::{Misuse, OsError};
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
@@ -186,10 +187,10 @@ fn plan_queue(shape: ArenaShape, queue: u16, ours: &mut Carver, theirs: &mut Car
     let ring = match shape.layout {
         RingLayout::Split => RingPlan::Split {
             desc: ours.take(split::desc_bytes(size), 0),
-            // Four bytes before a line: index and flags in one line, the entries or elements from the start of the next.
+            // Four bytes before other lines: index and flags in one, the entries or elements from the start of the next.
             // For the used ring this also puts every element on 8 bytes, so that it is one word.
-            avail: ours.take(split::avail_bytes(size), LINE_BYTES.saturating_sub(split::AVAIL_RING)),
-            used: theirs.take(split::used_bytes(size), LINE_BYTES.saturating_sub(split::USED_RING)),
+            avail: ours.take(split::avail_bytes(size), APART_BYTES.saturating_sub(split::AVAIL_RING)),
+            used: theirs.take(split::used_bytes(size), APART_BYTES.saturating_sub(split::USED_RING)),
         },
         RingLayout::Packed => RingPlan::Packed {
             ring: theirs.take(packed::ring_bytes(size), 0),
@@ -258,7 +259,7 @@ fn table_bytes(shape: ArenaShape) -> usize {
     tables.saturating_mul(usize::from(shape.table_entries)).saturating_mul(split::DESC_BYTES)
 }
 
-/// Cuts a region into parts, each beginning on a pair of cache lines plus an offset.
+/// Cuts a region into parts that lie [apart](ironring_common::apart): each begins on lines of its own, plus an offset.
 #[derive(Debug, Default)]
 struct Carver {
     next: usize,
@@ -266,7 +267,7 @@ struct Carver {
 
 impl Carver {
     fn take(&mut self, len: usize, skew: usize) -> usize {
-        let start = self.next.next_multiple_of(PAIR_BYTES).saturating_add(skew);
+        let start = self.next.next_multiple_of(APART_BYTES).saturating_add(skew);
         self.next = start.saturating_add(len);
         start
     }
@@ -279,7 +280,6 @@ fn stride_of(slot_bytes: u32) -> u32 {
 }
 
 const LINE_BYTES: usize = 64;
-const PAIR_BYTES: usize = 2 * LINE_BYTES;
 /// Slots begin so far into a line that the frame behind the net header begins the next one. The header of most frames is that of
 /// the frame before, so its line is written by nobody and stays in both caches; a short frame then moves one line, not two.
 const SLOT_SKEW: usize = LINE_BYTES - net::HDR_BYTES;
@@ -414,7 +414,7 @@ mod tests {
     }
 
     impl QueueMemory {
-        fn slots_base(&self) -> GuestAddr {
+        pub(crate) fn slots_base(&self) -> GuestAddr {
             use crate::mapper::{Direction, Mapper, slots::SlotPart};
             let first = ironring_common::index::DescId::below(0, QueueSize::split(1).unwrap()).unwrap();
             self.mapper.clone().map(first, &SlotPart::first(1), Direction::ToDevice).unwrap().addr

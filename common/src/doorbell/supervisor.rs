@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Doorbell, Rung};
+use crate::apart::APART_BYTES;
 use crate::error::OsError;
 
 /// A thread that looks after writes to doorbells. It ends with this.
@@ -33,7 +34,9 @@ pub struct GuardedBell {
     shared: Arc<Shared>,
 }
 
+/// Apart from other memory, as all bells look at it.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 struct Shared {
     /// `LOOKING`, `ASLEEP` or `ENDING`.
     state: AtomicU8,
@@ -44,7 +47,9 @@ struct Shared {
     looks: AtomicU64,
 }
 
+/// Written with each ring, so each has its lines for itself.
 #[derive(Debug)]
+#[repr(align(128))]
 struct Watched {
     bell: Doorbell,
     /// Odd while a write is under way.
@@ -52,6 +57,8 @@ struct Watched {
     /// Whether the write that is under way had to be helped.
     helped: AtomicBool,
 }
+
+const _: () = assert!(align_of::<Watched>() == APART_BYTES && align_of::<Shared>() == APART_BYTES);
 
 impl Supervisor {
     /// Starts the thread. `begin` runs on it first, for whoever confines threads; if it says `false`, the thread ends, and

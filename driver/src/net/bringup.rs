@@ -5,17 +5,18 @@
 //! the steps before it took.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ironring_common::doorbell::Supervisor;
-use ironring_common::error::Incompatible;
+use ironring_common::error::{Incompatible, Misuse};
 use ironring_common::features::{Feature, Negotiated};
 use ironring_common::index::QueueSize;
 use ironring_common::shm::mapping::Area;
 use ironring_common::spec::net;
 
 use super::bells::Bells;
-use super::life::Stopped;
-use super::{FRAME_MAX, NetError, NetOptions, RX_QUEUE, RxQueue, TX_QUEUE, TxQueue, VirtioNet, supported};
+use super::pair::{Pairs, QueuePair};
+use super::{FRAME_MAX, NetError, NetOptions, QUEUE_PAIRS_MAX, QueueRole, RxQueue, TxQueue, VirtioNet, supported};
 use crate::arena::{Arena, ArenaShape, QueueMemory, RingAreas};
 use crate::queue::any::AnyRing;
 use crate::queue::packed::PackedRing;
@@ -66,6 +67,10 @@ impl Bringup<Connected> {
         if !(60..=FRAME_MAX).contains(&options.frame_max) {
             return Err(NetError::FrameMax { frame_max: options.frame_max });
         }
+        let (pairs, most) = (options.queue_pairs, QUEUE_PAIRS_MAX);
+        if !(1..=most).contains(&pairs) {
+            return Err(Misuse::QueuePairs { pairs, most }.into());
+        }
         Ok(Self { channel, options, queue_size, state: Connected })
     }
 
@@ -76,11 +81,31 @@ impl Bringup<Connected> {
     pub fn negotiate(mut self) -> Result<Bringup<Agreed>, NetError> {
         let negotiated = self.channel.negotiate(supported(&self.options))?;
         let config = self.channel.config(negotiated)?;
+        self.check_pairs(negotiated, config)?;
         let frame_max = match config.and_then(|config| config.mtu) {
             Some(mtu) => self.frames_of(mtu)?,
             None => self.options.frame_max,
         };
         Ok(self.with(Agreed { negotiated, config, frame_max }))
+    }
+
+    /// Whether the device has as many queue pairs as are asked for. Nothing is asked for the sake of one.
+    ///
+    /// The answer to GET_QUEUE_NUM is a number of pairs (DPDK) or of queues (rust-vmm); as pairs it is never too low. A
+    /// configuration space knows better.
+    fn check_pairs(&mut self, negotiated: Negotiated, config: Option<NetConfig>) -> Result<(), NetError> {
+        let wanted = self.options.queue_pairs;
+        if wanted == 1 {
+            return Ok(());
+        }
+        // Without either feature there is one pair (5.1.2; vhost-user, "Multiple queue support").
+        let told = if negotiated.has(Feature::Mq) { self.channel.queue_count()? } else { None };
+        let told = told.map_or(1, |told| u16::try_from(told).unwrap_or(u16::MAX));
+        let have = config.and_then(|config| config.max_pairs).map_or(told, |pairs| pairs.min(told));
+        if have < wanted {
+            return Err(Incompatible::QueuePairs { wanted, have }.into());
+        }
+        Ok(())
     }
 
     /// The longest frame with an MTU. Every receive buffer must hold one, and none longer may be sent (5.1.4.2).
@@ -105,7 +130,7 @@ impl Bringup<Agreed> {
         let indirect = self.state.negotiated.has(Feature::IndirectDesc);
         let arena = Arena::create(ArenaShape {
             queue_size: self.queue_size,
-            pairs: 1,
+            pairs: self.options.queue_pairs,
             slot_bytes,
             layout: self.options.layout,
             table_entries: if indirect { TABLE_ENTRIES } else { 0 },
@@ -124,26 +149,49 @@ impl Bringup<Shared> {
     pub fn start(self) -> Result<VirtioNet, NetError> {
         let Self { mut channel, options, queue_size, state: Shared { agreed, arena } } = self;
         let latch = Latch::new();
-        let memory = |index| arena.queue(index).cloned().ok_or(NetError::FrameMax { frame_max: options.frame_max });
-        let features = agreed.negotiated;
-        let ring = |index, memory: &QueueMemory| make_ring(index, queue_size, memory, features, &latch);
-        let (rx_memory, tx_memory) = (memory(RX_QUEUE)?, memory(TX_QUEUE)?);
-        let (rx_at, tx_at) = (rx_memory.addresses, tx_memory.addresses);
-        let (rx_ring, tx_ring) = (ring(RX_QUEUE, &rx_memory)?, ring(TX_QUEUE, &tx_memory)?);
+        let Agreed { negotiated, config, frame_max } = agreed;
         let supervisor = options.kicks.then(|| Supervisor::start(|| true)).transpose()?;
-        let bells = || Bells::new(supervisor.as_ref(), &latch);
-        let mut rx = RxQueue::new(rx_ring, rx_memory, bells()?);
-        let tx = TxQueue::new(tx_ring, tx_memory, bells()?, agreed.frame_max);
-        let rx_base = rx.start_base();
-        // Before the ring starts: the device finds every slot at its first look, and needs no kick for them.
-        rx.fill()?;
-        channel.start_queue(RX_QUEUE, &rx_at, rx_base, rx.kick_fd(), rx.call_fd())?;
-        channel.start_queue(TX_QUEUE, &tx_at, tx.start_base(), tx.kick_fd(), tx.call_fd())?;
-        channel.enable_queue(RX_QUEUE, true)?;
-        channel.enable_queue(TX_QUEUE, true)?;
-        let Agreed { negotiated, config, .. } = agreed;
-        let stopped = Stopped::default();
-        Ok(VirtioNet { channel, negotiated, config, rx, tx, supervisor, stopped, arena, latch, options, epoch: 0 })
+        let maker = Maker { arena: &arena, queue_size, negotiated, frame_max, latch: &latch, supervisor: &supervisor };
+        let pairs = (0..options.queue_pairs).map(|pair| maker.pair(pair, options.spin));
+        let mut pairs = pairs.collect::<Result<Vec<_>, NetError>>()?;
+        for (pair, of) in (0..).zip(&mut pairs) {
+            let [rx, tx] = [QueueRole::Receive, QueueRole::Transmit].map(|role| role.index(pair));
+            let (rx_base, tx_base) = (of.rx.start_base(), of.tx.start_base());
+            // Before the ring starts: the device finds every slot at its first look, and needs no kick for them.
+            of.rx.fill()?;
+            channel.start_queue(rx, &maker.memory(rx)?.addresses, rx_base, of.rx.kick_fd(), of.rx.call_fd())?;
+            channel.start_queue(tx, &maker.memory(tx)?.addresses, tx_base, of.tx.kick_fd(), of.tx.call_fd())?;
+            channel.enable_queue(rx, true)?;
+            channel.enable_queue(tx, true)?;
+        }
+        let pairs = Pairs::new(pairs);
+        Ok(VirtioNet { channel, negotiated, config, pairs, supervisor, arena, latch, options, epoch: 0 })
+    }
+}
+
+/// What queues are made of.
+pub(super) struct Maker<'a> {
+    pub(super) arena: &'a Arena,
+    pub(super) queue_size: QueueSize,
+    pub(super) negotiated: Negotiated,
+    pub(super) frame_max: u32,
+    pub(super) latch: &'a Arc<Latch>,
+    pub(super) supervisor: &'a Option<Supervisor>,
+}
+
+impl Maker<'_> {
+    /// A pair of empty queues.
+    pub(super) fn pair(&self, pair: u16, spin: Duration) -> Result<QueuePair, NetError> {
+        let [rx, tx] = [QueueRole::Receive, QueueRole::Transmit].map(|role| role.index(pair));
+        let bells = || Bells::new(self.supervisor.as_ref(), self.latch);
+        let ring = |index| make_ring(index, self.queue_size, self.memory(index)?, self.negotiated, self.latch);
+        let rx = RxQueue::new(ring(rx)?, self.memory(rx)?.clone(), bells()?);
+        let tx = TxQueue::new(ring(tx)?, self.memory(tx)?.clone(), bells()?, self.frame_max);
+        Ok(QueuePair::new(pair, rx, tx, spin))
+    }
+
+    fn memory(&self, index: u16) -> Result<&QueueMemory, NetError> {
+        self.arena.queue(index).ok_or(NetError::FrameMax { frame_max: self.frame_max })
     }
 }
 

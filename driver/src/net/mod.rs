@@ -1,6 +1,7 @@
 //! The network device: bursts of Ethernet frames.
 //!
-//! [`VirtioNet`] owns a receive and a transmit queue over one arena and one connection to its device. The data path is
+//! [`VirtioNet`] owns queue pairs over one arena and one connection to its device: one, or with
+//! [`NetOptions::queue_pairs`] several, each for a thread of its own ([`VirtioNet::pairs_mut`]). The data path is
 //! polled: [`RxQueue::rx_burst`] copies frames out, [`TxQueue::tx_burst`] copies frames in or lets the caller fill a slot
 //! in place, [`TxQueue::reclaim`] takes transmit slots back. No call allocates or takes a lock, and none waits, unless the
 //! device makes a kick block: then it is helped within some milliseconds, and the device is broken. [`NetOptions::kicks`]
@@ -9,11 +10,14 @@
 //! When the device breaks a rule, every call returns the same latched violation. [`VirtioNet::reset`] then starts a new
 //! epoch on a new connection with new memory; nothing that the old device still does can reach it.
 
+#[cfg(test)]
+mod apart_tests;
 mod bells;
 mod bringup;
 mod error;
 mod lease;
 mod life;
+mod pair;
 mod rx;
 mod tx;
 mod wait;
@@ -28,6 +32,7 @@ pub use bringup::Bringup;
 pub use error::NetError;
 pub use lease::LeasedFrame;
 pub use life::QueueRole;
+pub use pair::QueuePair;
 pub use rx::{RxBatch, RxQueue, RxStats, is_plain};
 pub use tx::{TxError, TxFrame, TxQueue, TxSlot, TxStats};
 
@@ -35,8 +40,7 @@ use crate::arena::Arena;
 use crate::queue::RingLayout;
 use crate::queue::violation::{Latch, Violation, ViolationKind};
 use crate::transport::{NetConfig, TransportError, VhostUser};
-use life::Stopped;
-use wait::Patience;
+use pair::Pairs;
 
 /// What a network device is to be like.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +49,8 @@ pub struct NetOptions {
     pub layout: RingLayout,
     /// Descriptors of each queue: up to 32768, and a power of two for split rings.
     pub queue_size: u16,
+    /// Queue pairs: 1 to [`QUEUE_PAIRS_MAX`]. A device with fewer is refused.
+    pub queue_pairs: u16,
     /// Whether frames are sent by indirect tables, header and frame as two descriptors, if the device takes them.
     pub indirect: bool,
     /// Whether both sides say at which index they want to be notified, if the device can.
@@ -63,11 +69,12 @@ pub struct NetOptions {
 }
 
 impl Default for NetOptions {
-    /// Split rings of 256 descriptors without further features, frames of up to 2036 bytes (a slot of 2048 with the header).
+    /// One pair of split rings of 256 descriptors without further features, frames of up to 2036 bytes (a slot of 2048 with the header).
     fn default() -> Self {
         Self {
             layout: RingLayout::Split,
             queue_size: 256,
+            queue_pairs: 1,
             indirect: false,
             event_idx: false,
             in_order: false,
@@ -85,11 +92,9 @@ pub struct VirtioNet {
     channel: VhostUser,
     negotiated: Negotiated,
     config: Option<NetConfig>,
-    rx: RxQueue,
-    tx: TxQueue,
+    pairs: Pairs,
     /// Looks after kicks, if there are any.
     supervisor: Option<Supervisor>,
-    stopped: Stopped,
     arena: Arena,
     latch: Arc<Latch>,
     options: NetOptions,
@@ -122,22 +127,45 @@ impl VirtioNet {
         Ok(())
     }
 
-    /// Both queues.
+    /// Both queues of the first pair.
     #[inline]
     pub fn queues(&mut self) -> (&mut RxQueue, &mut TxQueue) {
-        (&mut self.rx, &mut self.tx)
+        self.pairs.first_mut().queues()
     }
 
-    /// The receive queue.
+    /// The receive queue of the first pair.
     #[inline]
     pub fn rx(&mut self) -> &mut RxQueue {
-        &mut self.rx
+        self.pairs.first_mut().rx()
     }
 
-    /// The transmit queue.
+    /// The transmit queue of the first pair.
     #[inline]
     pub fn tx(&mut self) -> &mut TxQueue {
-        &mut self.tx
+        self.pairs.first_mut().tx()
+    }
+
+    /// A queue pair, from 0.
+    #[inline]
+    pub fn pair(&mut self, index: u16) -> Option<&mut QueuePair> {
+        self.pairs_mut().get_mut(usize::from(index))
+    }
+
+    /// All queue pairs: as many as were asked for. They are independent, so each can go to a thread of its own:
+    ///
+    /// ```no_run
+    /// # fn serve(_: &mut ironring_driver::net::QueuePair) {}
+    /// # fn all(net: &mut ironring_driver::net::VirtioNet) {
+    /// std::thread::scope(|scope| {
+    ///     for pair in net.pairs_mut() {
+    ///         scope.spawn(move || serve(pair));
+    ///     }
+    /// });
+    /// # }
+    /// ```
+    #[inline]
+    pub fn pairs_mut(&mut self) -> &mut [QueuePair] {
+        self.pairs.all_mut()
     }
 
     /// The features in force.
@@ -195,58 +223,39 @@ impl VirtioNet {
         self.channel.check_alive().map_err(|error| self.blame(error))
     }
 
-    /// A backend that breaks the rules of the channel is broken for the queues too.
     fn blame(&self, error: TransportError) -> NetError {
-        if let TransportError::Misbehaved(_) = error {
-            self.latch.trip(Violation::of_device(ViolationKind::Channel));
-        }
-        error.into()
+        blame(&self.latch, error)
     }
 
-    /// Waits until there is something to receive, or `timeout` passes; whether there is. Polls for
+    /// Waits until there is something to receive on any pair, or `timeout` passes; whether there is. Polls for
     /// [`NetOptions::spin`], then sleeps until the device calls.
     ///
     /// Whatever the device says about notifications, a wait costs a bounded delay and never a stall: this side looks by
-    /// itself now and then, and kicks both queues if the device has not been kicked since it was shown something.
+    /// itself now and then, and kicks the queues if the device has not been kicked since it was shown something.
     ///
     /// # Errors
     /// [`NetError::Violation`], new or latched, or [`NetError::Os`].
     pub fn wait(&mut self, timeout: Duration) -> Result<bool, NetError> {
-        let mut patience = Patience::new(timeout);
-        let spun = Instant::now().checked_add(self.options.spin.min(timeout));
-        while spun.is_some_and(|spun| Instant::now() < spun) {
-            if self.rx.poll()? {
-                return Ok(true);
-            }
-            core::hint::spin_loop();
-        }
-        while !self.rx.sleep(&mut patience)? {
-            if patience.is_over() {
-                return Ok(false);
-            }
-            self.nudge()?;
-        }
-        Ok(true)
+        pair::wait(self.pairs.all_mut(), self.options.spin, timeout)
     }
 
-    /// Kicks both queues, whether the device wants that or not, if it was shown something since its last kick. For whoever
+    /// Kicks all queues, whether the device wants that or not, if it was shown something since its last kick. For whoever
     /// sleeps on [`RxQueue::call_fd`] by other means than [`wait`](Self::wait): to be called when such a sleep ended by its
     /// limit.
     ///
     /// # Errors
     /// The latched [`Violation`].
     pub fn nudge(&mut self) -> Result<(), Violation> {
-        self.rx.nudge()?;
-        self.tx.nudge()
+        self.pairs_mut().iter_mut().try_for_each(QueuePair::nudge)
     }
 
     /// Whether every descriptor of every queue is free or lent, exactly once. Walks everything: for audits.
     #[must_use]
     pub fn is_conserved(&self) -> bool {
-        self.rx.is_conserved() && self.tx.is_conserved()
+        self.pairs.all().iter().all(QueuePair::is_conserved)
     }
 
-    /// Waits for the device to take what it was given, [`NetOptions::drain`] at most, stops both queues, and checks where
+    /// Waits for the device to take what it was given, [`NetOptions::drain`] at most, stops all queues, and checks where
     /// the device says it stopped.
     ///
     /// # Errors
@@ -254,22 +263,29 @@ impl VirtioNet {
     pub fn close(mut self) -> Result<(), NetError> {
         self.check()?;
         let deadline = Instant::now().checked_add(self.options.drain);
-        self.tx.publish()?;
-        let waits = !self.is_stopped(QueueRole::Transmit);
-        while waits && self.tx.outstanding() > 0 && deadline.is_some_and(|deadline| Instant::now() < deadline) {
-            if self.tx.reclaim()? == 0 {
-                std::thread::yield_now();
-            }
+        self.pairs_mut().iter_mut().try_for_each(|pair| pair.tx.publish())?;
+        self.pairs_mut().iter_mut().try_for_each(|pair| pair.drain(deadline))?;
+        for pair in 0..self.options.queue_pairs {
+            self.stop_queue_of(pair, QueueRole::Receive)?;
+            self.stop_queue_of(pair, QueueRole::Transmit)?;
         }
-        self.stop_queue(QueueRole::Receive)?;
-        self.stop_queue(QueueRole::Transmit)
+        Ok(())
     }
+}
+
+/// A backend that breaks the rules of the channel is broken for the queues too.
+fn blame(latch: &Latch, error: TransportError) -> NetError {
+    if let TransportError::Misbehaved(_) = error {
+        latch.trip(Violation::of_device(ViolationKind::Channel));
+    }
+    error.into()
 }
 
 /// What this driver can do, and what it needs.
 fn supported(options: &NetOptions) -> Supported {
     let net = Supported::none().require(Feature::Version1).with(Feature::Mac).with(Feature::Mtu).with(Feature::Status);
     let rings = [
+        (options.queue_pairs > 1, Feature::Mq),
         (options.indirect, Feature::IndirectDesc),
         (options.event_idx, Feature::EventIdx),
         (options.in_order, Feature::InOrder),
@@ -290,9 +306,7 @@ fn ahead<T>(items: &[T]) -> impl Iterator<Item = (&T, &T)> {
     items.iter().enumerate().map(|(n, item)| (item, items.get(n.wrapping_add(AHEAD)).unwrap_or(item)))
 }
 
-/// The first receive queue (5.1.2).
-const RX_QUEUE: u16 = 0;
-/// The first transmit queue.
-const TX_QUEUE: u16 = 1;
+/// The most queue pairs that a device is used with.
+pub const QUEUE_PAIRS_MAX: u16 = 64;
 /// The longest frame that a queue can be made for: 65535 bytes of a slot less the header.
 const FRAME_MAX: u32 = 65523;

@@ -30,9 +30,13 @@ use crate::queue::any::AnyRing;
 use crate::queue::slots::{BURST, SlotRing, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{DriverRing, RingCounters, StopWindow};
+#[cfg(test)]
+use ironring_common::apart;
+use ironring_common::apart::Apart;
 
 /// Receives frames.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct RxQueue {
     ring: AnyRing<Area, ()>,
     slots: RxSlots,
@@ -48,7 +52,7 @@ struct RxSlots {
     words: Theirs<Area>,
     mapper: FixedSlots,
     /// Scratch of a burst.
-    filled: Box<[Filled; BURST]>,
+    filled: Box<Apart<[Filled; BURST]>>,
     stats: RxStats,
 }
 
@@ -137,7 +141,7 @@ impl RxQueue {
         let slots = RxSlots {
             words: Theirs::new(memory.slots),
             mapper: memory.mapper,
-            filled: Box::new([Filled::default(); BURST]),
+            filled: Box::new(Apart([Filled::default(); BURST])),
             stats: RxStats::default(),
         };
         // The device has most of them at any time, and small bursts do not touch the lines of the ring each time.
@@ -287,6 +291,10 @@ impl RxQueue {
         self.call.as_fd()
     }
 
+    pub(super) const fn call(&self) -> &Doorbell {
+        &self.call
+    }
+
     fn take_call(&mut self) -> Result<(), OsError> {
         if self.call.drain()? {
             self.slots.stats.calls = self.slots.stats.calls.wrapping_add(1);
@@ -353,6 +361,13 @@ impl RxQueue {
             Kicked::Pending => {}
         }
     }
+
+    /// Where it lies, for the test of the layout.
+    #[cfg(test)]
+    pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
+        to.extend([apart::lines(self), apart::lines(&*self.slots.filled)]);
+        self.ring.lines(to);
+    }
 }
 
 impl RxSlots {
@@ -387,7 +402,7 @@ impl RxSlots {
     #[inline(always)]
     fn take<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
         let mapper = self.mapper;
-        let mut next = self.filled.iter_mut();
+        let mut next = self.filled.0.iter_mut();
         ring.exchange_slots(most.min(BURST), |slot| {
             if let Some(to) = next.next() {
                 *to = Filled { at: mapper.offset(slot.head), bytes: usize::try_from(slot.written).unwrap_or(0) };
@@ -398,7 +413,7 @@ impl RxSlots {
     /// Lends the frames of the first `taken` of the completed slots that have one. How many.
     fn lease(&mut self, taken: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> usize {
         let Self { words, filled, stats, .. } = self;
-        let done = filled.get(..taken).unwrap_or_default();
+        let done = filled.0.get(..taken).unwrap_or_default();
         let mut frames = [LeasedFrame::new(words, 0, 0); BURST];
         let mut next = frames.iter_mut();
         let mut count = 0usize;
@@ -432,7 +447,7 @@ impl RxSlots {
     #[inline]
     fn copy_frames(&mut self, taken: usize, batch: &mut RxBatch) {
         let Self { words, filled, stats, .. } = self;
-        let (words, done) = (words.view(), filled.get(..taken).unwrap_or_default());
+        let (words, done) = (words.view(), filled.0.get(..taken).unwrap_or_default());
         let RxBatch { bytes: room, slot, longest, lens, .. } = batch;
         let (before, mut sum) = (lens.len(), 0usize);
         // Where the next frame goes, and what is behind that.

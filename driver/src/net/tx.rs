@@ -7,6 +7,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+#[cfg(test)]
+use ironring_common::apart;
 use ironring_common::doorbell::Doorbell;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Ours;
@@ -26,6 +28,7 @@ mod slots;
 
 /// Sends frames.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct TxQueue {
     ring: AnyRing<Area, ()>,
     slots: TxSlots,
@@ -369,6 +372,14 @@ impl TxQueue {
             Kicked::Suppressed => slots.stats.kicks_suppressed = slots.stats.kicks_suppressed.wrapping_add(1),
             Kicked::Pending => {}
         }
+    }
+
+    /// Where it lies, for the test of the layout.
+    #[cfg(test)]
+    pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
+        to.push(apart::lines(self));
+        self.slots.lines(to);
+        self.ring.lines(to);
     }
 }
 

@@ -90,3 +90,11 @@ impl<W: Words, T> DriverRing<T> for AnyRing<W, T> {
         on!(self, ring => ring.is_conserved())
     }
 }
+
+#[cfg(test)]
+impl<W: Words, T> AnyRing<W, T> {
+    /// Where its private memory lies, for the test of the layout.
+    pub(crate) fn lines(&self, to: &mut alloc::vec::Vec<core::ops::Range<usize>>) {
+        on!(self, ring => ring.lines(to));
+    }
+}

@@ -5,8 +5,9 @@
 //! the head: a device that rewrites the table, or the length in the ring, changes nothing here. A table is scrubbed when
 //! its chain comes back, so that no address stays behind.
 
-use alloc::boxed::Box;
+use alloc::vec::Vec;
 
+use ironring_common::apart;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, GuestAddr, QueueSize};
 use ironring_common::shm::view::Ours;
@@ -27,7 +28,7 @@ pub(crate) struct IndirectTables<W> {
     entries: u16,
     layout: RingLayout,
     /// What stands in each table.
-    shadow: Box<[Descriptor]>,
+    shadow: Vec<Descriptor>,
     sent: u64,
 }
 
@@ -48,7 +49,7 @@ impl<W: Words> IndirectTables<W> {
         }
         let words = Ours::new(words);
         words.zero(0, need);
-        let shadow = alloc::vec![Descriptor::default(); shadow].into_boxed_slice();
+        let shadow = apart::filled(Descriptor::default(), shadow);
         Ok(Self { words, base, entries, layout, shadow, sent: 0 })
     }
 
@@ -169,6 +170,12 @@ impl<W: Words> IndirectTables<W> {
     #[inline]
     fn entry_at(&self, head: DescId, entry: usize) -> usize {
         self.index(head, entry).wrapping_mul(DESC_BYTES)
+    }
+
+    /// Where it lies, for the test of the layout.
+    #[cfg(test)]
+    pub(crate) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
+        to.push(apart::lines(&*self.shadow));
     }
 }
 

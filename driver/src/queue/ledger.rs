@@ -8,9 +8,9 @@
 //! out, taken once; the length at most what the chain lends writable. With `VIRTIO_F_IN_ORDER` it also keeps the order in
 //! which chains went out, and one completion may stand for all chains up to the one that it names.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use ironring_common::apart;
 use ironring_common::claim::Alleged;
 use ironring_common::index::{DescId, QueueSize};
 use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
@@ -57,7 +57,7 @@ enum State {
 /// The records of one queue and its free descriptors (first in, first out, so that ids repeat in the same order).
 #[derive(Debug)]
 pub(crate) struct Ledger<T> {
-    records: Box<[Record<T>]>,
+    records: Vec<Record<T>>,
     size: QueueSize,
     free: Fifo,
     /// Chains that are out.
@@ -112,19 +112,18 @@ pub(crate) struct Redeemed<T> {
 impl<T> Ledger<T> {
     /// The records of an empty queue. `in_order` if its device uses chains in the order in which they went out.
     pub(crate) fn new(size: QueueSize, in_order: bool) -> Self {
-        let records: Vec<_> = (0..size.get())
-            .map(|id| Record {
-                token: None,
-                desc: Descriptor::default(),
-                writable: 0,
-                count: 0,
-                before: id,
-                place: 0,
-                state: State::Free,
-            })
-            .collect();
+        let mut records = apart::list(usize::from(size.get()));
+        records.extend((0..size.get()).map(|id| Record {
+            token: None,
+            desc: Descriptor::default(),
+            writable: 0,
+            count: 0,
+            before: id,
+            place: 0,
+            state: State::Free,
+        }));
         Self {
-            records: records.into_boxed_slice(),
+            records,
             size,
             free: Fifo::full(size),
             outstanding: 0,
@@ -392,6 +391,14 @@ impl<T> Ledger<T> {
         }
         let in_order = self.order.as_ref().is_none_or(|order| order.len() == usize::from(self.outstanding));
         chains == self.outstanding && in_order && seen.iter().all(|flag| *flag)
+    }
+
+    /// Where it lies, for the test of the layout.
+    #[cfg(test)]
+    pub(crate) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
+        to.push(apart::lines(&*self.records));
+        self.free.lines(to);
+        self.order.iter().for_each(|order| order.lines(to));
     }
 }
 

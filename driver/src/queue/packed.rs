@@ -232,6 +232,14 @@ impl<W: Words, T> PackedRing<W, T> {
     fn broken(&self, fault: Fault) -> Violation {
         self.latch.trip(fault.in_queue(self.queue))
     }
+
+    /// Where it lies, for the test of the layout.
+    #[cfg(test)]
+    pub(crate) fn lines(&self, to: &mut alloc::vec::Vec<core::ops::Range<usize>>) {
+        self.staged.lines(to);
+        self.ledger.lines(to);
+        self.tables.iter().for_each(|tables| tables.lines(to));
+    }
 }
 
 impl<W: Words, T> DriverRing<T> for PackedRing<W, T> {

@@ -5,9 +5,10 @@
 //! ledger and in a private shadow of the available ring. The shadow is also what makes hardening cheap: a word that
 //! would be stored unchanged is not stored, so its cache line does not bounce.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
+use ironring_common::apart;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, QueueSize, SplitIndex};
 use ironring_common::shm::view::{Ours, Theirs};
@@ -48,7 +49,7 @@ pub struct SplitRing<W, T> {
     tables: Option<IndirectTables<W>>,
     ledger: Ledger<T>,
     /// What each slot of the available ring holds.
-    avail_shadow: Box<[u16]>,
+    avail_shadow: Vec<u16>,
     /// Where the next head goes.
     next_avail: SplitIndex,
     /// What the device has been told.
@@ -105,7 +106,7 @@ impl<W: Words, T> SplitRing<W, T> {
             used: UsedRing::new(Theirs::new(areas.used), size),
             tables,
             ledger: Ledger::new(size, in_order),
-            avail_shadow: alloc::vec![0; usize::from(size.get())].into_boxed_slice(),
+            avail_shadow: apart::filled(0, usize::from(size.get())),
             next_avail: SplitIndex(0),
             published: SplitIndex(0),
             asked: SplitIndex(0),
@@ -148,6 +149,14 @@ impl<W: Words, T> SplitRing<W, T> {
     #[cold]
     fn broken(&self, fault: Fault) -> Violation {
         self.latch.trip(fault.in_queue(self.queue))
+    }
+
+    /// Where it lies, for the test of the layout.
+    #[cfg(test)]
+    pub(crate) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
+        to.push(apart::lines(&*self.avail_shadow));
+        self.ledger.lines(to);
+        self.tables.iter().for_each(|tables| tables.lines(to));
     }
 }
 

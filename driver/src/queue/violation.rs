@@ -131,7 +131,10 @@ impl fmt::Display for Violation {
 }
 
 /// The first violation of a device, shared by all its queues. Once set it never changes.
+///
+/// All queues look at it with each burst, so it lies apart from whatever else is written.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Latch {
     /// `HEALTHY`, `SETTING` or `BROKEN`.
     state: AtomicU8,

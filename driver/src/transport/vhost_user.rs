@@ -97,6 +97,7 @@ struct Agreed {
     offered: u64,
     reply_ack: bool,
     config: bool,
+    mq: bool,
 }
 
 impl Default for Deadlines {
@@ -147,10 +148,24 @@ impl VhostUser {
             offered,
             reply_ack: taken.contains(VhostUserProtocolFeatures::REPLY_ACK),
             config: taken.contains(VhostUserProtocolFeatures::CONFIG),
+            mq: taken.contains(VhostUserProtocolFeatures::MQ),
         };
         self.set(agreed, FrontendReq::SET_FEATURES, &[&negotiated.bits().to_ne_bytes()], &[])?;
         self.agreed = Some(agreed);
         Ok(negotiated)
+    }
+
+    /// How many queues the backend says that it has, or queue pairs: backends differ. `None` if it cannot be asked, and has
+    /// one pair then. A number to compare with, and nothing else.
+    ///
+    /// # Errors
+    /// See [`VhostUser`].
+    pub fn queue_count(&mut self) -> Result<Option<u64>, TransportError> {
+        if !self.agreed()?.mq {
+            return Ok(None);
+        }
+        let told = self.ask_u64(FrontendReq::GET_QUEUE_NUM)?;
+        Ok(Some(told.check_advisory("it is only compared with how many are wanted")))
     }
 
     /// One snapshot of the configuration, checked; `None` if the backend does not serve it.

@@ -13,6 +13,9 @@ use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::slots::{BURST, SlotRing, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{AddError, DriverRing};
+#[cfg(test)]
+use ironring_common::apart;
+use ironring_common::apart::Apart;
 
 /// What writes the frames of a burst. No closure, because those cannot be told to be part of the loop that calls them.
 pub(super) trait Put {
@@ -28,7 +31,7 @@ pub(super) struct TxSlots {
     /// Whether each frame goes by an indirect table: its header and its bytes as two descriptors.
     indirect: bool,
     /// Scratch of a burst: where frames go.
-    places: Box<[usize; BURST]>,
+    places: Box<Apart<[usize; BURST]>>,
     /// Counted by the rings of this queue that were reset.
     pub(super) idle_claims: u64,
     pub(super) stats: TxStats,
@@ -38,7 +41,7 @@ impl TxSlots {
     pub(super) fn new(memory: QueueMemory) -> Self {
         let QueueMemory { slots, mapper, tables, .. } = memory;
         let (indirect, stats) = (tables.is_some(), TxStats::default());
-        Self { words: Ours::new(slots), mapper, indirect, places: Box::new([0; BURST]), idle_claims: 0, stats }
+        Self { words: Ours::new(slots), mapper, indirect, places: Box::new(Apart([0; BURST])), idle_claims: 0, stats }
     }
 
     /// Lends slots for frames of these lengths, which were checked, and has `put` write each of them where its frame goes.
@@ -82,14 +85,14 @@ impl TxSlots {
             bytes = bytes.wrapping_add(len);
             u32::try_from(len).map_or(0, |len| len.wrapping_add(net::HDR_LEN))
         });
-        let mut next = self.places.iter_mut();
+        let mut next = self.places.0.iter_mut();
         let posted = ring.post_slots(&mapper, Direction::ToDevice, most, lens, |head| {
             if let Some(place) = next.next() {
                 *place = mapper.offset(head).wrapping_add(net::HDR_BYTES);
             }
         });
         // The device was the last to touch the frames' lines. The headers' stay as they are.
-        let places = self.places.get(..posted).unwrap_or_default();
+        let places = self.places.0.get(..posted).unwrap_or_default();
         places.iter().take(AHEAD).for_each(|at| words.prefetch(*at));
         for (at, later) in ahead(places) {
             words.prefetch(*later);
@@ -177,5 +180,11 @@ impl TxSlots {
 
     pub(super) fn count_full(&mut self, frames: usize) {
         self.stats.full = self.stats.full.wrapping_add(u64::try_from(frames).unwrap_or(0));
+    }
+
+    /// Where it lies, for the test of the layout.
+    #[cfg(test)]
+    pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
+        to.push(apart::lines(&*self.places));
     }
 }

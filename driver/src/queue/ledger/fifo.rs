@@ -1,14 +1,15 @@
 //! Descriptors in a row: those that are free, and with in-order use those that are out.
 
-use alloc::boxed::Box;
+use alloc::vec::Vec;
 
+use ironring_common::apart;
 use ironring_common::index::{DescId, QueueSize};
 
 /// Ids, oldest first: never more than there are descriptors.
 #[derive(Debug)]
 pub(super) struct Fifo {
     /// A power of two, so that places come from counters by a mask.
-    ids: Box<[DescId]>,
+    ids: Vec<DescId>,
     /// Free-running: ids that were taken.
     first: u32,
     /// Free-running: ids that were added.
@@ -18,7 +19,7 @@ pub(super) struct Fifo {
 impl Fifo {
     pub(super) fn new(size: QueueSize) -> Self {
         let places = usize::from(size.get()).next_power_of_two();
-        Self { ids: alloc::vec![DescId::FIRST; places].into_boxed_slice(), first: 0, end: 0 }
+        Self { ids: apart::filled(DescId::FIRST, places), first: 0, end: 0 }
     }
 
     /// As many as there are descriptors, in their order.
@@ -79,6 +80,12 @@ impl Fifo {
     const fn place(&self, counter: u32) -> usize {
         // There is at least one place.
         counter as usize & self.ids.len().wrapping_sub(1)
+    }
+
+    /// Where it lies, for the test of the layout.
+    #[cfg(test)]
+    pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
+        to.push(apart::lines(&*self.ids));
     }
 }
 

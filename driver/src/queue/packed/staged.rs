@@ -3,8 +3,9 @@
 //! The lines of the slots are the device's when a burst begins: it has just written them. What is stored there waits for them,
 //! and all that is stored behind waits too. So bursts ask for the lines, copy their frames, and write the slots at the end.
 
-use alloc::boxed::Box;
+use alloc::vec::Vec;
 
+use ironring_common::apart;
 use ironring_common::index::QueueSize;
 #[cfg(feature = "std")]
 use ironring_common::index::{DescId, PackedPosition};
@@ -20,7 +21,7 @@ use super::rest;
 /// The slots of a burst that are not written yet, in their order.
 #[derive(Debug)]
 pub(super) struct Staged {
-    slots: Box<[Slot]>,
+    slots: Vec<Slot>,
     count: usize,
 }
 
@@ -33,7 +34,7 @@ struct Slot {
 
 impl Staged {
     pub(super) fn new(size: QueueSize) -> Self {
-        Self { slots: alloc::vec![Slot::default(); usize::from(size.get())].into_boxed_slice(), count: 0 }
+        Self { slots: apart::filled(Slot::default(), usize::from(size.get())), count: 0 }
     }
 
     /// A chain of one slot. There are never more than the ring has.
@@ -72,5 +73,11 @@ impl Staged {
     #[inline(always)]
     pub(super) const fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Where it lies, for the test of the layout.
+    #[cfg(test)]
+    pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
+        to.push(apart::lines(&*self.slots));
     }
 }
