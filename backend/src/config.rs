@@ -11,12 +11,14 @@ use ironring_common::shm::guest::SealPolicy;
 use ironring_common::spec::net::MTU_MIN;
 use tracing::level_filters::LevelFilter;
 
-pub use self::values::{LogFormat, LogOptions, Mac, PortSpec, RingFeature, StatsFormat};
+pub use self::values::{LogFormat, LogOptions, Mac, PAIRS_MAX, PortSpec, RingFeature, StatsFormat};
+
+use self::values::{parse_id, parse_pairs, parse_socket_mode};
 
 use crate::net::MAX_FRAME;
 use crate::sandbox::{Refusal, Sandbox};
 use crate::session::listen::{Access, Endpoint};
-use crate::session::{Honest, Ports, ServeError, StopToken, serve_ports};
+use crate::session::{Honest, Ports, ServeError, StopToken, check_threads, serve_ports};
 use crate::worker::WaitPolicy;
 
 /// What every session is served with. The default is what the command line defaults to, with a loopback port.
@@ -24,8 +26,11 @@ use crate::worker::WaitPolicy;
 pub struct Settings {
     /// The other end of the wire.
     pub port: PortSpec,
-    /// Queue pairs. 1 is all that is served.
+    /// Queue pairs, 1 to [`PAIRS_MAX`].
     pub pairs: u16,
+    /// Threads of the data plane, over which the pairs are spread in turn: 1 to as many as there are pairs. Ports that are one
+    /// end of one wire (TAP, pcap) take one.
+    pub threads: u16,
     /// Largest size of a queue, a power of two.
     pub queue_size: u16,
     /// What is not offered though it could be.
@@ -63,6 +68,7 @@ impl Default for Settings {
         Self {
             port: PortSpec::Loopback,
             pairs: 1,
+            threads: 1,
             queue_size: DEFAULT_QUEUE_SIZE,
             without: Vec::new(),
             mac: Mac::random(),
@@ -187,9 +193,18 @@ struct Args {
     #[arg(long, value_name = "PORT")]
     port: PortSpec,
 
-    /// Queue pairs
+    /// Queue pairs, at most 64
+    ///
+    /// A port is shared by all pairs; of tap and pcap ports, whose frames keep their order, the first pair that is
+    /// enabled receives. Loopback ports return a frame to the pair that it came from.
     #[arg(long, value_name = "PAIRS", default_value_t = 1, value_parser = parse_pairs)]
     queues: u16,
+
+    /// Threads that serve the queue pairs, at most one for each
+    ///
+    /// Pair i belongs to thread i modulo N. Each thread has a port of its own, so tap and pcap ports take one thread.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: u16,
 
     /// Largest size of a queue that a driver may choose, a power of two
     #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUE_SIZE, value_parser = parse_queue_size)]
@@ -284,6 +299,7 @@ impl Args {
         let settings = Settings {
             port: self.port,
             pairs: self.queues,
+            threads: self.threads,
             queue_size: self.queue_size,
             without: self.without,
             mac: self.mac.unwrap_or_else(Mac::random),
@@ -296,6 +312,10 @@ impl Args {
             access: Access { mode: self.socket_mode, owner: self.socket_owner, group: self.socket_group },
             sandbox: Sandbox::none(),
         };
+        check_threads(&settings).map_err(|why| {
+            let message = format!("invalid value '{}' for '--threads <N>': {why}\n", settings.threads);
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, message)
+        })?;
         let confinement = match (self.no_sandbox, self.sandbox_kill) {
             // An adversary is there to be let loose; it also starts threads of its own.
             _ if mode != Mode::Honest => None,
@@ -353,35 +373,9 @@ impl Log {
     }
 }
 
-fn parse_pairs(text: &str) -> Result<u16, String> {
-    match text.parse() {
-        Ok(1) => Ok(1),
-        Ok(0) | Err(_) => Err("queues are pairs of a receive and a transmit queue; 1 is served".to_owned()),
-        Ok(more) => Err(format!("queues are pairs, and more than one is not served yet; write 1 instead of {more}")),
-    }
-}
-
 fn parse_queue_size(text: &str) -> Result<u16, String> {
     let size = text.parse().ok().filter(|size: &u16| size.is_power_of_two());
     size.ok_or_else(|| "a queue size is a power of two between 1 and 32768, for example 256".to_owned())
-}
-
-fn parse_socket_mode(text: &str) -> Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-    mode.ok_or_else(|| "permissions are three octal digits, for example 660".to_owned())
-}
-
-/// The number of a user or group: as it is, or looked up in a file of lines `name:password:number:...`.
-fn parse_id(text: &str, file: &str) -> Result<u32, String> {
-    if let Ok(number) = text.parse() {
-        return Ok(number);
-    }
-    let known = std::fs::read_to_string(file).map_err(|e| format!("cannot read {file}: {e}; give the number"))?;
-    let number = known.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(text)).then(|| fields.nth(1)?.parse().ok()).flatten()
-    });
-    number.ok_or_else(|| format!("{file} knows no `{text}`; give the number"))
 }
 
 fn parse_mtu(text: &str) -> Result<u16, String> {

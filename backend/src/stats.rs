@@ -2,9 +2,10 @@
 //!
 //! One worker writes, anyone reads: relaxed atomics, no lock. What is counted for every frame is added up in a private
 //! [`Tally`] and stored once per burst; what is rare (drops, faults, kicks) is counted where it happens. A reader may see
-//! counters of one burst apart by that burst, never a torn one.
+//! counters of one burst apart by that burst, never a torn one. Counters of different queues lie on different lines.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::port::PortStats;
@@ -56,26 +57,47 @@ impl DropReason {
 #[derive(Debug)]
 pub struct Stats {
     first_queue: usize,
+    /// From a queue to the same one of the next pair.
+    stride: usize,
     queues: Box<[QueueStats]>,
     port: PortCounters,
 }
 
 impl Stats {
-    /// Counters for `queues` queues, of which the first is number `first_queue` of the device: 0 unless the pairs of a
-    /// device are spread over several workers.
+    /// Counters for `queues` queues, of which the first is number `first_queue` of the device.
     #[must_use]
     pub fn new(first_queue: usize, queues: usize) -> Self {
+        Self::numbered(first_queue, 2, queues)
+    }
+
+    /// Counters for one of `workers` workers over which a device's `pairs` queue pairs are spread in turn: worker i has the
+    /// pairs i, i + `workers`, and so on.
+    #[must_use]
+    pub fn of_worker(worker: usize, workers: usize, pairs: usize) -> Self {
+        let own = pairs.saturating_sub(worker).div_ceil(workers.max(1));
+        Self::numbered(worker.saturating_mul(2), workers.saturating_mul(2), own.saturating_mul(2))
+    }
+
+    fn numbered(first_queue: usize, stride: usize, queues: usize) -> Self {
         Self {
             first_queue,
+            stride,
             queues: (0..queues).map(|_| QueueStats::default()).collect(),
             port: PortCounters::default(),
         }
     }
 
-    /// Number of the first queue in the device.
+    /// Number in the device of a ring of the worker.
     #[must_use]
-    pub const fn first_queue(&self) -> usize {
-        self.first_queue
+    pub const fn number(&self, ring: usize) -> usize {
+        let pair = (ring / 2).saturating_mul(self.stride);
+        self.first_queue.saturating_add(pair).saturating_add(ring % 2)
+    }
+
+    /// Queue pairs of the worker.
+    #[must_use]
+    pub const fn pairs(&self) -> usize {
+        self.queues.len() / 2
     }
 
     /// The counters of a ring of the worker, counted from 0.
@@ -88,12 +110,7 @@ impl Stats {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
-            queues: self
-                .queues
-                .iter()
-                .enumerate()
-                .map(|(ring, stats)| stats.snapshot(self.first_queue.saturating_add(ring)))
-                .collect(),
+            queues: self.queues.iter().enumerate().map(|(ring, stats)| stats.snapshot(self.number(ring))).collect(),
             port: self.port.snapshot(),
         }
     }
@@ -103,8 +120,38 @@ impl Stats {
     }
 }
 
+/// The counters of all workers of a device.
+#[derive(Clone, Debug)]
+pub struct DeviceStats(Arc<[Arc<Stats>]>);
+
+impl DeviceStats {
+    /// Counters of `workers` workers over which `pairs` queue pairs are spread; see [`Stats::of_worker`].
+    #[must_use]
+    pub fn new(workers: usize, pairs: usize) -> Self {
+        Self((0..workers).map(|worker| Arc::new(Stats::of_worker(worker, workers, pairs))).collect())
+    }
+
+    /// The counters of each worker.
+    pub fn workers(&self) -> impl Iterator<Item = &Arc<Stats>> {
+        self.0.iter()
+    }
+
+    /// All counters as they are now, the queues in the order of their numbers, and the ports of all workers together.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut whole = Snapshot { queues: Vec::new(), port: PortStats::default() };
+        for Snapshot { queues, port } in self.0.iter().map(|stats| stats.snapshot()) {
+            whole.queues.extend(queues);
+            whole.port.add(&port);
+        }
+        whole.queues.sort_by_key(|queue| queue.queue);
+        whole
+    }
+}
+
 /// The counters of one queue.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct QueueStats {
     frames: AtomicU64,
     bytes: AtomicU64,
@@ -220,6 +267,7 @@ impl Tally {
 }
 
 #[derive(Debug, Default)]
+#[repr(align(128))]
 struct PortCounters {
     taken_frames: AtomicU64,
     taken_bytes: AtomicU64,
@@ -370,6 +418,42 @@ mod tests {
         stats.queue(0).unwrap().set_state(QueueState::Disabled);
         let json = serde_json::to_value(stats.snapshot()).unwrap();
         assert_eq!((&json["queues"][0]["state"], json["queues"][0].get("fault")), (&"disabled".into(), None));
+    }
+
+    #[test]
+    fn the_pairs_of_a_device_are_each_counted_by_one_worker() {
+        for (workers, pairs) in [(1, 1), (1, 64), (2, 2), (2, 3), (3, 8), (64, 64)] {
+            let stats = DeviceStats::new(workers, pairs);
+            for (worker, of) in stats.workers().enumerate() {
+                for ring in 0..2 * of.pairs() {
+                    assert_eq!(of.number(ring) / 2 % workers, worker);
+                    let bytes = of.number(ring);
+                    let mut tally = Tally::default();
+                    tally.frame(bytes);
+                    of.queue(ring).unwrap().store(&tally);
+                }
+            }
+            let rows: Vec<_> = stats.snapshot().queues.iter().map(|queue| (queue.queue, queue.bytes)).collect();
+            assert_eq!(rows, (0..2 * pairs).map(|queue| (queue, queue as u64)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn ports_of_several_workers_are_one_port_in_the_figures() {
+        let stats = DeviceStats::new(2, 2);
+        for of in stats.workers() {
+            of.store_port(&PortStats {
+                taken_frames: 3,
+                taken_bytes: 180,
+                given_frames: 1,
+                given_bytes: 60,
+                lost: 2,
+                checksum: 7,
+            });
+        }
+        let sum =
+            PortStats { taken_frames: 6, taken_bytes: 360, given_frames: 2, given_bytes: 120, lost: 4, checksum: 14 };
+        assert_eq!(stats.snapshot().port, sum);
     }
 
     #[test]

@@ -245,11 +245,18 @@ fn arguments_that_cannot_be_are_refused_with_the_numbers() {
         let words = [&*format!("'{size}'"), "--queue-size", "a power of two between 1 and 32768, for example 256"];
         refuses(&mut with(&format!("--queue-size={size}"), "--stats=1"), USAGE, &words);
     }
-    for queues in ["2", "16"] {
-        let words = ["queues are pairs, and more than one is not served yet", &*format!("write 1 instead of {queues}")];
+    for queues in ["0", "65", "many"] {
+        let words = ["queues are pairs of a receive and a transmit queue; 1 to 64 are served", queues];
         refuses(&mut with("--queues", queues), USAGE, &words);
     }
-    refuses(&mut with("--queues", "0"), USAGE, &["queues are pairs of a receive and a transmit queue; 1 is served"]);
+    refuses(with("--queues", "2").args(["--threads", "3"]), USAGE, &["3 threads cannot serve 2 queue pairs", "1 to 2"]);
+    refuses(&mut with("--threads", "0"), USAGE, &["0 threads cannot serve 1 queue pairs"]);
+    for port in ["tap:none", "pcap:/nonexistent/x"] {
+        let kind = port.split(':').next().unwrap();
+        let mut command = program(&[], binary());
+        command.args(["--socket-path", "/nonexistent/socket", "--port", port, "--queues", "4", "--threads", "2"]);
+        refuses(&mut command, USAGE, &[&*format!("a {kind} port is one end of one wire"), "by one thread, not by 2"]);
+    }
     refuses(&mut with("--mtu", "67"), USAGE, &["an MTU lies between 68 and 65517"]);
     let mut nowhere = program(&[], binary());
     refuses(nowhere.args(["--port", "null"]).env_remove("LISTEN_FDS"), USAGE, &["Give --socket-path PATH, --connect"]);

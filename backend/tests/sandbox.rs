@@ -181,6 +181,39 @@ fn every_port_works_in_the_sandbox() {
     assert_eq!(std::fs::read(&output).unwrap().len(), EMPTY_CAPTURE.len() + 3 * FRAMES * record);
 }
 
+/// Each of several threads of the data plane has the filter of one, and works with it.
+#[test]
+fn several_threads_work_in_the_sandbox() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironring-backend"));
+    command.arg("--socket-path").arg(&socket).args(["--port", "loopback", "--sandbox-kill"]);
+    let mut daemon = Daemon::run(command.args(["--queues", "5", "--threads", "3"]), socket);
+    daemon.says("ready");
+    let mut front_end = daemon.connect();
+    front_end.bring_up();
+    let tasks =
+        std::fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap().map(|task| task.unwrap().path());
+    let data_plane = tasks.filter(|task| std::fs::read_to_string(task.join("comm")).unwrap().trim() == "data-plane");
+    let filters: Vec<u32> = data_plane
+        .map(|task| {
+            let status = std::fs::read_to_string(task.join("status")).unwrap();
+            let count = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")).unwrap();
+            count.trim().parse().unwrap()
+        })
+        .collect();
+    assert_eq!(filters.len(), 3);
+    assert!(filters.iter().all(|count| *count > own_filters() && *count == filters[0]), "{filters:?}");
+    front_end.guest.add(RX, GUEST_BASE + 0x10000, 2048);
+    front_end.guest.add(TX, GUEST_BASE + 0x20000, HDR_BYTES as u32 + FRAME_BYTES);
+    front_end.guest.used(TX);
+    front_end.guest.used(RX);
+    drop(front_end);
+    daemon.says("the session has ended");
+    kill_process(daemon.pid(), Signal::TERM).unwrap();
+    assert_eq!(daemon.ends(), Some(0));
+}
+
 /// In a network namespace of its own, which takes root.
 #[test]
 fn a_tap_works_in_the_sandbox() {

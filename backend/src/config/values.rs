@@ -170,3 +170,29 @@ impl std::fmt::Display for Mac {
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
+
+pub(super) fn parse_pairs(text: &str) -> Result<u16, String> {
+    let pairs = text.parse().ok().filter(|pairs| (1..=PAIRS_MAX).contains(pairs));
+    pairs.ok_or_else(|| format!("queues are pairs of a receive and a transmit queue; 1 to {PAIRS_MAX} are served"))
+}
+
+pub(super) fn parse_socket_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "permissions are three octal digits, for example 660".to_owned())
+}
+
+/// The number of a user or group: as it is, or looked up in a file of lines `name:password:number:...`.
+pub(super) fn parse_id(text: &str, file: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let known = std::fs::read_to_string(file).map_err(|e| format!("cannot read {file}: {e}; give the number"))?;
+    let number = known.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(text)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    number.ok_or_else(|| format!("{file} knows no `{text}`; give the number"))
+}
+
+/// The most queue pairs of a device.
+pub const PAIRS_MAX: u16 = 64;

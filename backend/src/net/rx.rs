@@ -1,5 +1,7 @@
 //! To the guest: frames of the port go into chains.
 
+use ironring_common::apart;
+use ironring_common::index::QueueSize;
 use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::view::Ours;
@@ -28,7 +30,7 @@ pub struct Delivered {
 
 /// Scratch for frames that take more than one chain (`VIRTIO_NET_F_MRG_RXBUF`, 5.1.6.4): what the chains hold, one
 /// after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Merge {
     segments: Vec<Segment>,
     /// What each chain is given back by, and its writable bytes.
@@ -190,6 +192,21 @@ fn deliver<R: DeviceRing, H: Hook>(
 }
 
 impl Merge {
+    /// Scratch for a ring of `size` descriptors.
+    #[must_use]
+    pub fn with_capacity(size: QueueSize) -> Self {
+        let size = usize::from(size.get());
+        Self { segments: apart::list(size), chains: apart::list(size), room: 0 }
+    }
+
+    /// Where its lists lie, for the test of the layout.
+    #[cfg(test)]
+    pub(crate) fn lines(&self, size: QueueSize, to: &mut Vec<std::ops::Range<usize>>) {
+        let segments = (apart::lines(&*self.segments).start, size_of::<Segment>());
+        let chains = (apart::lines(&*self.chains).start, size_of::<(ChainRef, u64)>());
+        to.extend([segments, chains].map(|(start, bytes)| start..start + bytes * usize::from(size.get())));
+    }
+
     /// As [`deliver`], for a frame that the first chain has no room for.
     #[cold]
     fn deliver<R: DeviceRing, H: Hook>(

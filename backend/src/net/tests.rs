@@ -1,5 +1,6 @@
 use crate::vring::DeviceRing;
 use ironring_common::index::GuestAddr;
+use ironring_common::index::QueueSize;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
@@ -321,7 +322,7 @@ fn offer(bench: &mut Bench, sizes: &[usize]) {
 #[test]
 fn a_frame_goes_over_as_many_buffers_as_it_takes() {
     let mut bench = Bench::new();
-    bench.merge = Some(rx::Merge::default());
+    bench.merge = Some(rx::Merge::with_capacity(QueueSize::split(16).unwrap()));
     for (sizes, len, used) in [
         (&[1600usize][..], 1500, &[1512u32][..]),
         (&[512, 512, 512], 1500, &[512, 512, 488]),
@@ -351,7 +352,7 @@ fn a_frame_goes_over_as_many_buffers_as_it_takes() {
 #[test]
 fn a_frame_that_needs_more_buffers_waits_for_them_unless_there_can_be_no_more() {
     let mut bench = Bench::new();
-    bench.merge = Some(rx::Merge::default());
+    bench.merge = Some(rx::Merge::with_capacity(QueueSize::split(16).unwrap()));
     let long = frame(1, 1000);
     offer(&mut bench, &[400, 400]);
     bench.put_into_port(&long);
@@ -376,7 +377,7 @@ fn a_frame_that_needs_more_buffers_waits_for_them_unless_there_can_be_no_more() 
 #[test]
 fn a_buffer_outside_of_memory_latches_the_ring_and_gives_all_chains_back() {
     let mut bench = Bench::new();
-    bench.merge = Some(rx::Merge::default());
+    bench.merge = Some(rx::Merge::with_capacity(QueueSize::split(16).unwrap()));
     bench.ring.add(&[], &[(bench.data, 100)]).unwrap();
     bench.ring.add(&[], &[(1 << 40, 100)]).unwrap();
     bench.ring.publish();

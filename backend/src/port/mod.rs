@@ -19,6 +19,10 @@ use std::os::fd::BorrowedFd;
 /// A port takes every frame of [`MIN_FRAME`](crate::net::MIN_FRAME) to [`MAX_FRAME`](crate::net::MAX_FRAME) bytes, as
 /// soon as it has room: a frame that it could never take would stay on the ring for ever.
 pub trait Port: Send {
+    /// Whether frames for the guest are to keep their order, so that all of them go to one receive queue: the first that
+    /// takes frames.
+    const IN_ORDER: bool = false;
+
     /// Room for a frame of exactly `len` bytes that leaves the guest, to be filled and then committed. `None` if there
     /// is none now: the frame stays on the ring. A slot that is not committed is forgotten at the next call.
     fn tx_slot(&mut self, len: usize) -> Option<&mut [u8]>;
@@ -71,6 +75,16 @@ pub struct PortStats {
 }
 
 impl PortStats {
+    /// Adds what another port has seen.
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.taken_frames = self.taken_frames.wrapping_add(other.taken_frames);
+        self.taken_bytes = self.taken_bytes.wrapping_add(other.taken_bytes);
+        self.given_frames = self.given_frames.wrapping_add(other.given_frames);
+        self.given_bytes = self.given_bytes.wrapping_add(other.given_bytes);
+        self.lost = self.lost.wrapping_add(other.lost);
+        self.checksum = self.checksum.wrapping_add(other.checksum);
+    }
+
     #[inline]
     pub(crate) fn took(&mut self, bytes: usize) {
         self.taken_frames = self.taken_frames.wrapping_add(1);
@@ -87,6 +101,26 @@ impl PortStats {
 /// Why a port cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
+    /// More threads than queue pairs, or none.
+    #[error(
+        "{threads} threads cannot serve {pairs} queue pairs: a thread serves one pair or more; pick 1 to {pairs}, or raise --queues"
+    )]
+    Threads {
+        /// Data-plane threads that were asked for.
+        threads: u16,
+        /// Queue pairs.
+        pairs: u16,
+    },
+    /// A port that only one thread can serve.
+    #[error(
+        "a {port} port is one end of one wire and is served by one thread, not by {threads}; leave out --threads, or use a loopback, null or generate port"
+    )]
+    OneThread {
+        /// The kind of port.
+        port: &'static str,
+        /// Data-plane threads that were asked for.
+        threads: u16,
+    },
     /// A generated frame of this size cannot be.
     #[error("frames of {bytes} bytes cannot be generated; pick {min} to {max}")]
     FrameSize {

@@ -102,6 +102,8 @@ impl Pcap {
 }
 
 impl Port for Pcap {
+    const IN_ORDER: bool = true;
+
     fn tx_slot(&mut self, len: usize) -> Option<&mut [u8]> {
         self.len = len;
         self.slot.get_mut(..len)

@@ -282,6 +282,8 @@ impl Link {
 }
 
 impl Port for Tap {
+    const IN_ORDER: bool = true;
+
     #[inline]
     fn tx_slot(&mut self, len: usize) -> Option<&mut [u8]> {
         self.slot = None;

@@ -12,7 +12,7 @@ use ironring_common::features::{Feature, Negotiated};
 use ironring_common::index::{GuestAddr, QueueSize};
 
 use super::stop::lock;
-use crate::worker::{ControlError, RingSetup, WorkerHandle};
+use crate::worker::{ControlError, RingSetup, Workers};
 
 /// What a control plane may ask of a ring. Every call returns after the worker has acknowledged.
 pub(super) trait RingControl {
@@ -94,10 +94,10 @@ pub(super) const fn size_kind(packed: bool) -> &'static str {
     if packed { "number" } else { "power of two" }
 }
 
-/// A ring of a [`WorkerHandle`].
+/// A ring of a device's [`Workers`].
 #[derive(Debug)]
 pub(super) struct WorkerRing {
-    worker: WorkerHandle,
+    workers: Workers,
     ring: usize,
     max_size: u16,
     described: Mutex<Described>,
@@ -118,9 +118,9 @@ struct Described {
 }
 
 impl WorkerRing {
-    /// The ring `ring` of the worker, not described yet.
-    pub(super) fn new(worker: WorkerHandle, ring: usize, max_size: u16) -> Self {
-        Self { worker, ring, max_size, described: Mutex::default() }
+    /// The ring `ring` of the device, not described yet.
+    pub(super) fn new(workers: Workers, ring: usize, max_size: u16) -> Self {
+        Self { workers, ring, max_size, described: Mutex::default() }
     }
 
     fn described(&self) -> MutexGuard<'_, Described> {
@@ -133,7 +133,7 @@ impl WorkerRing {
         let Some(kick) = described.waiting.take() else { return Ok(()) };
         let RingAddrs { desc, avail, used } = addrs;
         let (base, kicked) = (described.base, kick.is_some());
-        self.worker.start(self.ring, RingSetup { size, desc, avail, used, base, kick })?;
+        self.workers.start(self.ring, RingSetup { size, desc, avail, used, base, kick })?;
         described.running = true;
         tracing::debug!(ring = self.ring, size, base, kicked, enabled = described.enabled, "ring started");
         Ok(())
@@ -156,7 +156,7 @@ impl WorkerRing {
     }
 
     fn halt(&self, described: &mut Described) -> Result<(), RingError> {
-        described.base = self.worker.stop(self.ring)?;
+        described.base = self.workers.stop(self.ring)?;
         described.running = false;
         tracing::debug!(ring = self.ring, base = described.base, "ring stopped");
         Ok(())
@@ -200,23 +200,23 @@ impl RingControl for WorkerRing {
         let kick = self.doorbell("kick", kick)?;
         let mut described = self.described();
         if described.running {
-            return Ok(self.worker.set_kick(self.ring, kick)?);
+            return Ok(self.workers.set_kick(self.ring, kick)?);
         }
         described.waiting = Some(kick);
         self.start_if_complete(&mut described)
     }
 
     fn set_call(&self, call: Option<OwnedFd>) -> Result<(), RingError> {
-        Ok(self.worker.set_call(self.ring, self.doorbell("call", call)?)?)
+        Ok(self.workers.set_call(self.ring, self.doorbell("call", call)?)?)
     }
 
     fn set_err(&self, err: Option<OwnedFd>) -> Result<(), RingError> {
-        Ok(self.worker.set_err(self.ring, self.doorbell("error", err)?)?)
+        Ok(self.workers.set_err(self.ring, self.doorbell("error", err)?)?)
     }
 
     fn set_enabled(&self, enabled: bool) -> Result<(), RingError> {
         let mut described = self.described();
-        self.worker.set_enabled(self.ring, enabled)?;
+        self.workers.set_enabled(self.ring, enabled)?;
         described.enabled = enabled;
         tracing::debug!(ring = self.ring, enabled, "ring enabled or disabled");
         Ok(())

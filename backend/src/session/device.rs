@@ -17,7 +17,7 @@ use super::stop::{Breaker, lock};
 use super::vring::Vring;
 use crate::config::Settings;
 use crate::port::tap::Link;
-use crate::worker::WorkerHandle;
+use crate::worker::Workers;
 
 /// Guest memory as the framework keeps it. The unit bitmap: no page is ever marked dirty, and the log is not offered.
 pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap<()>>;
@@ -25,7 +25,7 @@ pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap<()>>;
 /// One device for one connection.
 #[derive(Debug)]
 pub(super) struct Device {
-    worker: WorkerHandle,
+    workers: Workers,
     rings: Vec<WorkerRing>,
     max_queue_size: u16,
     offered: Supported,
@@ -46,12 +46,12 @@ struct State {
 }
 
 impl Device {
-    /// A device whose rings `worker` serves. `breaker` cuts its connection, `link` tells its link status.
-    pub(super) fn new(settings: &Settings, worker: WorkerHandle, breaker: Arc<Breaker>, link: Option<Link>) -> Self {
+    /// A device whose rings `workers` serve. `breaker` cuts its connection, `link` tells its link status.
+    pub(super) fn new(settings: &Settings, workers: Workers, breaker: Arc<Breaker>, link: Option<Link>) -> Self {
         let queues = settings.queues();
-        let rings = (0..queues).map(|ring| WorkerRing::new(worker.clone(), ring, settings.queue_size)).collect();
+        let rings = (0..queues).map(|ring| WorkerRing::new(workers.clone(), ring, settings.queue_size)).collect();
         Self {
-            worker,
+            workers,
             rings,
             max_queue_size: settings.queue_size,
             offered: offered(settings),
@@ -110,14 +110,14 @@ impl Device {
                 ring.set_features(negotiated)?;
             }
         }
-        self.worker.set_features(negotiated)?;
+        self.workers.set_features(negotiated)?;
         let features = negotiated.iter().map(Feature::name).collect::<Vec<_>>().join(" ");
         tracing::debug!(features, "features negotiated");
         lock(&self.state).negotiated = Some(negotiated);
         Ok(())
     }
 
-    /// Checks new memory before anything touches it, and moves the worker to it.
+    /// Checks new memory before anything touches it, and moves the workers to it.
     fn adopt(&self, memory: &Arc<GuestMemoryMmap<()>>) -> Result<(), SessionError> {
         let regions = memory.num_regions();
         if regions > MAX_REGIONS {
@@ -128,7 +128,7 @@ impl Device {
             return Err(SessionError::TooMuchMemory { bytes, max: MAX_MEMORY_BYTES });
         }
         let table = RegionTable::of_guest_memory(memory, self.seals)?;
-        self.worker.set_memory(table)?;
+        self.workers.set_memory(&table)?;
         tracing::debug!(regions, bytes, "memory table");
         Ok(())
     }
@@ -218,6 +218,8 @@ fn offered(settings: &Settings) -> Supported {
         .with(Feature::AccessPlatform)
         .with(Feature::Status);
     let base = if settings.mtu.is_some() { base.with(Feature::Mtu) } else { base };
+    // Without the control queue that goes with it: over vhost-user that is the front-end's, which enables rings by messages.
+    let base = if settings.pairs > 1 { base.with(Feature::Mq) } else { base };
     let left_out = |feature| settings.without.iter().any(|without| without.feature() == feature);
     RING_FEATURES.into_iter().filter(|feature| !left_out(*feature)).fold(base, Supported::with)
 }

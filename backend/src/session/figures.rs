@@ -7,7 +7,6 @@
 mod table;
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use super::life::LastRequest;
 use crate::config::{Settings, StatsFormat};
 use crate::log;
 use crate::sandbox::Role;
-use crate::stats::{Snapshot, Stats};
+use crate::stats::{DeviceStats, Snapshot};
 
 /// Writes the figures of one session until it is dropped. The last ones are written then.
 #[derive(Debug, Default)]
@@ -26,14 +25,14 @@ pub(super) struct Figures {
 
 impl Figures {
     /// Begins to write, if the settings ask for it. Without a thread to be had, the session goes on without.
-    pub(super) fn start(settings: &Settings, session: u64, heard: &LastRequest, stats: &Arc<Stats>) -> Self {
+    pub(super) fn start(settings: &Settings, session: u64, heard: &LastRequest, stats: &DeviceStats) -> Self {
         let Some(interval) = settings.stats else { return Self::default() };
         let now = Instant::now();
         let clerk = Clerk {
             format: settings.stats_format,
             session,
             heard: heard.clone(),
-            stats: Arc::clone(stats),
+            stats: stats.clone(),
             started: now,
             last: (now, stats.snapshot()),
         };
@@ -68,7 +67,7 @@ struct Clerk {
     format: StatsFormat,
     session: u64,
     heard: LastRequest,
-    stats: Arc<Stats>,
+    stats: DeviceStats,
     started: Instant,
     /// The figures that were written last, and when.
     last: (Instant, Snapshot),

@@ -4,12 +4,12 @@
 //!
 //! `vhost-user-backend` speaks the protocol: it reads messages, checks their form, maps memory. It gets a ring type of our
 //! own (`vring`) and no worker threads, so that it never touches a ring or a doorbell. What it is told about rings,
-//! memory and features goes to the data plane, one [`worker`](crate::worker) for the session, and each call returns when
-//! the worker has acknowledged: a reply to the front-end means what it says.
+//! memory and features goes to the data plane, the [`worker`](crate::worker)s of the session, and each call returns when
+//! they have acknowledged: a reply to the front-end means what it says.
 //!
 //! The framework's daemon object can serve one connection in its life. So each connection gets a new one, with a new
-//! device, port and worker; the listening socket stays. When the front-end leaves, crashes or breaks a rule, everything
-//! of its session is torn down (worker first: it holds the memory) before the next one is served. Further front-ends wait
+//! device, ports and workers; the listening socket stays. When the front-end leaves, crashes or breaks a rule, everything
+//! of its session is torn down (workers first: they hold the memory) before the next one is served. Further front-ends wait
 //! in the backlog meanwhile. What one of them does wrong ends its own session and nothing else.
 //!
 //! A front-end may stay silent for as long as it likes: the session waits in a thread of its own, holds no lock that
@@ -48,7 +48,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 pub use self::control::RingError;
 pub use self::mistakes::Mistake;
-pub(crate) use self::ports::Ports;
+pub(crate) use self::ports::{Ports, check_threads};
 pub use self::stop::StopToken;
 
 use self::adapter::Adapter;
@@ -63,9 +63,9 @@ use self::stop::Breaker;
 use crate::config::Settings;
 use crate::port::PortError;
 use crate::sandbox::{Role, SandboxError};
-use crate::stats::{Snapshot, Stats};
+use crate::stats::{DeviceStats, Snapshot};
 use crate::vring::hook::{Hook, NoHook};
-use crate::worker::{ControlError, WorkerHandle};
+use crate::worker::{ControlError, Workers};
 
 /// How a session conducts itself. One value serves all connections.
 pub trait Conduct {
@@ -74,7 +74,7 @@ pub trait Conduct {
     /// What stands on the socket.
     type Filter: Filter + 'static;
 
-    /// The hook for one connection.
+    /// The hook for one worker of one connection.
     fn hook(&self) -> Self::Hook;
 
     /// The filter for one connection; `None` if messages need not pass through one.
@@ -204,9 +204,9 @@ pub fn serve(listener: UnixListener, settings: &Settings, stop: &StopToken) -> R
 /// # Errors
 /// [`SessionError`].
 pub fn serve_connection(stream: UnixStream, settings: &Settings, stop: &StopToken) -> Result<Report, SessionError> {
-    let port = Ports::open(settings)?.next()?;
+    let ports = Ports::open(settings)?.next()?;
     let opening = Opening { settings, conduct: &Honest, stop, accepted: AtomicBool::new(true), life: Life::default() };
-    opening.over_relay(|| Ok(stream), NoFilter, port)
+    opening.over_relay(|| Ok(stream), NoFilter, ports)
 }
 
 /// As [`serve`], from any endpoint and with any conduct. A connected endpoint is served once.
@@ -284,7 +284,7 @@ impl<C: Conduct> Opening<'_, C> {
     }
 
     /// Serves the front-end that waits at `listener`.
-    fn accept(&self, listener: &UnixListener, port: Result<AnyPort, PortError>) -> Result<Report, SessionError> {
+    fn accept(&self, listener: &UnixListener, ports: Result<Vec<AnyPort>, PortError>) -> Result<Report, SessionError> {
         self.accepted.store(false, Ordering::Relaxed);
         let taken = &self.accepted;
         let accept = || {
@@ -292,8 +292,8 @@ impl<C: Conduct> Opening<'_, C> {
             taken.store(true, Ordering::Relaxed);
             Ok::<_, OsError>(accepted)
         };
-        let port = match port {
-            Ok(port) => port,
+        let ports = match ports {
+            Ok(ports) => ports,
             Err(error) => {
                 // Turned away: else it would be found waiting again and again.
                 drop(accept()?);
@@ -302,8 +302,8 @@ impl<C: Conduct> Opening<'_, C> {
         };
         let connect = || Ok(accept()?.0);
         match self.conduct.filter() {
-            Some(filter) => self.over_relay(connect, filter, port),
-            None => self.over_relay(connect, NoFilter, port),
+            Some(filter) => self.over_relay(connect, filter, ports),
+            None => self.over_relay(connect, NoFilter, ports),
         }
     }
 
@@ -315,12 +315,13 @@ impl<C: Conduct> Opening<'_, C> {
         &self,
         connect: impl FnOnce() -> Result<UnixStream, OsError> + Send,
         filter: F,
-        port: AnyPort,
+        ports: Vec<AnyPort>,
     ) -> Result<Report, SessionError> {
         let (listener, ours) = handoff()?;
         let sandbox = &self.settings.sandbox;
         let (settings, stop, life) = (self.settings, self.stop, &self.life);
-        let session = Session { settings, stop, life, listener, port, hook: self.conduct.hook() };
+        let workers = ports.into_iter().map(|port| (port, self.conduct.hook())).collect();
+        let session = Session { settings, stop, life, listener, workers };
         std::thread::scope(|scope| {
             let serve = || {
                 sandbox.enter(Role::Session)?;
@@ -342,19 +343,22 @@ struct Session<'a, H> {
     stop: &'a StopToken,
     life: &'a Life,
     listener: UnixListener,
-    port: AnyPort,
-    hook: H,
+    /// What each worker has.
+    workers: Vec<(AnyPort, H)>,
 }
 
 impl<H: Hook + Send + 'static> Session<'_, H> {
     /// Serves what comes through a relay, whose other end waits at the listener, from the first message to the end.
     fn serve(self, relay: impl FnOnce() -> Result<Relay, OsError>) -> Result<Report, SessionError> {
-        let Self { settings, stop, life, listener, port, hook } = self;
-        let stats = Arc::new(Stats::new(0, settings.queues()));
-        let link = port.link();
-        let worker = WorkerGuard(port.serve(settings, hook, Arc::clone(&stats))?);
+        let Self { settings, stop, life, listener, workers } = self;
+        let stats = DeviceStats::new(workers.len(), settings.pairs.into());
+        let link = workers.first().and_then(|(port, _)| port.link());
+        let workers = workers.into_iter().zip(stats.workers());
+        let workers = workers.map(|((port, hook), stats)| port.serve(settings, hook, Arc::clone(stats)));
+        let workers = Workers::new(workers.collect::<Result<_, _>>()?, settings.pairs.into());
+        let workers = WorkersGuard(workers);
         let breaker = Arc::new(Breaker::default());
-        let device = Arc::new(Device::new(settings, worker.0.clone(), Arc::clone(&breaker), link));
+        let device = Arc::new(Device::new(settings, workers.0.clone(), Arc::clone(&breaker), link));
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let mut daemon =
             vring::with_device(&device, || VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory))
@@ -366,8 +370,8 @@ impl<H: Hook + Send + 'static> Session<'_, H> {
         let figures = Figures::start(settings, life.begin(), life.heard(), &stats);
         let ended = daemon.wait();
         let negotiated = device.negotiated();
-        // The worker before the mappings, and both before the next front-end.
-        let stopped = worker.0.shutdown();
+        // The workers before the mappings, and both before the next front-end.
+        let stopped = workers.0.shutdown();
         drop(daemon);
         // The session's end of the socket is closed, so the relay ends.
         let relayed = relay.join();
@@ -380,10 +384,10 @@ impl<H: Hook + Send + 'static> Session<'_, H> {
     }
 }
 
-/// Ends the worker whatever happens to the session.
-struct WorkerGuard(WorkerHandle);
+/// Ends the workers whatever happens to the session.
+struct WorkersGuard(Workers);
 
-impl Drop for WorkerGuard {
+impl Drop for WorkersGuard {
     fn drop(&mut self) {
         // A second time this does nothing; the first time it was reported.
         let _ = self.0.shutdown();

@@ -1,9 +1,9 @@
-//! A port for each connection.
+//! The ports of each connection.
 //!
 //! Whatever has to be opened is opened before there is any connection, by the daemon even before there is a socket: a file
 //! that cannot be read ends it at once and not the first guest's session, and a daemon that serves opens nothing, so that
-//! it can do without the right to. Each connection gets a port as fresh as the first; the TAP interface and the capture
-//! that is written stay the same ones.
+//! it can do without the right to. Each connection gets ports as fresh as the first, one for each data-plane thread; the TAP
+//! interface and the capture that is written stay the same ones, and are served by one thread.
 
 use std::sync::Arc;
 
@@ -23,7 +23,13 @@ use crate::worker::WorkerHandle;
 
 /// Where the ports of connections come from.
 #[derive(Debug)]
-pub(crate) enum Ports {
+pub(crate) struct Ports {
+    source: Source,
+    threads: u16,
+}
+
+#[derive(Debug)]
+enum Source {
     Loopback,
     Null,
     Generate { bytes: usize },
@@ -31,10 +37,11 @@ pub(crate) enum Ports {
     Tap(Tap),
 }
 
-/// A port of any kind, until it goes to a worker that is made for its kind.
+/// The port of one worker, of any kind, until it goes to a worker that is made for its kind.
 #[derive(Debug)]
 pub(super) enum AnyPort {
-    Loopback(Loopback),
+    /// A loop for each of its queue pairs.
+    Loopback,
     Null(Null),
     Generate(Generate),
     Pcap(Pcap),
@@ -44,26 +51,48 @@ pub(super) enum AnyPort {
 impl Ports {
     /// Opens what the ports of all connections have in common.
     pub(crate) fn open(settings: &Settings) -> Result<Self, PortError> {
-        Ok(match &settings.port {
-            PortSpec::Loopback => Self::Loopback,
-            PortSpec::Null => Self::Null,
+        check_threads(settings)?;
+        let source = match &settings.port {
+            PortSpec::Loopback => Source::Loopback,
+            PortSpec::Null => Source::Null,
             PortSpec::Generate { bytes } => {
                 Generate::new(*bytes)?;
-                Self::Generate { bytes: *bytes }
+                Source::Generate { bytes: *bytes }
             }
-            PortSpec::Pcap { input, output } => Self::Pcap(Pcap::open(input, output.as_deref())?),
-            PortSpec::Tap { name } => Self::Tap(Tap::open(name, settings.mtu)?),
+            PortSpec::Pcap { input, output } => Source::Pcap(Pcap::open(input, output.as_deref())?),
+            PortSpec::Tap { name } => Source::Tap(Tap::open(name, settings.mtu)?),
             PortSpec::TapFd { fd } => {
                 let inherited = copy_of(*fd).map_err(|_| TapError::NoTapFd { fd: *fd })?;
-                Self::Tap(Tap::adopt(inherited, *fd, settings.mtu)?)
+                Source::Tap(Tap::adopt(inherited, *fd, settings.mtu)?)
             }
-        })
+        };
+        Ok(Self { source, threads: settings.threads })
     }
 
-    /// The port of the next connection.
-    pub(super) fn next(&self) -> Result<AnyPort, PortError> {
+    /// The ports of the next connection, one for each thread.
+    pub(super) fn next(&self) -> Result<Vec<AnyPort>, PortError> {
+        (0..self.threads).map(|_| self.source.next()).collect()
+    }
+}
+
+/// Whether so many threads can serve so many queue pairs and such a port.
+pub(crate) fn check_threads(settings: &Settings) -> Result<(), PortError> {
+    let Settings { threads, pairs, ref port, .. } = *settings;
+    if !(1..=pairs).contains(&threads) {
+        return Err(PortError::Threads { threads, pairs });
+    }
+    let port = match port {
+        PortSpec::Pcap { .. } => "pcap",
+        PortSpec::Tap { .. } | PortSpec::TapFd { .. } => "tap",
+        PortSpec::Loopback | PortSpec::Null | PortSpec::Generate { .. } => return Ok(()),
+    };
+    if threads == 1 { Ok(()) } else { Err(PortError::OneThread { port, threads }) }
+}
+
+impl Source {
+    fn next(&self) -> Result<AnyPort, PortError> {
         Ok(match self {
-            Self::Loopback => AnyPort::Loopback(Loopback::new()),
+            Self::Loopback => AnyPort::Loopback,
             Self::Null => AnyPort::Null(Null::new()),
             Self::Generate { bytes } => AnyPort::Generate(Generate::new(*bytes)?),
             Self::Pcap(port) => AnyPort::Pcap(port.again()?),
@@ -82,7 +111,7 @@ impl AnyPort {
     pub(super) fn link(&self) -> Option<Link> {
         match self {
             Self::Tap(port) => Some(port.link()),
-            Self::Loopback(_) | Self::Null(_) | Self::Generate(_) | Self::Pcap(_) => None,
+            Self::Loopback | Self::Null(_) | Self::Generate(_) | Self::Pcap(_) => None,
         }
     }
 
@@ -93,13 +122,16 @@ impl AnyPort {
         hook: H,
         stats: Arc<Stats>,
     ) -> Result<WorkerHandle, OsError> {
-        let (pairs, wait, sandbox) = (usize::from(settings.pairs), settings.wait, &settings.sandbox);
+        let (wait, sandbox) = (settings.wait, &settings.sandbox);
         match self {
-            Self::Loopback(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
-            Self::Null(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
-            Self::Generate(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
-            Self::Pcap(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
-            Self::Tap(port) => WorkerHandle::spawn(pairs, port, hook, wait, stats, sandbox),
+            Self::Loopback => {
+                let loops = std::iter::repeat_with(Loopback::new).take(stats.pairs());
+                WorkerHandle::spawn_with_ports(loops, hook, wait, stats, sandbox)
+            }
+            Self::Null(port) => WorkerHandle::spawn_with_ports([port], hook, wait, stats, sandbox),
+            Self::Generate(port) => WorkerHandle::spawn_with_ports([port], hook, wait, stats, sandbox),
+            Self::Pcap(port) => WorkerHandle::spawn_with_ports([port], hook, wait, stats, sandbox),
+            Self::Tap(port) => WorkerHandle::spawn_with_ports([port], hook, wait, stats, sandbox),
         }
     }
 }

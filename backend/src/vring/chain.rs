@@ -3,6 +3,7 @@
 //! A [`Chain`] is scratch: allocated once per ring, as long as the longest lawful chain, and filled anew by each walk.
 //! What it holds stands still; the table may change as it likes.
 
+use ironring_common::apart;
 use ironring_common::index::{GuestAddr, QueueSize};
 
 /// One buffer of a chain. Whether `addr` leads anywhere is for the region table to say.
@@ -65,7 +66,7 @@ impl Single {
 #[derive(Debug)]
 pub struct Chain {
     at: ChainRef,
-    segments: Box<[Segment]>,
+    segments: Vec<Segment>,
     readable: usize,
     total: usize,
     readable_len: u64,
@@ -78,7 +79,7 @@ impl Chain {
     pub fn with_capacity(size: QueueSize) -> Self {
         Self {
             at: ChainRef::default(),
-            segments: vec![Segment::default(); usize::from(size.get())].into_boxed_slice(),
+            segments: apart::filled(Segment::default(), usize::from(size.get())),
             readable: 0,
             total: 0,
             readable_len: 0,
@@ -164,5 +165,11 @@ impl Chain {
             }
         }
         true
+    }
+
+    /// Where its list lies, for the test of the layout.
+    #[cfg(test)]
+    pub(crate) fn lines(&self, to: &mut Vec<std::ops::Range<usize>>) {
+        to.push(apart::lines(&*self.segments));
     }
 }

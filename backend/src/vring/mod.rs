@@ -31,6 +31,7 @@ mod fault;
 pub mod hook;
 pub mod packed;
 mod position;
+mod row;
 pub mod split;
 mod table;
 #[cfg(test)]

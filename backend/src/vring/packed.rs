@@ -5,8 +5,7 @@
 //! the slots that are in use begin. A burst of used slots becomes visible all at once: all are stored as chains are
 //! completed but the first one, whose flags publish the burst.
 
-use std::collections::VecDeque;
-
+use ironring_common::apart;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, PackedPosition, QueueSize};
 use ironring_common::shm::table::RegionTable;
@@ -21,6 +20,7 @@ use ironring_common::sync::fence_handshake;
 use super::chain::{Chain, ChainRef, Single};
 use super::hook::Hook;
 use super::position;
+use super::row::Row;
 use super::split::check_area;
 use super::table::{Owner, TableReader};
 use super::{DeviceRing, RingFault, VringOptions};
@@ -43,7 +43,7 @@ pub struct PackedVring<W: Words> {
     /// What that slot says, if it was found to be available.
     seen: Option<SlotRest>,
     /// Chains that were taken and not completed, oldest first.
-    taken: VecDeque<Taken>,
+    taken: Row<Taken>,
     /// The slot of the next completion.
     next_used: PackedPosition,
     /// The first used slot of the burst that is not published: where it is, and what goes there.
@@ -111,7 +111,7 @@ impl<W: Words> PackedVring<W> {
             only_sends: false,
             next_avail: at,
             seen: None,
-            taken: VecDeque::with_capacity(usize::from(size.get())),
+            taken: Row::new(usize::from(size.get())),
             next_used: at,
             first: None,
             unpublished: 0,
@@ -120,7 +120,7 @@ impl<W: Words> PackedVring<W> {
             entries: 0,
             batch: None,
             said: None,
-            heads: Vec::with_capacity(usize::from(size.get())),
+            heads: apart::list(usize::from(size.get())),
             fault: None,
         })
     }
@@ -347,6 +347,14 @@ impl<W: Words> PackedVring<W> {
             self.said = Some(event);
             self.device_event.store_u32(0, event.to_word());
         }
+    }
+
+    /// Where its private memory lies, for the test of the layout.
+    #[cfg(test)]
+    pub(crate) fn lines(&self, to: &mut Vec<std::ops::Range<usize>>) {
+        let heads = apart::lines(&*self.heads).start;
+        to.extend([heads..heads + size_of::<DescId>() * usize::from(self.size.get()), self.taken.lines()]);
+        self.tables.iter().for_each(|tables| tables.lines(to));
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`publish`](SplitVring::publish) stores the used index once. Indices, flags and the latch are private; see the parent
 //! module for what holds when the driver lies.
 
+use ironring_common::apart;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, QueueSize, SplitIndex};
 use ironring_common::shm::table::RegionTable;
@@ -95,7 +96,7 @@ impl<W: Words> SplitVring<W> {
             batch: None,
             kicks: None,
             fault: None,
-            heads: Vec::with_capacity(usize::from(size.get())),
+            heads: apart::list(usize::from(size.get())),
         })
     }
 
@@ -265,6 +266,14 @@ impl<W: Words> SplitVring<W> {
         } else {
             self.used.store_u16(USED_FLAGS, if kicks.armed { 0 } else { USED_F_NO_NOTIFY });
         }
+    }
+
+    /// Where its private memory lies, for the test of the layout.
+    #[cfg(test)]
+    pub(crate) fn lines(&self, to: &mut Vec<std::ops::Range<usize>>) {
+        let heads = apart::lines(&*self.heads).start;
+        to.push(heads..heads + size_of::<DescId>() * usize::from(self.size.get()));
+        self.tables.iter().for_each(|tables| tables.lines(to));
     }
 }
 

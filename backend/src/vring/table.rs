@@ -1,5 +1,6 @@
 //! Indirect tables (virtio 1.3, 2.7.5.3 and 2.8.7): copied once, then walked in private memory.
 
+use ironring_common::apart;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::{DESC_BYTES, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
@@ -12,7 +13,7 @@ use crate::boundary;
 #[derive(Debug)]
 pub(super) struct TableReader {
     memory: RegionTable,
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
 }
 
 /// Whose table it is, for faults.
@@ -28,7 +29,7 @@ impl TableReader {
     /// A reader for tables of up to `entries` descriptors.
     pub(super) fn new(memory: RegionTable, entries: u16) -> Self {
         let bytes = usize::from(entries).saturating_mul(DESC_BYTES);
-        Self { memory, bytes: vec![0; bytes].into_boxed_slice() }
+        Self { memory, bytes: apart::filled(0, bytes) }
     }
 
     pub(super) fn set_memory(&mut self, memory: RegionTable) {
@@ -89,6 +90,12 @@ impl TableReader {
         let from = self.memory.bytes(addr, len).ok_or(RingFault::AddressOutside { queue, head, addr, len })?;
         boundary::copy_out(from, 0, to);
         Ok(to.as_chunks().0)
+    }
+
+    /// Where its copy of a table lies, for the test of the layout.
+    #[cfg(test)]
+    pub(super) fn lines(&self, to: &mut Vec<std::ops::Range<usize>>) {
+        to.push(apart::lines(&*self.bytes));
     }
 }
 

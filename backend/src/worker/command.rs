@@ -116,6 +116,23 @@ pub enum ControlError {
     Os(#[from] OsError),
 }
 
+impl ControlError {
+    /// The same, with the rings numbered as `number` says.
+    pub(super) fn renumbered(mut self, number: impl Fn(usize) -> usize) -> Self {
+        match &mut self {
+            Self::WorkerStuck { .. } | Self::WorkerGone | Self::Os(_) => {}
+            Self::NoSuchRing { ring, .. }
+            | Self::AlreadyRunning { ring }
+            | Self::NotRunning { ring }
+            | Self::NoMemory { ring }
+            | Self::BadRing { ring, .. }
+            | Self::OutsideMemory { ring, .. } => *ring = number(*ring),
+            Self::Overlap { ring, other, .. } => (*ring, *other) = (number(*ring), number(*other)),
+        }
+        self
+    }
+}
+
 /// The way to a worker. Every method waits for the worker's acknowledgement, at most [`DEADLINE`].
 ///
 /// The worker ends when [`shutdown`](Self::shutdown) is called or the last handle is gone.
@@ -391,7 +408,10 @@ pub(super) struct Envelope {
 /// is awake may see the flag, carry out the command and lower the flag before the bell is rung; that bell then ends one
 /// later sleep for nothing. No command is lost by a drain either: the flag is raised before the bell is rung, so whoever
 /// drained the bell finds the flag, and the worker looks at the flag after each sleep.
+///
+/// The worker looks at the flag with each pass, so it lies apart from whatever else is written.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(super) struct Signal {
     raised: AtomicBool,
     bell: Doorbell,
@@ -450,7 +470,7 @@ impl Mailbox {
 }
 
 /// A lock that a panicking thread held is as good as any: what it guards is set in one step.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,4 +1,4 @@
-//! A worker without its thread: rings, memory and port, driven by hand.
+//! A worker without its thread: rings, memory and ports, driven by hand.
 //!
 //! [`WorkerCore::step`] makes one pass over all rings and never waits. The thread of the parent module calls it in a
 //! loop; tests and in-process harnesses call it themselves.
@@ -6,28 +6,33 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+#[cfg(test)]
+use ironring_common::apart;
+use ironring_common::apart::Apart;
 use ironring_common::doorbell::Doorbell;
 use ironring_common::features::Negotiated;
 use ironring_common::shm::table::RegionTable;
 
 use super::command::{ControlError, RingSetup, Signals};
-use super::ring::{Layout, Ring, Shared};
-use crate::port::Port;
+use super::layout::{Layout, check_overlap};
+use super::ring::{Ring, Shared};
+use crate::port::{Port, PortStats};
 use crate::stats::Stats;
 use crate::vring::RingFault;
 use crate::vring::hook::{Hook, Moment};
 
-/// The data plane of some queue pairs and one port. See the [module documentation](self).
+/// The data plane of some queue pairs, with one port for all of them or one for each. See the
+/// [module documentation](self).
 ///
-/// Ring 2i receives for the guest, ring 2i + 1 transmits. All pairs share the port; a port that has frames for one
-/// particular pair wants a worker of its own for each.
+/// Ring 2i receives for the guest, ring 2i + 1 transmits. Of a port that all pairs share, each takes frames that come; if
+/// their order is to be kept ([`Port::IN_ORDER`]), only the first that is enabled.
 #[derive(Debug)]
 pub struct WorkerCore<P, H> {
     rings: Vec<Ring>,
     memory: Option<RegionTable>,
     /// The features in force, once they are.
     features: Option<Negotiated>,
-    port: P,
+    ports: Vec<Apart<P>>,
     hook: H,
     stats: Arc<Stats>,
     /// Whether the last pass found nothing to do.
@@ -55,9 +60,17 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// A data plane of `pairs` queue pairs, stopped and disabled, without memory.
     #[must_use]
     pub fn new(pairs: usize, port: P, hook: H, stats: Arc<Stats>) -> Self {
+        Self::with_ports(pairs, [port], hook, stats)
+    }
+
+    /// As [`new`](Self::new), with one port for all pairs or one for each.
+    #[must_use]
+    pub fn with_ports(pairs: usize, ports: impl IntoIterator<Item = P>, hook: H, stats: Arc<Stats>) -> Self {
         let rings = pairs.saturating_mul(2);
-        let rings = (0..rings).map(|ring| Ring::new(ring, stats.first_queue())).collect();
-        Self { rings, memory: None, features: None, port, hook, stats, idle: false }
+        let rings = (0..rings).map(|ring| Ring::new(ring, stats.number(ring))).collect();
+        let ports: Vec<_> = ports.into_iter().map(Apart).collect();
+        assert!(ports.len() == 1 || ports.len() == pairs, "there is one port, or one for each pair");
+        Self { rings, memory: None, features: None, ports, hook, stats, idle: false }
     }
 
     /// Starts a ring.
@@ -70,7 +83,8 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         if self.ring(ring)?.is_running() {
             return Err(ControlError::AlreadyRunning { ring });
         }
-        self.check_overlap(ring, &layout)?;
+        let others = self.rings.iter().enumerate();
+        check_overlap(ring, &layout, others.filter_map(|(other, running)| Some((other, running.layout()?))))?;
         let memory = self.memory.as_ref().ok_or(ControlError::NoMemory { ring })?;
         let rings = self.rings.len();
         let started = self.rings.get_mut(ring).ok_or(ControlError::NoSuchRing { ring, rings })?;
@@ -97,8 +111,8 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         if let (Some(stopped), Some(memory)) = (self.rings.get(ring), &self.memory) {
             stopped.moment(Moment::Stop, &mut self.hook, memory);
         }
-        self.port.flush();
-        self.stats.store_port(&self.port.stats());
+        self.ports.iter_mut().for_each(|Apart(port)| port.flush());
+        self.stats.store_port(&seen(&self.ports));
         let rings = self.rings.len();
         self.rings.get_mut(ring).ok_or(ControlError::NoSuchRing { ring, rings })?.stop(&mut self.hook)
     }
@@ -172,24 +186,25 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// One pass: each ring has its turn, transmit before receive. Never waits.
     #[inline]
     pub fn step(&mut self) -> Progress {
-        let Self { rings, memory: Some(memory), port, hook, stats, idle, .. } = self else {
+        let Self { rings, memory: Some(memory), ports, hook, stats, idle, .. } = self else {
             return Progress::default();
         };
-        let mut shared = Shared { memory, port, hook, stats };
-        let mut served = 0u32;
-        for pair in rings.chunks_exact_mut(2) {
-            if let [receive, transmit] = pair {
-                served = served.saturating_add(transmit.serve_tx(&mut shared));
-                served = served.saturating_add(receive.serve_rx(&mut shared));
-            }
+        let last = ports.len().saturating_sub(1);
+        let (mut served, mut gives) = (0u32, true);
+        for (at, pair) in rings.chunks_exact_mut(2).enumerate() {
+            let ([receive, transmit], Some(Apart(port))) = (pair, ports.get_mut(at.min(last))) else { continue };
+            let mut shared = Shared { memory, port, gives, hook, stats };
+            served = served.saturating_add(transmit.serve_tx(&mut shared));
+            served = served.saturating_add(receive.serve_rx(&mut shared));
+            gives &= !(P::IN_ORDER && receive.takes_frames());
         }
         if served > 0 {
             *idle = false;
-            stats.store_port(&port.stats());
+            stats.store_port(&seen(ports));
         } else if !*idle {
             *idle = true;
-            port.flush();
-            stats.store_port(&port.stats());
+            ports.iter_mut().for_each(|Apart(port)| port.flush());
+            stats.store_port(&seen(ports));
         }
         Progress { served }
     }
@@ -231,15 +246,14 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         self.rings.get(ring)?.fault()
     }
 
-    /// The port.
-    #[must_use]
-    pub const fn port(&self) -> &P {
-        &self.port
+    /// The ports: one, or one for each pair.
+    pub fn ports(&self) -> impl Iterator<Item = &P> {
+        self.ports.iter().map(|Apart(port)| port)
     }
 
-    /// The port, for a harness that puts frames into it.
-    pub const fn port_mut(&mut self) -> &mut P {
-        &mut self.port
+    /// The ports, for a harness that puts frames into them.
+    pub fn ports_mut(&mut self) -> impl Iterator<Item = &mut P> {
+        self.ports.iter_mut().map(|Apart(port)| port)
     }
 
     /// The hook, for a harness that asks what it did.
@@ -258,23 +272,28 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         self.rings.iter().for_each(|ring| ring.show(&self.stats));
     }
 
+    /// Where what each ring writes lies: itself, its lists, its counters, and the port of its pair if it has one.
+    #[cfg(test)]
+    pub(super) fn lines(&self) -> Vec<Vec<std::ops::Range<usize>>> {
+        let one = |(at, ring): (usize, &Ring)| {
+            let mut lines = Vec::new();
+            ring.lines(&mut lines);
+            lines.extend(self.stats.queue(at).map(apart::lines));
+            lines
+        };
+        self.rings.iter().enumerate().map(one).collect()
+    }
+
     fn ring(&mut self, ring: usize) -> Result<&mut Ring, ControlError> {
         let rings = self.rings.len();
         self.rings.get_mut(ring).ok_or(ControlError::NoSuchRing { ring, rings })
     }
+}
 
-    /// Whether each part of the new ring has its memory for itself.
-    fn check_overlap(&self, ring: usize, layout: &Layout) -> Result<(), ControlError> {
-        let parts = layout.parts();
-        let own = parts.iter().enumerate().map(|(at, part)| (at, ring, *part));
-        let others = self.rings.iter().enumerate().filter_map(|(other, running)| Some((other, running.layout()?)));
-        // The other rings' parts come after all of ours, so that each pair is looked at once.
-        let others = others.flat_map(|(other, layout)| layout.parts().map(|part| (parts.len(), other, part)));
-        for (place, other, other_part) in own.chain(others) {
-            if let Some(part) = parts.iter().take(place).find(|part| part.overlaps(&other_part)) {
-                return Err(ControlError::Overlap { ring, area: part.name, other, other_area: other_part.name });
-            }
-        }
-        Ok(())
-    }
+/// What the ports of a worker have seen together.
+#[inline]
+fn seen<P: Port>(ports: &[Apart<P>]) -> PortStats {
+    let mut all = PortStats::default();
+    ports.iter().for_each(|Apart(port)| all.add(&port.stats()));
+    all
 }

@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //!
-//! A worker owns its queue pairs, its port and its own copy of the memory table; nobody else touches them, so there is
-//! no lock in its path. It makes pass after pass ([`WorkerCore::step`]). Between passes it looks at one flag: when it is
+//! A worker owns its queue pairs, its ports and its own copy of the memory table; nobody else touches them, so there is
+//! no lock in its path. The pairs of a device may be spread over several workers ([`Workers`]). It makes pass after pass ([`WorkerCore::step`]). Between passes it looks at one flag: when it is
 //! raised, commands of the control plane are taken from a channel, carried out and acknowledged. Between passes nothing
 //! is half done either: every chain that was taken is completed and published. So a stop is exact.
 //!
@@ -18,6 +18,8 @@
 
 pub mod command;
 pub mod core;
+mod group;
+mod layout;
 mod ring;
 mod wait;
 
@@ -30,6 +32,7 @@ use ironring_common::error::OsError;
 
 pub use self::command::{ControlError, RingSetup, WorkerHandle};
 pub use self::core::{Progress, WorkerCore};
+pub use self::group::Workers;
 pub(crate) use self::ring::SHARE_MEMORY;
 pub use self::wait::WaitPolicy;
 
@@ -60,6 +63,24 @@ impl WorkerHandle {
         Self::spawn_core(WorkerCore::new(pairs, port, hook, stats), wait, WATCHDOG, sandbox.clone())
     }
 
+    /// As [`spawn`](Self::spawn), for as many queue pairs as `stats` counts, with one port for all of them or one for each.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn spawn_with_ports<P, H>(
+        ports: impl IntoIterator<Item = P>,
+        hook: H,
+        wait: WaitPolicy,
+        stats: Arc<Stats>,
+        sandbox: &Sandbox,
+    ) -> Result<Self, OsError>
+    where
+        P: Port + 'static,
+        H: Hook + Send + 'static,
+    {
+        Self::spawn_core(WorkerCore::with_ports(stats.pairs(), ports, hook, stats), wait, WATCHDOG, sandbox.clone())
+    }
+
     /// Starts a thread for a data plane that sleeps at most `watchdog` at a time.
     fn spawn_core<P, H>(
         core: WorkerCore<P, H>,
@@ -72,7 +93,7 @@ impl WorkerHandle {
         H: Hook + Send + 'static,
     {
         let (sender, signal, mailbox) = Mailbox::new()?;
-        let waiter = Waiter::new(mailbox.bell().as_fd(), core.port().readable_fd())?;
+        let waiter = Waiter::new(mailbox.bell().as_fd(), core.ports().filter_map(Port::readable_fd))?;
         let worker = Worker { core, mailbox, waiter, wait, watchdog };
         let (running, ended) = channel();
         let handle = std::thread::Builder::new()

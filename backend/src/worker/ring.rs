@@ -3,16 +3,16 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+#[cfg(test)]
+use ironring_common::apart;
 use ironring_common::doorbell::Doorbell;
 use ironring_common::error::Misuse;
 use ironring_common::features::{Feature, Negotiated};
-use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
-use ironring_common::spec::packed::{EVENT_BYTES, ring_bytes};
-use ironring_common::spec::split::{avail_bytes, desc_bytes, used_bytes};
 
 use super::command::{ControlError, RingSetup, Signals};
+use super::layout::{Areas, Layout};
 use crate::net::{BURST, rx, tx};
 use crate::port::Port;
 use crate::stats::{QueueState, Stats, Tally};
@@ -25,6 +25,7 @@ use crate::vring::{DeviceRing, RingFault, VringOptions};
 
 /// A ring, running or not.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(super) struct Ring {
     /// Number among the rings of the worker.
     ring: usize,
@@ -66,22 +67,16 @@ struct Running {
 pub(super) struct Shared<'a, P, H> {
     pub(super) memory: &'a RegionTable,
     pub(super) port: &'a mut P,
+    /// Whether receive rings are given frames of the port.
+    pub(super) gives: bool,
     pub(super) hook: &'a mut H,
     pub(super) stats: &'a Stats,
 }
 
 impl Ring {
-    pub(super) fn new(ring: usize, first_queue: usize) -> Self {
-        Self {
-            ring,
-            queue: first_queue.saturating_add(ring),
-            enabled: false,
-            running: None,
-            call: None,
-            err: None,
-            tally: Tally::default(),
-            unasked: 0,
-        }
+    /// Ring `ring` of a worker, number `queue` in the device.
+    pub(super) fn new(ring: usize, queue: usize) -> Self {
+        Self { ring, queue, enabled: false, running: None, call: None, err: None, tally: Tally::default(), unasked: 0 }
     }
 
     /// Starts the ring where `setup` says; the layout was compared with that of the other rings.
@@ -111,7 +106,7 @@ impl Ring {
         self.running = Some(Running {
             vring,
             chain: Chain::with_capacity(layout.size),
-            merge: has(Feature::MrgRxbuf).then(rx::Merge::default),
+            merge: has(Feature::MrgRxbuf).then(|| rx::Merge::with_capacity(layout.size)),
             layout,
             areas,
             kick: setup.kick,
@@ -186,7 +181,7 @@ impl Ring {
     #[inline]
     pub(super) fn serve_rx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
         let Some(running) = &mut self.running else { return 0 };
-        let pending = self.enabled && shared.port.rx_peek().is_some();
+        let pending = self.enabled && shared.gives && shared.port.rx_peek().is_some();
         if !(pending || H::ACTIVE) {
             self.call_due(shared.hook);
             return 0;
@@ -264,6 +259,11 @@ impl Ring {
 
     pub(super) fn kick(&self) -> Option<BorrowedFd<'_>> {
         Some(self.running.as_ref()?.kick.as_ref()?.as_fd())
+    }
+
+    /// Whether frames of a port may be given to it.
+    pub(super) const fn takes_frames(&self) -> bool {
+        self.enabled && self.running.is_some()
     }
 
     pub(super) const fn is_running(&self) -> bool {
@@ -452,6 +452,20 @@ impl Ring {
             self.err = None;
         }
     }
+
+    /// Where it and its private memory lies, for the test of the layout.
+    #[cfg(test)]
+    pub(super) fn lines(&self, to: &mut Vec<std::ops::Range<usize>>) {
+        to.push(apart::lines(self));
+        if let Some(running) = &self.running {
+            running.chain.lines(to);
+            running.merge.iter().for_each(|merge| merge.lines(running.layout.size, to));
+            match &running.vring {
+                AnyVring::Split(vring) => vring.lines(to),
+                AnyVring::Packed(vring) => vring.lines(to),
+            }
+        }
+    }
 }
 
 impl Running {
@@ -517,74 +531,6 @@ fn make_vring(
     }
     Ok(AnyVring::Packed(vring))
 }
-
-/// Where a ring lies.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
-    pub(super) size: QueueSize,
-    packed: bool,
-    desc: GuestAddr,
-    avail: GuestAddr,
-    used: GuestAddr,
-}
-
-impl Layout {
-    pub(super) fn of(ring: usize, setup: &RingSetup, features: Option<Negotiated>) -> Result<Self, ControlError> {
-        let packed = features.is_some_and(|features| features.has(Feature::RingPacked));
-        let size = if packed { QueueSize::packed(setup.size) } else { QueueSize::split(setup.size) };
-        let size = size.map_err(|source| ControlError::BadRing { ring, source })?;
-        Ok(Self { size, packed, desc: setup.desc, avail: setup.avail, used: setup.used })
-    }
-
-    /// The three parts with their lengths. vhost-user says them under the names of the split layout: those of a packed ring
-    /// are the slots, the driver's event area, and the device's.
-    pub(super) const fn parts(&self) -> [Part; 3] {
-        let Self { size, desc, avail, used, .. } = *self;
-        if self.packed {
-            return [
-                Part { name: "descriptor ring", addr: desc, len: ring_bytes(size) },
-                Part { name: "driver event area", addr: avail, len: EVENT_BYTES },
-                Part { name: "device event area", addr: used, len: EVENT_BYTES },
-            ];
-        }
-        [
-            Part { name: "descriptor table", addr: desc, len: desc_bytes(size) },
-            Part { name: "available ring", addr: avail, len: avail_bytes(size) },
-            Part { name: "used ring", addr: used, len: used_bytes(size) },
-        ]
-    }
-
-    /// The parts in memory, or the first that does not lie in one region.
-    fn resolve(&self, memory: &RegionTable) -> Result<Areas, Part> {
-        let [desc, avail, used] = self.parts();
-        let find = |part: Part| memory.area(part.addr, part.len).ok_or(part);
-        Ok(Areas([find(desc)?, find(avail)?, find(used)?]))
-    }
-}
-
-/// One part of a ring.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Part {
-    pub(super) name: &'static str,
-    addr: GuestAddr,
-    len: usize,
-}
-
-impl Part {
-    /// Whether two parts share a byte.
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
-        let end = |part: &Self| u128::from(part.addr.0).saturating_add(u128::try_from(part.len).unwrap_or(u128::MAX));
-        u128::from(self.addr.0) < end(other) && u128::from(other.addr.0) < end(self)
-    }
-
-    const fn outside(self, ring: usize) -> ControlError {
-        ControlError::OutsideMemory { ring, area: self.name, addr: self.addr, len: self.len }
-    }
-}
-
-/// The three parts of a ring as memory, in the order of [`Layout::parts`].
-#[derive(Clone, Debug)]
-struct Areas([Area; 3]);
 
 /// What makes a guest's memory shared.
 pub(crate) const SHARE_MEMORY: &str = "give the guest shared memory, with -object memory-backend-memfd,id=mem,size=...,share=on -numa node,memdev=mem at QEMU, --memory shared=on at cloud-hypervisor";

@@ -1,3 +1,4 @@
+mod apart;
 mod figures;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +23,7 @@ use crate::port::{Port, PortStats};
 use crate::sandbox::Sandbox;
 use crate::stats::Stats;
 use crate::vring::hook::{Hook, Moment, NoHook, Parts, RingMemory};
-use crate::vring::test_guest::{Guest, GuestRing, frame, packet};
+use crate::vring::test_guest::{Guest, GuestRing, addr, frame, packet};
 
 const SIZE: u16 = 64;
 const SLOT: usize = 2048;
@@ -501,7 +502,7 @@ fn a_polling_worker_obeys_while_it_works() {
 fn a_bell_that_comes_after_its_command_does_not_spin() {
     let watchdog = Duration::from_millis(100);
     let (_sender, _signal, mailbox) = Mailbox::new().unwrap();
-    let waiter = Waiter::new(mailbox.bell().as_fd(), None).unwrap();
+    let waiter = Waiter::new(mailbox.bell().as_fd(), std::iter::empty()).unwrap();
     let core = WorkerCore::new(1, Loopback::new(), NoHook, Arc::new(Stats::new(0, 2)));
     let mut worker = Worker { core, mailbox, waiter, wait: WaitPolicy::Interrupt, watchdog };
     worker.mailbox.lower();
@@ -517,7 +518,7 @@ fn a_bell_that_comes_after_its_command_does_not_spin() {
 #[test]
 fn a_dead_kick_does_not_spin() {
     let commands = Doorbell::new().unwrap();
-    let waiter = Waiter::new(commands.as_fd(), None).unwrap();
+    let waiter = Waiter::new(commands.as_fd(), std::iter::empty()).unwrap();
     let (pipe, writer) = rustix::pipe::pipe().unwrap();
     waiter.watch(5, pipe.as_fd()).unwrap();
     let wakes = |timeout| {

@@ -48,11 +48,14 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    /// Watches the command doorbell and the port.
-    pub(super) fn new(commands: BorrowedFd<'_>, port: Option<BorrowedFd<'_>>) -> Result<Self, OsError> {
+    /// Watches the command doorbell and the ports.
+    pub(super) fn new<'a>(
+        commands: BorrowedFd<'_>,
+        ports: impl Iterator<Item = BorrowedFd<'a>>,
+    ) -> Result<Self, OsError> {
         let epoll = Epoll::new()?;
         epoll.add(commands, Events::EPOLLIN, TOKEN_COMMAND)?;
-        if let Some(port) = port {
+        for port in ports {
             epoll.add(port, Events::EPOLLIN | Events::EPOLLET, TOKEN_PORT)?;
         }
         Ok(Self { epoll })

@@ -70,7 +70,11 @@ pub static ABSENT: [Absent; 22] = [
         "what the memory holds beside rings and buffers is written by A101 and read by A99",
     ),
     never("A107", "notify.err_fd", "the driver gives the device no eventfd for errors"),
-    never("A115", "vu.queue_num", "the driver does not ask how many queues there are"),
+    never(
+        "A115",
+        "vu.queue_num",
+        "the driver asks only for more than one pair, and compares the answer with how many it wants",
+    ),
     never(
         "A117",
         "vu.inflight",
