@@ -22,3 +22,23 @@ fn each_direction_is_measured_and_both_ends_agree() {
         assert_eq!(json["percentiles_ns"].is_array(), dir == "latency");
     }
 }
+
+#[test]
+fn queue_pairs_are_measured_with_idle_ones_beside_them() {
+    for (dir, queues, idle) in [("tx", 2, 1), ("rx", 3, 0)] {
+        let (queues, idle) = (queues.to_string(), idle.to_string());
+        let pairs = ["--queues", &queues, "--idle-queues", &idle, "--samples", "1", "--json"];
+        let said = ironring(&[&["bench", "--dir", dir][..], &pairs].concat());
+        if said.status == 3 {
+            assert!(said.json()["error"].as_str().unwrap().contains("two CPUs"));
+            continue;
+        }
+        assert_eq!(said.status, 0, "{}", said.stderr);
+        let json = said.json();
+        assert!(json["mpps"]["median"].as_f64().unwrap() > 0.0);
+        assert_eq!(json["config"]["queues"].to_string(), queues);
+        assert_eq!(json["config"]["idle_queues"].to_string(), idle);
+    }
+    ironring(&["bench", "--queues", "2", "--dir", "loop"]).refused(2, &["--dir tx or rx"]);
+    ironring(&["bench", "--queues", "64", "--idle-queues", "1"]).refused(2, &["65 queue pairs are more than the 64"]);
+}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ironring_driver::net::{NetOptions, RxBatch, TxError, VirtioNet};
+use ironring_driver::net::{NetOptions, RxBatch, RxQueue, TxError, VirtioNet};
 use ironring_driver::queue::violation::Violation;
 use ironring_driver::transport::{Deadlines, VhostUser};
 use rustix::process::{Pid, Signal};
@@ -48,6 +48,10 @@ pub struct DriverArgs {
     in_order: bool,
     #[arg(long, value_enum)]
     api: Api,
+    #[arg(long)]
+    queues: u16,
+    #[arg(long)]
+    idle_queues: u16,
 }
 
 /// What is told.
@@ -67,7 +71,7 @@ pub(super) struct Told {
 impl DriverArgs {
     /// The arguments on a command line.
     pub(super) fn of(work: &Work, cpu: usize, socket: &std::path::Path) -> Vec<std::ffi::OsString> {
-        let Work { layout, dir, size, ring_size, burst, in_order, api } = *work;
+        let Work { layout, dir, size, ring_size, burst, in_order, api, queues, idle_queues } = *work;
         let pairs = [
             ("--parent", std::process::id().to_string()),
             ("--cpu", cpu.to_string()),
@@ -77,6 +81,8 @@ impl DriverArgs {
             ("--size", size.to_string()),
             ("--ring-size", ring_size.to_string()),
             ("--burst", burst.to_string()),
+            ("--queues", queues.to_string()),
+            ("--idle-queues", idle_queues.to_string()),
         ];
         let mut words: Vec<std::ffi::OsString> = vec!["bench-driver".into(), "--socket".into(), socket.into()];
         words.extend(pairs.into_iter().flat_map(|(name, value)| [name.into(), value.into()]));
@@ -85,8 +91,8 @@ impl DriverArgs {
     }
 
     fn work(&self) -> Work {
-        let Self { layout, dir, size, ring_size, burst, in_order, api, .. } = *self;
-        Work { layout: layout.into(), dir, size, ring_size, burst, in_order, api }
+        let Self { layout, dir, size, ring_size, burst, in_order, api, queues, idle_queues, .. } = *self;
+        Work { layout: layout.into(), dir, size, ring_size, burst, in_order, api, queues, idle_queues }
     }
 }
 
@@ -125,7 +131,9 @@ fn run(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
     let work = args.work();
     let Work { layout, ring_size, in_order, .. } = work;
     // The backend polls, so it is not asked whether it wants to be kicked.
-    let options = NetOptions { layout, queue_size: ring_size, in_order, kicks: false, ..NetOptions::default() };
+    let queue_pairs = work.pairs();
+    let options =
+        NetOptions { layout, queue_size: ring_size, in_order, queue_pairs, kicks: false, ..NetOptions::default() };
     let mut net = VirtioNet::bring_up(VhostUser::connect(&args.socket, Deadlines::default())?, options)?;
     let mut bench = Bench::new(&net_frame_max(&mut net), work, stop);
     bench.work(&mut net)?;
@@ -174,7 +182,9 @@ impl<'a> Bench<'a> {
         match self.work.dir {
             Direction::Tx if self.work.api == Api::InPlace => self.send_in_place(net)?,
             Direction::Loop if self.work.api == Api::Lease => self.forward(net)?,
+            Direction::Tx if self.work.queues > 1 => self.send_by_all(net)?,
             Direction::Tx => self.send(net)?,
+            Direction::Rx if self.work.queues > 1 => self.receive_from_all(net)?,
             Direction::Rx => {
                 while self.goes_on() {
                     self.receive(net)?;
@@ -196,6 +206,39 @@ impl<'a> Bench<'a> {
             self.frames = tx.stats().completed;
         }
         self.end_sending(net)
+    }
+
+    /// As [`send`](Self::send), a burst by each queue in turn.
+    fn send_by_all(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
+        let (burst, queues) = (usize::from(self.work.burst), usize::from(self.work.queues));
+        let mut completed = vec![0u64; queues];
+        while self.goes_on() {
+            for (pair, before) in net.pairs_mut().iter_mut().zip(&mut completed) {
+                let sent = pair.tx().tx_burst(self.source.burst(burst).as_slice())?;
+                self.source.advance(sent);
+                let now = pair.tx().stats().completed;
+                self.frames += now - std::mem::replace(before, now);
+            }
+        }
+        let deadline = Instant::now() + LEAVE;
+        for (pair, before) in net.pairs_mut().iter_mut().zip(&completed) {
+            while pair.tx().outstanding() > 0 && Instant::now() < deadline {
+                pair.tx().reclaim()?;
+            }
+            self.frames += pair.tx().stats().completed - before;
+        }
+        Ok(())
+    }
+
+    /// A burst from each queue in turn, every header read.
+    fn receive_from_all(&mut self, net: &mut VirtioNet) -> Result<(), Violation> {
+        let queues = usize::from(self.work.queues);
+        while self.goes_on() {
+            for pair in net.pairs_mut().iter_mut().take(queues) {
+                self.take_burst(pair.rx())?;
+            }
+        }
+        Ok(())
     }
 
     /// As [`send`](Self::send), each frame written where it goes: as many bytes as testpmd's `txonly` writes.
@@ -225,7 +268,11 @@ impl<'a> Bench<'a> {
 
     /// A burst in, every header read.
     fn receive(&mut self, net: &mut VirtioNet) -> Result<usize, Violation> {
-        let count = net.rx().rx_burst(&mut self.batch)?;
+        self.take_burst(net.rx())
+    }
+
+    fn take_burst(&mut self, rx: &mut RxQueue) -> Result<usize, Violation> {
+        let count = rx.rx_burst(&mut self.batch)?;
         for frame in self.batch.frames() {
             let head = frame.first_chunk().copied().map_or(0, u64::from_le_bytes);
             self.sum = self.sum.wrapping_add(head);

@@ -64,6 +64,7 @@ impl End {
         command.arg("--socket-path").arg(socket).args(["--once", "--port", &port, "--wait", "poll"]);
         // DPDK's memory is huge pages, which take no seal.
         command.args(["--queue-size", &work.ring_size.to_string(), "--allow-unsealed-memory"]);
+        command.args(["--queues", &work.pairs().to_string()]);
         command.args(["--stats", "1", "--stats-format", "json", "--log", "error"]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut end = Self::of(child.map_err(cannot_start)?, What::Backend(work.dir));

@@ -58,6 +58,12 @@ pub struct BenchArgs {
     /// How our driver is used
     #[arg(long, value_enum, default_value_t = Api::Copy)]
     api: Api,
+    /// Queue pairs that carry frames, in turn: tx or rx by our own two ends
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    queues: u16,
+    /// Queue pairs that are there and carry nothing
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=63))]
+    idle_queues: u16,
     /// Whose driver
     #[arg(long, value_enum, default_value_t = Maker::Ironring)]
     driver: Maker,
@@ -192,7 +198,7 @@ impl BenchArgs {
             return Err(Failure::usage(format!("a ring of {size} is none that both sides have; take a power of two")));
         }
         let in_order = self.in_order.map_or(self.layout == Layout::Packed, |switch| switch == Switch::On);
-        let Self { dir, size, ring_size, burst, api, .. } = *self;
+        let Self { dir, size, ring_size, burst, api, queues, idle_queues, .. } = *self;
         let possible = match api {
             Api::Copy => true,
             Api::InPlace => dir == Direction::Tx,
@@ -203,7 +209,21 @@ impl BenchArgs {
                 "in-place is for our driver with --dir tx, lease for our driver with --dir loop".to_owned(),
             ));
         }
-        Ok(Work { layout: self.layout.into(), dir, size, ring_size, burst, in_order, api })
+        let work = Work { layout: self.layout.into(), dir, size, ring_size, burst, in_order, api, queues, idle_queues };
+        self.check_pairs(&work)?;
+        Ok(work)
+    }
+
+    /// Several queue pairs are for our own two ends, one way.
+    fn check_pairs(&self, work: &Work) -> Result<(), Failure> {
+        let ours = self.driver == Maker::Ironring && self.backend == Maker::Ironring && self.vs.is_none();
+        let one_way = matches!(work.dir, Direction::Tx | Direction::Rx) && work.api == Api::Copy;
+        match work.pairs() {
+            1 => Ok(()),
+            2..=64 if ours && one_way => Ok(()),
+            2..=64 => Err(Failure::usage("several queue pairs are measured with --dir tx or rx, --api copy, and our own two ends; leave out --vs".to_owned())),
+            more => Err(Failure::usage(format!("{more} queue pairs are more than the 64 that a device has"))),
+        }
     }
 }
 

@@ -69,6 +69,10 @@ pub struct Work {
     pub in_order: bool,
     /// How our driver is used, where there is one.
     pub api: Api,
+    /// Queue pairs that carry frames, in turn.
+    pub queues: u16,
+    /// Queue pairs that are there and carry nothing.
+    pub idle_queues: u16,
 }
 
 fn layout_name<S: serde::Serializer>(layout: &RingLayout, to: S) -> Result<S::Ok, S::Error> {
@@ -108,6 +112,12 @@ impl std::str::FromStr for Pairing {
 }
 
 impl Work {
+    /// Queue pairs in all.
+    #[must_use]
+    pub const fn pairs(&self) -> u16 {
+        self.queues.saturating_add(self.idle_queues)
+    }
+
     /// Frames that go round at a time, in a loop: half a ring at most, so that no end is ever full.
     #[must_use]
     pub fn in_flight(&self) -> usize {
