@@ -26,7 +26,7 @@ pub mod ledger;
 pub mod packed;
 mod ring;
 #[cfg(feature = "std")]
-pub(crate) mod slots;
+pub mod slots;
 pub mod split;
 pub mod violation;
 

@@ -13,18 +13,18 @@ use crate::mapper::slots::FixedSlots;
 
 /// A slot that came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Done {
+pub struct Done {
     /// The descriptor, and the slot: free again.
-    pub(crate) head: DescId,
+    pub head: DescId,
     /// Bytes that the device says it wrote, at most those that were posted.
-    pub(crate) written: u32,
+    pub written: u32,
 }
 
 /// What came back of a burst: how many, and what ended it early.
-pub(crate) type Taken = (usize, Result<(), Violation>);
+pub type Taken = (usize, Result<(), Violation>);
 
 /// A ring whose chains are single slots. The chains of others must not be posted on it.
-pub(crate) trait SlotRing {
+pub trait SlotRing {
     /// Posts a slot for each of `lens`, of so many bytes from its start, at most `most`, until none is free. `each` is told
     /// which ones; how many there are is returned. The caller has looked at the latch.
     fn post_slots(
