@@ -17,6 +17,8 @@ usage: ./ci.sh SUBCOMMAND
   honest      devices that are honest and odd, 12 000 000 frames each (`honest FRAMES`): nothing may be tripped
   bench-check instructions a frame on both sides, by callgrind, against integration/bench/instructions.json; fails where one
               grew by more than 5 % (`bench-check --write` renews the table)
+  bench-checks  what each check and each copy costs in instructions a frame, by builds without them (`bench-checks --write` renews
+              integration/bench/checks.json and the tables of PERFORMANCE.md; `bench-checks NAME...` prints some)
   fuzz        the boundaries under libFuzzer, from the seeds in the tree (`fuzz SECONDS [TARGET...]`, 15 seconds each by itself)
   models      the rings under loom: interleavings and reorderings, with mutants that must be caught
   unsafe      where unsafe code, loads of a peer's memory and hostile code may stand; counts of unsafe blocks
@@ -119,36 +121,47 @@ cmd_honest() {
 # Instructions a frame: the stepped pair under callgrind, which counts the same each time. Times prove nothing on a machine
 # that others use too.
 cmd_bench_check() {
-    local scratch program layout dir order name frames rows
+    local table=integration/bench/instructions.json
+    # A check that has changed makes a stale patch, which is to be known now.
+    integration/bench/checks.py --apply || fail "renew these patches, or take them away"
+    has_valgrind || return 0
+    step integration/bench/build.sh
+    if [ "${1:-}" = --write ]; then
+        integration/bench/instructions.py "$(target_dir)/release/ironring-step" --write "$table"
+        write_tables
+    else
+        integration/bench/instructions.py "$(target_dir)/release/ironring-step" --compare "$table" ||
+            fail "frames cost more instructions than they did; make them cheaper, or renew the table and say why"
+    fi
+}
+
+# What each check on the way of a frame costs, and what copying costs, in instructions a frame: the same pair with each patch
+# that names a side in turn, in a scratch copy. Without names all of them.
+cmd_bench_checks() {
+    local here tree
+    has_valgrind || return 0
+    here=$(realpath -m "$(target_dir)/bench-checks")
+    # Always the same place, so that what was built before is not built again.
+    tree=$here/tree
+    rm -rf "$tree"
+    mkdir -p "$tree"
+    git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$tree"
+    CARGO_TARGET_DIR=$here/build integration/bench/checks.py "$tree" "$@"
+    if [ "${1:-}" = --write ]; then
+        write_tables
+    fi
+}
+
+# What is counted, in the page that people read.
+write_tables() {
+    integration/bench/tables.py integration/bench/instructions.json integration/bench/checks.json PERFORMANCE.md
+}
+
+has_valgrind() {
     if ! command -v valgrind >/dev/null; then
         in_ci && fail "valgrind is not there"
         echo "SKIP: instructions a frame, for want of valgrind"
-        return
-    fi
-    scratch=$(mktemp -d)
-    # shellcheck disable=SC2064
-    trap "rm -rf '$scratch'" EXIT
-    step cargo build --release --quiet --locked -p ironring-integration
-    program=$(target_dir)/release/ironring
-    rows=$scratch/rows
-    for layout in split packed; do
-        for dir in tx rx; do
-            for order in "" --in-order; do
-                name=$layout-$dir${order/--/-}
-                # shellcheck disable=SC2086
-                frames=$(valgrind --tool=callgrind --callgrind-out-file="$scratch/$name" --dump-instr=no \
-                    "$program" bench-step --layout $layout --dir $dir $order 2>"$scratch/log" |
-                    python3 -c 'import json, sys; print(json.load(sys.stdin)["frames"])') ||
-                    fail "$name: $(tail -n 1 "$scratch/log")"
-                echo "$name $(python3 integration/bench/instructions.py "$scratch/$name" "$frames")" >>"$rows"
-            done
-        done
-    done
-    if [ "${1:-}" = --write ]; then
-        python3 integration/bench/instructions.py --table <"$rows" >integration/bench/instructions.json
-    else
-        python3 integration/bench/instructions.py --compare integration/bench/instructions.json <"$rows" ||
-            fail "frames cost more instructions than they did; make them cheaper, or renew the table and say why"
+        return 1
     fi
 }
 
@@ -560,6 +573,7 @@ case $subcommand in
     check | test | exhaustive | grid | honest | fuzz | mutants | models | unsafe | interop | deps) "cmd_$subcommand" "${@:2}" ;;
     guest-kernel) cmd_guest_kernel ;;
     bench-check) cmd_bench_check "${@:2}" ;;
+    bench-checks) cmd_bench_checks "${@:2}" ;;
     help | -h | --help) usage ;;
     *) usage >&2 && exit 2 ;;
 esac

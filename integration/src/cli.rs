@@ -8,7 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::attacks::{self, AttacksCommand};
 use crate::audit::{self, AuditArgs, CellArgs, GuestsArgs, MirrorArgs, ScanArgs};
-use crate::bench::{self, BenchArgs, DriverArgs, StepArgs};
+use crate::bench::{self, BenchArgs, DriverArgs};
 use crate::pair::{self, BackendArgs, PairArgs};
 use crate::{demo, output};
 
@@ -46,9 +46,6 @@ enum Command {
     /// The driver of a benchmark
     #[command(hide = true)]
     BenchDriver(DriverArgs),
-    /// A pair that is stepped by hand
-    #[command(hide = true)]
-    BenchStep(StepArgs),
     /// The backend of a pair
     #[command(hide = true)]
     Backend(BackendArgs),
@@ -92,7 +89,6 @@ pub fn main() -> ExitCode {
         Some(Command::Audit(args)) => audit::main(&args, json),
         Some(Command::Bench(args)) => bench::main(&args, json),
         Some(Command::BenchDriver(args)) => bench::driver_main(&args),
-        Some(Command::BenchStep(args)) => bench::step_main(args),
         Some(Command::Backend(args)) => pair::backend_main(args),
         Some(Command::Mirror(args)) => audit::mirror_main(&args),
         Some(Command::Guests(args)) => audit::guests_main(&args),

@@ -3,14 +3,13 @@
 //! Each sample is two new processes, each on a CPU of its own: `driver` is our driver's half, `ends` starts it and
 //! our backend, `testpmd` DPDK's ends, `sample` puts two together. Comparisons take their samples in turn, with a
 //! second sample of the first pairing in each round, so that the noise floor is known: what the same thing measured
-//! twice differs by. `sums` makes medians and intervals of them, `limit` finds what the machine can do at best. `step`
-//! is for counting instructions.
+//! twice differs by. `sums` makes medians and intervals of them, `limit` finds what the machine can do at best. Instructions
+//! are counted with a program by itself, in `integration/step`.
 
 mod driver;
 mod ends;
 mod limit;
 mod sample;
-mod step;
 mod sums;
 mod testpmd;
 mod work;
@@ -22,7 +21,6 @@ use serde::Serialize;
 
 pub use driver::{DriverArgs, driver_main};
 pub use limit::Limits;
-pub use step::{StepArgs, step_main};
 pub use sums::{Ratio, Spread};
 pub use testpmd::Path22;
 pub use work::{Api, Direction, Maker, Pairing, Work};
