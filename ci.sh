@@ -147,7 +147,7 @@ cmd_bench_checks() {
     mkdir -p "$tree"
     git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$tree"
     CARGO_TARGET_DIR=$here/build integration/bench/checks.py "$tree" "$@"
-    if [ "${1:-}" = --write ]; then
+    if [[ " $* " == *" --write "* ]]; then
         write_tables
     fi
 }

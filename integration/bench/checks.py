@@ -2,7 +2,8 @@
 """What each check and each copy costs, in instructions a frame: the stepped pair is built again without it.
 
 usage: checks.py TREE [NAME...]   counts with the patches of these names (all), in a copy of the workspace; prints
-       checks.py TREE --write     counts all, and renews checks.json
+       checks.py TREE --write     counts all and the copies, and renews checks.json
+       checks.py TREE --write NAME...   renews what it says of these
        checks.py --apply          whether all patches apply to the workspace here
 
 A patch under integration/bench/without, or under integration/mutants if it only removes, has `Side: driver`, `backend` or `both`:
@@ -141,17 +142,27 @@ def main():
     program = build(tree)
     if not program:
         sys.exit("the workspace does not build")
-    copied = copies(program) if write else []
-    bases = {in_order: count(program, in_order) for in_order in {patch.in_order for patch in found}}
+    whole = json.loads(TABLE.read_text()) if names and TABLE.exists() else {"checks": [], "together": None}
+    if write and not names:
+        whole["copies"] = copies(program)
+    bases = {in_order: count(program, in_order) for in_order in {False, *(patch.in_order for patch in found)}}
+    whole["base"] = bases[False]
     print(f"{'without':24} {'side':8} {' '.join(f'{layout}-{dir}'.rjust(9) for layout, dir in ROWS)}", flush=True)
-    checks = [without(tree, patch, bases[patch.in_order]) for patch in found]
-    if None in checks:
-        sys.exit("not every patch builds")
-    if write:
-        everything = together(tree, [patch for patch in found if not patch.in_order], bases[False])
-        if not everything:
+    failed = 0
+    for patch in found:
+        cost = without(tree, patch, bases[patch.in_order])
+        failed += not cost
+        kept = [check for check in whole["checks"] if check["name"] != patch.name]
+        whole["checks"] = sorted(kept + [cost] * bool(cost), key=lambda check: check["name"])
+        if write:
+            # Now, so that a run which is interrupted leaves what it has.
+            TABLE.write_text(json.dumps(whole, indent=1) + "\n")
+    if failed:
+        sys.exit(f"{failed} patches do not build")
+    if write and not names:
+        whole["together"] = together(tree, [patch for patch in found if not patch.in_order], bases[False])
+        if not whole["together"]:
             sys.exit("all checks together cannot be taken out")
-        whole = {"base": bases[False], "base_in_order": bases.get(True), "checks": checks, "together": everything, "copies": copied}
         TABLE.write_text(json.dumps(whole, indent=1) + "\n")
 
 
