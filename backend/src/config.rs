@@ -186,7 +186,7 @@ struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     fd: Option<i32>,
 
-    /// Where frames go and come from: tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN[:OUT]
+    /// Where frames go and come from: tap:NAME, tap:fd=N, loopback, null, generate:BYTES, generate:imix, pcap:IN[:OUT]
     ///
     /// To each front-end that connects, IN is played from its beginning. OUT, replaced if it is there, gets what all of
     /// them send.
@@ -418,6 +418,7 @@ mod tests {
     fn ports_are_read_as_documented() {
         assert_eq!("loopback".parse(), Ok(PortSpec::Loopback));
         assert_eq!("generate:1500".parse(), Ok(PortSpec::Generate { bytes: 1500 }));
+        assert_eq!("generate:imix".parse(), Ok(PortSpec::GenerateImix));
         let pcap = |output: Option<&str>| PortSpec::Pcap { input: "a".into(), output: output.map(Into::into) };
         assert_eq!("pcap:a".parse(), Ok(pcap(None)));
         assert_eq!("pcap:a:b".parse(), Ok(pcap(Some("b"))));

@@ -58,6 +58,8 @@ pub enum PortSpec {
         /// Bytes of each.
         bytes: usize,
     },
+    /// Frames of simple IMIX come without end.
+    GenerateImix,
     /// A capture is played, and another one written.
     Pcap {
         /// The capture that is played.
@@ -75,8 +77,10 @@ impl FromStr for PortSpec {
         match (kind, argument) {
             ("loopback", None) => Ok(Self::Loopback),
             ("null", None) => Ok(Self::Null),
+            ("generate", Some("imix")) => Ok(Self::GenerateImix),
             ("generate", Some(bytes)) => {
-                let bytes = bytes.parse().map_err(|_| format!("`{bytes}` is no number of bytes; write generate:64"))?;
+                let wrong = || format!("`{bytes}` is no number of bytes; write generate:64 or generate:imix");
+                let bytes = bytes.parse().map_err(|_| wrong())?;
                 Ok(Self::Generate { bytes })
             }
             ("pcap", Some(files)) => {
@@ -94,7 +98,10 @@ impl FromStr for PortSpec {
                 }
             },
             ("tap", _) => Err("the interface is missing; write tap:NAME or tap:fd=N".to_owned()),
-            _ => Err("ports are tap:NAME, tap:fd=N, loopback, null, generate:BYTES, pcap:IN[:OUT]".to_owned()),
+            _ => {
+                Err("ports are tap:NAME, tap:fd=N, loopback, null, generate:BYTES, generate:imix, pcap:IN[:OUT]"
+                    .to_owned())
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An endless source of frames of one size.
+//! An endless source of frames, of one size or of a mix.
 
 use super::null::Null;
 use super::{Port, PortError, PortStats};
@@ -10,20 +10,60 @@ use crate::net::{MAX_FRAME, MIN_FRAME};
 /// then n as a big-endian 64-bit number; then a pattern. The frames are made in templates that rotate through
 /// [`ROTATION_BYTES`], so that they do not all come from one hot line of cache.
 #[derive(Debug)]
-pub struct Generate {
-    /// Templates one after the other, `stride` bytes apart.
+pub struct Generate<S = Fixed> {
+    /// Templates one after the other, each beginning on a line of cache, as many as make whole rounds of the sizes.
     templates: Box<[u8]>,
-    bytes: usize,
-    stride: usize,
+    sizes: S,
     /// Where the next frame lies.
-    at: usize,
+    next: Place,
     /// Where the next frame lies that has no number yet: some way ahead, so that a number is not copied out right after it
     /// was stored, which would wait for the store, and so that its line is there by then.
-    unnumbered: usize,
+    unnumbered: Place,
     /// The number that it gets.
     number: u64,
     sink: Null,
     given: PortStats,
+}
+
+/// A template, and the place of its frame in the round of sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    at: usize,
+    turn: usize,
+}
+
+/// How long frames are: a round of sizes, over and over again.
+pub trait Sizes: Send {
+    /// Sizes of a round.
+    const TURNS: usize;
+    /// Bytes of a frame of the round.
+    fn bytes(&self, turn: usize) -> usize;
+}
+
+/// All of the same size.
+#[derive(Clone, Copy, Debug)]
+pub struct Fixed(usize);
+
+/// Those of [`IMIX`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mixed;
+
+impl Sizes for Fixed {
+    const TURNS: usize = 1;
+
+    #[inline(always)]
+    fn bytes(&self, _turn: usize) -> usize {
+        self.0
+    }
+}
+
+impl Sizes for Mixed {
+    const TURNS: usize = IMIX.len();
+
+    #[inline(always)]
+    fn bytes(&self, turn: usize) -> usize {
+        IMIX.get(turn).copied().unwrap_or(MIN_BYTES)
+    }
 }
 
 impl Generate {
@@ -35,30 +75,50 @@ impl Generate {
         if !(MIN_BYTES..=MAX_FRAME).contains(&bytes) {
             return Err(PortError::FrameSize { bytes, min: MIN_BYTES, max: MAX_FRAME });
         }
-        let stride = bytes.next_multiple_of(64);
-        let count = ROTATION_BYTES.div_ceil(stride);
-        let mut templates = vec![0; stride.saturating_mul(count)].into_boxed_slice();
-        for template in templates.chunks_exact_mut(stride) {
+        Ok(Self::of(Fixed(bytes)))
+    }
+}
+
+impl Generate<Mixed> {
+    /// A source of frames of the sizes of [`IMIX`].
+    #[must_use]
+    pub fn imix() -> Self {
+        Self::of(Mixed)
+    }
+}
+
+impl<S: Sizes> Generate<S> {
+    fn of(sizes: S) -> Self {
+        let strides = || (0..S::TURNS).map(|turn| stride(sizes.bytes(turn)));
+        let round = strides().fold(0usize, usize::saturating_add);
+        let rounds = ROTATION_BYTES.div_ceil(round.max(1));
+        let mut templates = vec![0; round.saturating_mul(rounds)].into_boxed_slice();
+        let mut rest = &mut *templates;
+        for stride in std::iter::repeat_n((), rounds).flat_map(|()| strides()) {
+            let Some((template, behind)) = std::mem::take(&mut rest).split_at_mut_checked(stride) else { break };
             for (byte, value) in template.iter_mut().zip((0..=u8::MAX).cycle()) {
                 *byte = value;
             }
             if let Some((header, _)) = template.split_first_chunk_mut() {
                 *header = HEADER;
             }
+            rest = behind;
         }
         let (sink, given) = (Null::new(), PortStats::default());
-        let mut source = Self { templates, bytes, stride, at: 0, unnumbered: 0, number: 0, sink, given };
-        for _ in 0..AHEAD.min(count) {
+        let (next, unnumbered) = (Place::default(), Place::default());
+        let mut source = Self { templates, sizes, next, unnumbered, number: 0, sink, given };
+        for _ in 0..AHEAD.min(S::TURNS.saturating_mul(rounds)) {
             source.write_number();
         }
-        Ok(source)
+        source
     }
 
     /// Numbers the next frame that has no number.
     #[inline]
     fn write_number(&mut self) {
         let number = self.number.to_be_bytes();
-        let field = self.templates.get_mut(self.unnumbered..).and_then(|frame| frame.get_mut(MIN_FRAME..MIN_BYTES));
+        let frame = self.templates.get_mut(self.unnumbered.at..);
+        let field = frame.and_then(|frame| frame.get_mut(MIN_FRAME..MIN_BYTES));
         if let Some(field) = field {
             field.copy_from_slice(&number);
         }
@@ -67,13 +127,17 @@ impl Generate {
     }
 
     #[inline]
-    fn after(&self, at: usize) -> usize {
-        let next = at.saturating_add(self.stride);
-        if next < self.templates.len() { next } else { 0 }
+    fn after(&self, place: Place) -> Place {
+        let at = place.at.saturating_add(stride(self.sizes.bytes(place.turn)));
+        if at >= self.templates.len() {
+            return Place::default();
+        }
+        let turn = place.turn.wrapping_add(1);
+        Place { at, turn: if turn < S::TURNS { turn } else { 0 } }
     }
 }
 
-impl Port for Generate {
+impl<S: Sizes> Port for Generate<S> {
     #[inline]
     fn tx_slot(&mut self, len: usize) -> Option<&mut [u8]> {
         self.sink.tx_slot(len)
@@ -86,7 +150,8 @@ impl Port for Generate {
 
     #[inline]
     fn rx_peek(&mut self) -> Option<&[u8]> {
-        self.templates.get(self.at..self.at.checked_add(self.bytes)?)
+        let Place { at, turn } = self.next;
+        self.templates.get(at..at.checked_add(self.sizes.bytes(turn))?)
     }
 
     #[inline]
@@ -96,8 +161,8 @@ impl Port for Generate {
 
     #[inline]
     fn rx_consume(&mut self) {
-        self.given.gave(self.bytes);
-        self.at = self.after(self.at);
+        self.given.gave(self.sizes.bytes(self.next.turn));
+        self.next = self.after(self.next);
         self.write_number();
     }
 
@@ -107,6 +172,14 @@ impl Port for Generate {
     }
 }
 
+/// Bytes from one template to the next.
+#[inline(always)]
+const fn stride(bytes: usize) -> usize {
+    bytes.next_multiple_of(64)
+}
+
+/// Simple IMIX, as frames without their checksum: of twelve, seven of 64 bytes, four of 570 and one of 1518, mixed.
+pub const IMIX: [usize; 12] = [64, 570, 64, 64, 570, 64, 1518, 64, 570, 64, 570, 64];
 /// The smallest frame: an Ethernet header and the number.
 pub const MIN_BYTES: usize = MIN_FRAME + 8;
 /// Over how many bytes the templates rotate.
@@ -133,6 +206,19 @@ mod tests {
             }
             assert_eq!(port.stats().given_bytes, 40_000 * bytes as u64);
         }
+    }
+
+    #[test]
+    fn a_mix_goes_round_and_is_numbered_like_the_rest() {
+        let mut port = Generate::imix();
+        for n in 0..40_000u64 {
+            let frame = port.rx_peek().unwrap();
+            assert_eq!(frame.len(), IMIX[n as usize % 12]);
+            assert_eq!((&frame[..14], &frame[14..22]), (&HEADER[..], &n.to_be_bytes()[..]));
+            port.rx_consume();
+        }
+        let count = |bytes| IMIX.iter().filter(|size| **size == bytes).count();
+        assert_eq!((count(64), count(570), count(1518)), (7, 4, 1));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use ironring_common::error::OsError;
 use super::listen::copy_of;
 use crate::config::{PortSpec, Settings};
 use crate::port::PortError;
-use crate::port::generate::Generate;
+use crate::port::generate::{Generate, Mixed};
 use crate::port::loopback::Loopback;
 use crate::port::null::Null;
 use crate::port::pcap::Pcap;
@@ -33,6 +33,7 @@ enum Source {
     Loopback,
     Null,
     Generate { bytes: usize },
+    GenerateImix,
     Pcap(Pcap),
     Tap(Tap),
 }
@@ -44,6 +45,7 @@ pub(super) enum AnyPort {
     Loopback,
     Null(Null),
     Generate(Generate),
+    GenerateImix(Generate<Mixed>),
     Pcap(Pcap),
     Tap(Tap),
 }
@@ -59,6 +61,7 @@ impl Ports {
                 Generate::new(*bytes)?;
                 Source::Generate { bytes: *bytes }
             }
+            PortSpec::GenerateImix => Source::GenerateImix,
             PortSpec::Pcap { input, output } => Source::Pcap(Pcap::open(input, output.as_deref())?),
             PortSpec::Tap { name } => Source::Tap(Tap::open(name, settings.mtu)?),
             PortSpec::TapFd { fd } => {
@@ -84,7 +87,7 @@ pub(crate) fn check_threads(settings: &Settings) -> Result<(), PortError> {
     let port = match port {
         PortSpec::Pcap { .. } => "pcap",
         PortSpec::Tap { .. } | PortSpec::TapFd { .. } => "tap",
-        PortSpec::Loopback | PortSpec::Null | PortSpec::Generate { .. } => return Ok(()),
+        PortSpec::Loopback | PortSpec::Null | PortSpec::Generate { .. } | PortSpec::GenerateImix => return Ok(()),
     };
     if threads == 1 { Ok(()) } else { Err(PortError::OneThread { port, threads }) }
 }
@@ -95,6 +98,7 @@ impl Source {
             Self::Loopback => AnyPort::Loopback,
             Self::Null => AnyPort::Null(Null::new()),
             Self::Generate { bytes } => AnyPort::Generate(Generate::new(*bytes)?),
+            Self::GenerateImix => AnyPort::GenerateImix(Generate::imix()),
             Self::Pcap(port) => AnyPort::Pcap(port.again()?),
             Self::Tap(port) => {
                 let mut port = port.again()?;
@@ -111,7 +115,7 @@ impl AnyPort {
     pub(super) fn link(&self) -> Option<Link> {
         match self {
             Self::Tap(port) => Some(port.link()),
-            Self::Loopback | Self::Null(_) | Self::Generate(_) | Self::Pcap(_) => None,
+            Self::Loopback | Self::Null(_) | Self::Generate(_) | Self::GenerateImix(_) | Self::Pcap(_) => None,
         }
     }
 
@@ -130,6 +134,7 @@ impl AnyPort {
             }
             Self::Null(port) => WorkerHandle::spawn_with_ports([port], hook, wait, stats, sandbox),
             Self::Generate(port) => WorkerHandle::spawn_with_ports([port], hook, wait, stats, sandbox),
+            Self::GenerateImix(port) => WorkerHandle::spawn_with_ports([port], hook, wait, stats, sandbox),
             Self::Pcap(port) => WorkerHandle::spawn_with_ports([port], hook, wait, stats, sandbox),
             Self::Tap(port) => WorkerHandle::spawn_with_ports([port], hook, wait, stats, sandbox),
         }
