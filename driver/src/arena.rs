@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ironring_common::apart::APART_BYTES;
 use ironring_common::error::{Misuse, OsError};
 use ironring_common::index::{GuestAddr, QueueSize};
-use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::mapping::{Area, Mapping, Memfd, Pages};
 use ironring_common::shm::view::Ours;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::{net, packed, split};
@@ -38,6 +38,8 @@ pub struct ArenaShape {
     pub layout: RingLayout,
     /// Descriptors of the indirect table that each descriptor of a transmit queue has; 0 for no tables.
     pub table_entries: u16,
+    /// The pages that all of it is made of.
+    pub pages: Pages,
 }
 
 /// The memory of one device, for one epoch.
@@ -121,8 +123,8 @@ impl Arena {
         if !fits(&ours) || !fits(&theirs) {
             return Err(impossible.into());
         }
-        let ours = Region::create("ironring-ours", ours.next, OURS_BASE)?;
-        let theirs = Region::create("ironring-theirs", theirs.next, THEIRS_BASE)?;
+        let ours = Region::create("ironring-ours", ours.next, shape.pages, OURS_BASE)?;
+        let theirs = Region::create("ironring-theirs", theirs.next, shape.pages, THEIRS_BASE)?;
         let queues = plans.iter().map(|plan| plan.carve(shape, &ours, &theirs)).collect::<Result<_, Misuse>>()?;
         Ok(Self { ours, theirs, queues })
     }
@@ -147,8 +149,8 @@ impl Arena {
 }
 
 impl Region {
-    fn create(name: &str, len: usize, base: GuestAddr) -> Result<Self, OsError> {
-        let memfd = Memfd::create(name, len)?;
+    fn create(name: &str, len: usize, pages: Pages, base: GuestAddr) -> Result<Self, OsError> {
+        let memfd = Memfd::of_pages(name, len, pages)?;
         let mapping = Mapping::of(&memfd)?;
         Ok(Self { memfd, mapping, base })
     }
@@ -306,6 +308,7 @@ mod tests {
         slot_bytes: 2048,
         layout: RingLayout::Split,
         table_entries: 2,
+        pages: Pages::Normal,
     };
 
     fn arena(queue_size: u16, layout: RingLayout) -> Arena {

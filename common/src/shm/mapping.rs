@@ -19,6 +19,19 @@ use crate::error::{Misuse, OsError};
 pub struct Memfd {
     fd: OwnedFd,
     len: usize,
+    /// Bytes of its pages.
+    page: usize,
+}
+
+/// What pages a memfd is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// Those of the system.
+    #[default]
+    Normal,
+    /// Of 2 MiB, which have to be reserved (`vm.nr_hugepages`). A peer that holds the memfd can punch holes into it, and a hole
+    /// that is touched when no page is left is a signal: for peers that are not expected to do that.
+    Huge,
 }
 
 impl Memfd {
@@ -29,10 +42,21 @@ impl Memfd {
     /// # Errors
     /// [`OsError`] if the system has no memory, descriptors or seals for us.
     pub fn create(name: &str, len: usize) -> Result<Self, OsError> {
-        let page = rustix::param::page_size();
+        Self::of_pages(name, len, Pages::Normal)
+    }
+
+    /// As [`create`](Self::create), of such pages, and rounded up to whole ones.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create). That there are too few huge pages is found when it is mapped.
+    pub fn of_pages(name: &str, len: usize, pages: Pages) -> Result<Self, OsError> {
+        let (page, kind) = match pages {
+            Pages::Normal => (rustix::param::page_size(), MemfdFlags::empty()),
+            Pages::Huge => (HUGE_BYTES, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB),
+        };
         let len = len.max(1).checked_next_multiple_of(page).ok_or_else(|| too_large("size a memfd"))?;
         let size = u64::try_from(len).map_err(|_| too_large("size a memfd"))?;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
         // NOEXEC_SEAL needs Linux 6.3; older kernels refuse the flag, and do without.
         let fd = rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| rustix::fs::memfd_create(name, flags))
@@ -40,7 +64,7 @@ impl Memfd {
         rustix::fs::ftruncate(&fd, size).map_err(|e| OsError::new("size a memfd", e))?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(|e| OsError::new("seal a memfd", e))?;
-        Ok(Self { fd, len })
+        Ok(Self { fd, len, page })
     }
 
     /// Bytes in the memfd.
@@ -61,6 +85,10 @@ impl AsFd for Memfd {
         self.fd.as_fd()
     }
 }
+
+/// Bytes of a huge page.
+const HUGE_BYTES: usize = 2 << 20;
+const MAP_HUGE: &str = "map a memfd of huge pages (reserve more of 2 MiB: sysctl vm.nr_hugepages)";
 
 fn too_large(what: &'static str) -> OsError {
     OsError::new(what, std::io::Error::from(std::io::ErrorKind::InvalidInput))
@@ -89,8 +117,10 @@ impl Mapping {
     /// # Errors
     /// [`OsError`] if the address space or the memory is not to be had.
     pub fn of(memfd: &Memfd) -> Result<Arc<Self>, OsError> {
-        let page = rustix::param::page_size();
-        let reserved_len = page
+        let guard = rustix::param::page_size();
+        // Huge pages begin at multiples of their size, so there may be more before and behind.
+        let reserved_len = memfd
+            .page
             .checked_mul(2)
             .and_then(|guards| guards.checked_add(memfd.len))
             .ok_or_else(|| too_large("map shared memory"))?;
@@ -101,7 +131,9 @@ impl Mapping {
         .map_err(|e| OsError::new("reserve address space", e))?;
         let reserved_ptr = NonNull::new(reserved.cast::<u8>()).ok_or_else(|| too_large("reserve address space"))?;
         // From here on, dropping `mapping` gives the reservation back, whatever happens next.
-        let base_ptr = reserved_ptr.as_ptr().wrapping_add(page);
+        let base_ptr = reserved_ptr.as_ptr().wrapping_add(guard);
+        // At most a page less a guard: the reservation goes on for a guard at least behind the accessible bytes.
+        let base_ptr = base_ptr.wrapping_add(base_ptr.align_offset(memfd.page));
         let base = NonNull::new(base_ptr).ok_or_else(|| too_large("reserve address space"))?;
         let mapping = Self { reserved: reserved_ptr, reserved_len, base, len: memfd.len };
         // SAFETY: [base, base + len) lies inside the reservation made above, which nobody else knows, so MAP_FIXED
@@ -116,7 +148,7 @@ impl Mapping {
                 0,
             )
         }
-        .map_err(|e| OsError::new("map a memfd", e))?;
+        .map_err(|e| OsError::new(if memfd.page == HUGE_BYTES { MAP_HUGE } else { "map a memfd" }, e))?;
         Ok(Arc::new(mapping))
     }
 
@@ -515,6 +547,29 @@ mod tests {
             assert_eq!(peer.set_len(len).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
         }
         assert!(rustix::fs::fcntl_add_seals(&peer, SealFlags::FUTURE_WRITE).is_err());
+    }
+
+    /// Where huge pages are reserved: a machine that has none says so in a sentence, and cannot show more.
+    #[test]
+    fn huge_pages_are_sealed_aligned_and_guarded() {
+        let memfd = match Memfd::of_pages("test", 5000, Pages::Huge) {
+            Ok(memfd) => memfd,
+            Err(error) => return assert!(error.to_string().starts_with("cannot create a memfd"), "{error}"),
+        };
+        assert_eq!(memfd.len(), HUGE_BYTES);
+        let seals = rustix::fs::fcntl_get_seals(&memfd.fd).unwrap();
+        assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL), "{seals:?}");
+        let mapping = match Mapping::of(&memfd) {
+            Ok(mapping) => mapping,
+            Err(error) => return assert!(error.to_string().contains("sysctl vm.nr_hugepages"), "{error}"),
+        };
+        let guard = rustix::param::page_size();
+        let before = mapping.base.as_ptr().addr() - mapping.reserved.as_ptr().addr();
+        assert!(mapping.base.as_ptr().addr().is_multiple_of(HUGE_BYTES) && before >= guard);
+        assert!(mapping.reserved_len >= before + mapping.len + guard);
+        let area = mapping.area(HUGE_BYTES - 8, 8).unwrap();
+        area.store_u64(0, 7);
+        assert_eq!(area.load_u64(0), 7);
     }
 
     #[test]

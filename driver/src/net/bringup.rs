@@ -11,7 +11,7 @@ use ironring_common::doorbell::Supervisor;
 use ironring_common::error::{Incompatible, Misuse};
 use ironring_common::features::{Feature, Negotiated};
 use ironring_common::index::QueueSize;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::mapping::{Area, Pages};
 use ironring_common::spec::net;
 
 use super::bells::Bells;
@@ -134,6 +134,7 @@ impl Bringup<Agreed> {
             slot_bytes,
             layout: self.options.layout,
             table_entries: if indirect { TABLE_ENTRIES } else { 0 },
+            pages: if self.options.huge_pages { Pages::Huge } else { Pages::Normal },
         })?;
         self.channel.set_memory(&arena.regions())?;
         let Self { channel, options, queue_size, state } = self;

@@ -59,6 +59,9 @@ pub struct NetOptions {
     pub in_order: bool,
     /// The longest frame, in bytes without checksum: at least 60.
     pub frame_max: u32,
+    /// Whether shared memory is huge pages of 2 MiB, which have to be reserved (`vm.nr_hugepages`). A device that punches holes
+    /// into the memfds can then kill this process by a signal when no page is left: see THREAT_MODEL.md.
+    pub huge_pages: bool,
     /// How long [`VirtioNet::wait`] polls before it sleeps.
     pub spin: Duration,
     /// Whether the device is kicked when it asks for that. Without kicks it must poll; a backend that sleeps looks at its
@@ -79,6 +82,7 @@ impl Default for NetOptions {
             event_idx: false,
             in_order: false,
             frame_max: 2036,
+            huge_pages: false,
             spin: Duration::ZERO,
             kicks: true,
             drain: Duration::from_secs(1),
