@@ -131,6 +131,7 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
         port.rx_consume();
     }
     tally.all_frames(frames, sum);
+    hook.order(singles.get_mut(..usize::from(frames)).unwrap_or_default());
     let (finished, back) = singles.split_at_checked(usize::from(frames)).unwrap_or((singles, &[]));
     vring.end_singles(hook, finished, back);
     if let (true, Some(single)) = (outside, back.first()) {

@@ -59,7 +59,7 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook>(
 ) -> (u16, bool) {
     let mut singles = [Single::default(); BURST as usize];
     let taken = vring.next_singles(&mut singles);
-    let singles = singles.get(..usize::from(taken)).unwrap_or_default();
+    let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
     let mut found: Found<'_> = [None; _];
     let memory = memory.hot();
     for (single, to) in singles.iter().zip(&mut found) {
@@ -87,6 +87,7 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook>(
     }
     tally.all_frames(frames, sum);
     let done = frames.wrapping_add(dropped);
+    hook.order(singles.get_mut(..usize::from(done)).unwrap_or_default());
     let (finished, back) = singles.split_at_checked(usize::from(done)).unwrap_or((singles, &[]));
     vring.end_singles(hook, finished, back);
     if let (Some(Stop::Outside(segment)), Some(single)) = (&stop, back.first()) {

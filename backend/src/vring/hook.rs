@@ -11,6 +11,8 @@ use ironring_common::shm::table::RegionTable;
 use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 
+use super::chain::Single;
+
 /// When a hook is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Moment {
@@ -87,6 +89,13 @@ pub trait Hook {
     /// Called at each [`Moment`], from the thread that serves the ring.
     fn at(&mut self, moment: Moment, ring: &RingMemory<'_>) {
         let _ = (moment, ring);
+    }
+
+    /// Chains of one descriptor that are about to be completed, for another order of their completions: one in which they were not
+    /// made available, as a device without `VIRTIO_F_IN_ORDER` may. Told without [`ACTIVE`](Self::ACTIVE) too.
+    #[inline(always)]
+    fn order(&mut self, done: &mut [Single]) {
+        let _ = done;
     }
 
     /// The used element to write instead of the honest `elem`.
