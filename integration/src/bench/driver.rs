@@ -11,14 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ironring_driver::net::{NetOptions, RxBatch, RxQueue, TxError, VirtioNet};
-use ironring_driver::queue::violation::Violation;
-use ironring_driver::transport::{Deadlines, VhostUser};
+use ironring_driver::net::VirtioNet;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
-use super::work::{Api, Direction, Work};
+use super::nic::{Failure, Nic};
+use super::pairs::ManyPairs;
+use super::source::{BURST_MAX, Source};
+use super::times::Times;
+use super::work::{Api, Completions, Direction, Size, Trust, Work};
 use crate::pair::Layout;
+use crate::trusting::poll::TrustingNet;
 use crate::{config, machine, output};
 
 /// Arguments of the hidden subcommand.
@@ -38,7 +41,7 @@ pub struct DriverArgs {
     #[arg(long, value_enum)]
     dir: Direction,
     #[arg(long)]
-    size: u16,
+    size: Size,
     #[arg(long)]
     ring_size: u16,
     #[arg(long)]
@@ -48,6 +51,11 @@ pub struct DriverArgs {
     in_order: bool,
     #[arg(long, value_enum)]
     api: Api,
+    #[arg(long, value_enum)]
+    ring: Trust,
+    /// Memory of huge pages
+    #[arg(long)]
+    hugepages: bool,
     #[arg(long)]
     queues: u16,
     #[arg(long)]
@@ -70,14 +78,16 @@ pub(super) struct Told {
 
 impl DriverArgs {
     /// The arguments on a command line.
-    pub(super) fn of(work: &Work, cpu: usize, socket: &std::path::Path) -> Vec<std::ffi::OsString> {
-        let Work { layout, dir, size, ring_size, burst, in_order, api, queues, idle_queues } = *work;
+    pub(super) fn of(work: &Work, ring: Trust, cpu: usize, socket: &std::path::Path) -> Vec<std::ffi::OsString> {
+        let Work { layout, dir, size, ring_size, burst, in_order, api, completions: _, hugepages, queues, idle_queues } =
+            *work;
         let pairs = [
             ("--parent", std::process::id().to_string()),
             ("--cpu", cpu.to_string()),
             ("--layout", config::name(layout).to_owned()),
             ("--dir", value_name(&dir)),
             ("--api", value_name(&api)),
+            ("--ring", value_name(&ring)),
             ("--size", size.to_string()),
             ("--ring-size", ring_size.to_string()),
             ("--burst", burst.to_string()),
@@ -87,12 +97,15 @@ impl DriverArgs {
         let mut words: Vec<std::ffi::OsString> = vec!["bench-driver".into(), "--socket".into(), socket.into()];
         words.extend(pairs.into_iter().flat_map(|(name, value)| [name.into(), value.into()]));
         words.extend(in_order.then(|| "--in-order".into()));
+        words.extend(hugepages.then(|| "--hugepages".into()));
         words
     }
 
     fn work(&self) -> Work {
-        let Self { layout, dir, size, ring_size, burst, in_order, api, queues, idle_queues, .. } = *self;
-        Work { layout: layout.into(), dir, size, ring_size, burst, in_order, api, queues, idle_queues }
+        let Self { dir, size, ring_size, burst, in_order, api, hugepages, queues, idle_queues, .. } = *self;
+        // It takes them in whichever order they come.
+        let (layout, completions) = (self.layout.into(), Completions::InOrder);
+        Work { layout, dir, size, ring_size, burst, in_order, api, completions, hugepages, queues, idle_queues }
     }
 }
 
@@ -125,33 +138,31 @@ pub fn driver_main(args: &DriverArgs) -> ExitCode {
     }
 }
 
-type Failure = Box<dyn std::error::Error>;
-
+/// As [`driver_main`], on its CPU.
 fn run(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
+    match args.ring {
+        Trust::Hardened if args.work().pairs() > 1 => run_with::<ManyPairs>(args, stop),
+        Trust::Hardened => run_with::<VirtioNet>(args, stop),
+        Trust::Trusting => run_with::<TrustingNet>(args, stop),
+    }
+}
+
+fn run_with<N: Nic>(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
     let work = args.work();
-    let Work { layout, ring_size, in_order, .. } = work;
-    // The backend polls, so it is not asked whether it wants to be kicked.
-    let queue_pairs = work.pairs();
-    let options =
-        NetOptions { layout, queue_size: ring_size, in_order, queue_pairs, kicks: false, ..NetOptions::default() };
-    let mut net = VirtioNet::bring_up(VhostUser::connect(&args.socket, Deadlines::default())?, options)?;
-    let mut bench = Bench::new(&net_frame_max(&mut net), work, stop);
-    bench.work(&mut net)?;
+    let nic = N::bring_up(&args.socket, &work)?;
+    let mut bench = Bench::new(nic, work, stop);
+    bench.work()?;
     bench.tell(true);
-    // What a peer of others answers to the last requests is none of the result.
-    let _ = net.close();
+    bench.nic.close();
     Ok(())
 }
 
-fn net_frame_max(net: &mut VirtioNet) -> u32 {
-    net.tx().frame_max()
-}
-
 /// The work.
-struct Bench<'a> {
+struct Bench<'a, N: Nic> {
+    nic: N,
     work: Work,
     source: Source,
-    batch: RxBatch,
+    batch: N::Frames,
     stop: &'a AtomicBool,
     began: Instant,
     next_word: Duration,
@@ -162,12 +173,13 @@ struct Bench<'a> {
     times: Option<Times>,
 }
 
-impl<'a> Bench<'a> {
-    fn new(frame_max: &u32, work: Work, stop: &'a AtomicBool) -> Self {
+impl<'a, N: Nic> Bench<'a, N> {
+    fn new(nic: N, work: Work, stop: &'a AtomicBool) -> Self {
         Self {
+            batch: nic.room(&work),
+            nic,
             work,
-            source: Source::new(usize::from(work.size)),
-            batch: RxBatch::new(usize::from(work.burst), *frame_max),
+            source: Source::new(work.size),
             stop,
             began: Instant::now(),
             next_word: TELL_EVERY,
@@ -178,102 +190,57 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn work(&mut self, net: &mut VirtioNet) -> Result<(), Failure> {
+    fn work(&mut self) -> Result<(), Failure> {
         match self.work.dir {
-            Direction::Tx if self.work.api == Api::InPlace => self.send_in_place(net)?,
-            Direction::Loop if self.work.api == Api::Lease => self.forward(net)?,
-            Direction::Tx if self.work.queues > 1 => self.send_by_all(net)?,
-            Direction::Tx => self.send(net)?,
-            Direction::Rx if self.work.queues > 1 => self.receive_from_all(net)?,
+            Direction::Tx if self.work.api == Api::InPlace => self.send_in_place()?,
+            Direction::Loop if self.work.api == Api::Lease => self.forward()?,
+            Direction::Tx => self.send()?,
             Direction::Rx => {
                 while self.goes_on() {
-                    self.receive(net)?;
+                    self.receive()?;
                 }
             }
-            Direction::Loop => self.go_round(net)?,
-            Direction::Latency => self.ping(net)?,
+            Direction::Loop => self.go_round()?,
+            Direction::Latency => self.ping()?,
         }
         Ok(())
     }
 
     /// Frames out, as fast as they are taken.
-    fn send(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
-        let tx = net.tx();
+    fn send(&mut self) -> Result<(), Failure> {
         let burst = usize::from(self.work.burst);
         while self.goes_on() {
-            let sent = tx.tx_burst(self.source.burst(burst).as_slice())?;
+            let sent = self.nic.send(self.source.burst(burst).as_slice())?;
             self.source.advance(sent);
-            self.frames = tx.stats().completed;
+            self.frames = self.nic.completed();
         }
-        self.end_sending(net)
-    }
-
-    /// As [`send`](Self::send), a burst by each queue in turn.
-    fn send_by_all(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
-        let (burst, queues) = (usize::from(self.work.burst), usize::from(self.work.queues));
-        let mut completed = vec![0u64; queues];
-        while self.goes_on() {
-            for (pair, before) in net.pairs_mut().iter_mut().zip(&mut completed) {
-                let sent = pair.tx().tx_burst(self.source.burst(burst).as_slice())?;
-                self.source.advance(sent);
-                let now = pair.tx().stats().completed;
-                self.frames += now - std::mem::replace(before, now);
-            }
-        }
-        let deadline = Instant::now() + LEAVE;
-        for (pair, before) in net.pairs_mut().iter_mut().zip(&completed) {
-            while pair.tx().outstanding() > 0 && Instant::now() < deadline {
-                pair.tx().reclaim()?;
-            }
-            self.frames += pair.tx().stats().completed - before;
-        }
-        Ok(())
-    }
-
-    /// A burst from each queue in turn, every header read.
-    fn receive_from_all(&mut self, net: &mut VirtioNet) -> Result<(), Violation> {
-        let queues = usize::from(self.work.queues);
-        while self.goes_on() {
-            for pair in net.pairs_mut().iter_mut().take(queues) {
-                self.take_burst(pair.rx())?;
-            }
-        }
-        Ok(())
+        self.end_sending()
     }
 
     /// As [`send`](Self::send), each frame written where it goes: as many bytes as testpmd's `txonly` writes.
-    fn send_in_place(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
-        let (burst, size) = (usize::from(self.work.burst), usize::from(self.work.size));
+    fn send_in_place(&mut self) -> Result<(), Failure> {
+        let (burst, size) = (usize::from(self.work.burst), usize::from(self.work.size.longest()));
         while self.goes_on() {
-            let tx = net.tx();
-            tx.tx_burst_in_place(burst, size, |frame| {
-                // It has 60 bytes at least.
-                let _ = frame.write(0, &HEADERS);
-            })?;
-            self.frames = tx.stats().completed;
+            self.nic.send_in_place(burst, size)?;
+            self.frames = self.nic.completed();
         }
-        self.end_sending(net)
+        self.end_sending()
     }
 
     /// Takes back what is out.
-    fn end_sending(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
-        let tx = net.tx();
+    fn end_sending(&mut self) -> Result<(), Failure> {
         let deadline = Instant::now() + LEAVE;
-        while tx.outstanding() > 0 && Instant::now() < deadline {
-            tx.reclaim()?;
+        while self.nic.outstanding() > 0 && Instant::now() < deadline {
+            self.nic.reclaim()?;
         }
-        self.frames = tx.stats().completed;
+        self.frames = self.nic.completed();
         Ok(())
     }
 
     /// A burst in, every header read.
-    fn receive(&mut self, net: &mut VirtioNet) -> Result<usize, Violation> {
-        self.take_burst(net.rx())
-    }
-
-    fn take_burst(&mut self, rx: &mut RxQueue) -> Result<usize, Violation> {
-        let count = rx.rx_burst(&mut self.batch)?;
-        for frame in self.batch.frames() {
+    fn receive(&mut self) -> Result<usize, Failure> {
+        let count = self.nic.receive(&mut self.batch)?;
+        for frame in N::frames(&self.batch) {
             let head = frame.first_chunk().copied().map_or(0, u64::from_le_bytes);
             self.sum = self.sum.wrapping_add(head);
         }
@@ -282,10 +249,10 @@ impl<'a> Bench<'a> {
     }
 
     /// The first frames of a loop.
-    fn set_out(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
+    fn set_out(&mut self) -> Result<(), Failure> {
         let mut left = self.work.in_flight();
         while left > 0 {
-            let sent = net.tx().tx_burst(self.source.burst(left.min(usize::from(self.work.burst))).as_slice())?;
+            let sent = self.nic.send(self.source.burst(left.min(usize::from(self.work.burst))).as_slice())?;
             self.source.advance(sent);
             left -= sent;
         }
@@ -293,38 +260,31 @@ impl<'a> Bench<'a> {
     }
 
     /// What comes back is forwarded where it lies.
-    fn forward(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
-        self.set_out(net)?;
+    fn forward(&mut self) -> Result<(), Failure> {
+        self.set_out()?;
         let most = usize::from(self.work.burst);
         while self.goes_on() {
-            let (rx, tx) = net.queues();
-            let mut sent = Ok(0);
-            let count = rx.rx_lease(most, |frames| {
-                // There is room for all that go round.
-                sent = tx.forward_burst(frames);
-            })?;
-            sent?;
-            self.frames += count as u64;
+            self.frames += self.nic.forward(most)? as u64;
         }
         Ok(())
     }
 
     /// What comes back goes out again.
-    fn go_round(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
-        self.set_out(net)?;
+    fn go_round(&mut self) -> Result<(), Failure> {
+        self.set_out()?;
         while self.goes_on() {
-            if self.receive(net)? == 0 {
+            if self.receive()? == 0 {
                 continue;
             }
             let mut frames: [&[u8]; BURST_MAX] = [&[]; BURST_MAX];
             let mut count = 0;
-            for (to, frame) in frames.iter_mut().zip(self.batch.frames()) {
+            for (to, frame) in frames.iter_mut().zip(N::frames(&self.batch)) {
                 *to = frame;
                 count += 1;
             }
             let mut rest = &frames[..count];
             while !rest.is_empty() {
-                let sent = net.tx().tx_burst(rest)?;
+                let sent = self.nic.send(rest)?;
                 rest = &rest[sent..];
             }
         }
@@ -332,13 +292,13 @@ impl<'a> Bench<'a> {
     }
 
     /// One frame at a time.
-    fn ping(&mut self, net: &mut VirtioNet) -> Result<(), TxError> {
+    fn ping(&mut self) -> Result<(), Failure> {
         while self.goes_on() {
             let sent = Instant::now();
-            net.tx().tx_burst(self.source.burst(1).as_slice())?;
+            self.nic.send(self.source.burst(1).as_slice())?;
             self.source.advance(1);
             let deadline = sent + LEAVE;
-            while self.receive(net)? == 0 {
+            while self.receive()? == 0 {
                 if self.rounds.is_multiple_of(1024) && Instant::now() > deadline {
                     return Ok(());
                 }
@@ -379,159 +339,9 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Frames to be sent, one after the other through more memory than a private cache has.
-pub(super) struct Source {
-    bytes: Box<[u8]>,
-    size: usize,
-    stride: usize,
-    at: usize,
-}
-
-impl Source {
-    pub(super) fn new(size: usize) -> Self {
-        let stride = size.next_multiple_of(64);
-        let mut bytes = vec![0; ROTATION_BYTES.next_multiple_of(stride)].into_boxed_slice();
-        for frame in bytes.chunks_exact_mut(stride) {
-            for (byte, value) in frame.iter_mut().zip((0..=u8::MAX).cycle()) {
-                *byte = value;
-            }
-            if let Some((header, _)) = frame.split_first_chunk_mut() {
-                *header = HEADER;
-            }
-        }
-        Self { bytes, size, stride, at: 0 }
-    }
-
-    /// The next `count` frames.
-    #[inline]
-    pub(super) fn burst(&self, count: usize) -> Burst<'_> {
-        let mut frames: [&[u8]; BURST_MAX] = [&[]; BURST_MAX];
-        let mut at = self.at;
-        for frame in frames.iter_mut().take(count) {
-            *frame = &self.bytes[at..at + self.size];
-            at = self.after(at);
-        }
-        Burst { frames, count: count.min(BURST_MAX) }
-    }
-
-    #[inline]
-    const fn after(&self, at: usize) -> usize {
-        let next = at + self.stride;
-        if next < self.bytes.len() { next } else { 0 }
-    }
-
-    #[inline]
-    pub(super) fn advance(&mut self, count: usize) {
-        for _ in 0..count {
-            self.at = self.after(self.at);
-        }
-    }
-}
-
-/// Some frames.
-pub(super) struct Burst<'a> {
-    frames: [&'a [u8]; BURST_MAX],
-    count: usize,
-}
-
-impl<'a> Burst<'a> {
-    #[inline]
-    pub(super) fn as_slice(&self) -> &[&'a [u8]] {
-        &self.frames[..self.count]
-    }
-}
-
-/// How long round trips took, in bins of 10 nanoseconds up to 100 microseconds.
-struct Times {
-    bins: Box<[u32]>,
-    beyond: Vec<u64>,
-}
-
-impl Times {
-    fn new() -> Self {
-        Self { bins: vec![0; 10_000].into_boxed_slice(), beyond: Vec::with_capacity(1 << 16) }
-    }
-
-    #[inline]
-    fn note(&mut self, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        match usize::try_from(nanos / 10).ok().and_then(|bin| self.bins.get_mut(bin)) {
-            Some(bin) => *bin += 1,
-            None if self.beyond.len() < self.beyond.capacity() => self.beyond.push(nanos),
-            None => {}
-        }
-    }
-
-    fn percentiles(&self) -> [u64; 3] {
-        let inside: u64 = self.bins.iter().map(|bin| u64::from(*bin)).sum();
-        let all = inside + self.beyond.len() as u64;
-        let mut beyond = self.beyond.clone();
-        beyond.sort_unstable();
-        [500, 990, 999].map(|share| {
-            let rank = all * share / 1000;
-            let mut below = 0;
-            for (bin, count) in (0u64..).zip(&self.bins) {
-                below += u64::from(*count);
-                if below > rank {
-                    return bin * 10;
-                }
-            }
-            let at = usize::try_from(rank.saturating_sub(inside)).unwrap_or(0);
-            beyond.get(at).or(beyond.last()).copied().unwrap_or(0)
-        })
-    }
-}
-
 /// Rounds between looks at the clock.
 const CLOCK_EVERY: u32 = 4096;
 /// Between words.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 /// How long frames may be out at the end.
 const LEAVE: Duration = Duration::from_secs(1);
-/// The largest burst.
-pub(super) const BURST_MAX: usize = 64;
-/// Over how many bytes the frames rotate: twice the private cache of common servers.
-const ROTATION_BYTES: usize = 2 << 20;
-/// What testpmd's `txonly` writes of each frame: the headers of Ethernet, IP and UDP.
-const HEADERS: [u8; 42] = {
-    let mut headers = [0; 42];
-    let mut at = 0;
-    while at < HEADER.len() {
-        headers[at] = HEADER[at];
-        at += 1;
-    }
-    headers
-};
-const HEADER: [u8; 14] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_rotate_through_all_of_their_memory() {
-        let mut source = Source::new(65);
-        let frames = source.bytes.len() / 128;
-        assert!(frames * 128 >= ROTATION_BYTES);
-        for _ in 0..frames {
-            let burst = source.burst(3);
-            assert!(burst.as_slice().iter().all(|frame| frame.len() == 65 && frame[..14] == HEADER));
-            source.advance(1);
-        }
-        assert_eq!(source.at, 0);
-    }
-
-    #[test]
-    fn percentiles_are_read_off_the_bins() {
-        let mut times = Times::new();
-        for nanos in 0..1000u64 {
-            times.note(Duration::from_nanos(nanos * 10));
-        }
-        assert_eq!(times.percentiles(), [5_000, 9_900, 9_990]);
-        times.note(Duration::from_millis(3));
-        assert_eq!(times.percentiles()[0], 5_000);
-        let mut slow = Times::new();
-        slow.note(Duration::from_millis(2));
-        assert_eq!(slow.percentiles(), [2_000_000; 3]);
-    }
-}

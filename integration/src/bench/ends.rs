@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::driver::{DriverArgs, Told};
-use super::work::{Direction, Work};
+use super::work::{Completions, Direction, Trust, Work};
 use crate::console::Console;
 
 /// Frames until some moment of the end's own clock.
@@ -60,7 +60,12 @@ impl End {
             Direction::Loop | Direction::Latency => "loopback".to_owned(),
         };
         let mut command = this_program()?;
-        command.args(["backend", "--parent", &std::process::id().to_string(), "--cpu", &cpu.to_string(), "--"]);
+        command.args(["backend", "--parent", &std::process::id().to_string(), "--cpu", &cpu.to_string()]);
+        if work.completions == Completions::Shuffled {
+            command.args(["--shuffle", "1", "--", "--without", "in-order"]);
+        } else {
+            command.arg("--");
+        }
         command.arg("--socket-path").arg(socket).args(["--once", "--port", &port, "--wait", "poll"]);
         // DPDK's memory is huge pages, which take no seal.
         command.args(["--queue-size", &work.ring_size.to_string(), "--allow-unsealed-memory"]);
@@ -75,9 +80,9 @@ impl End {
     }
 
     /// Our driver, connected to `socket`.
-    pub(super) fn driver(work: &Work, cpu: usize, socket: &Path) -> Result<Self, String> {
+    pub(super) fn driver(work: &Work, ring: Trust, cpu: usize, socket: &Path) -> Result<Self, String> {
         let mut command = this_program()?;
-        command.args(DriverArgs::of(work, cpu, socket));
+        command.args(DriverArgs::of(work, ring, cpu, socket));
         // What it complains of is told with its last words.
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
         let mut end = Self::of(child.map_err(cannot_start)?, What::Driver);

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::ends::End;
+use super::result::Forward;
 use super::testpmd::{Device, Path22, Testpmd};
-use super::work::{Direction, Maker, Pairing, Work};
+use super::work::{Direction, Maker, Pairing, Trust, Work};
 use crate::console::tempdir;
 
 /// What was seen.
@@ -22,6 +23,7 @@ pub(super) struct Sample {
 pub(super) struct Method {
     pub(super) window: Duration,
     pub(super) path: Path22,
+    pub(super) forward: Forward,
 }
 
 /// A listening end or a connecting one.
@@ -46,14 +48,15 @@ fn take_in(
     cpus: (usize, usize),
 ) -> Result<Sample, String> {
     let ours = |work: &Work| End::backend(work, cpus.1, socket).map(Side::Ours);
-    let theirs = |device, cpu| Testpmd::start(device, work, cpu, socket).map(Side::Theirs);
+    let theirs = |device, cpu| Testpmd::start(device, work, method.forward, cpu, socket).map(Side::Theirs);
     let mut backend = match pairing {
-        Pairing::Vhost(_, Maker::Ironring) => ours(work)?,
-        Pairing::Vhost(_, Maker::Dpdk) => theirs(Device::Vhost, cpus.1)?,
+        Pairing::Vhost(_, Maker::Ironring) | Pairing::Trusting(Maker::Ironring) => ours(work)?,
+        Pairing::Vhost(_, Maker::Dpdk) | Pairing::Trusting(Maker::Dpdk) => theirs(Device::Vhost, cpus.1)?,
         Pairing::Memif => theirs(Device::MemifServer, cpus.1)?,
     };
     let mut driver = match pairing {
-        Pairing::Vhost(Maker::Ironring, _) => End::driver(work, cpus.0, socket).map(Side::Ours)?,
+        Pairing::Vhost(Maker::Ironring, _) => End::driver(work, Trust::Hardened, cpus.0, socket).map(Side::Ours)?,
+        Pairing::Trusting(_) => End::driver(work, Trust::Trusting, cpus.0, socket).map(Side::Ours)?,
         Pairing::Vhost(Maker::Dpdk, _) => theirs(Device::VirtioUser(method.path), cpus.0)?,
         Pairing::Memif => theirs(Device::MemifClient, cpus.0)?,
     };
@@ -88,7 +91,7 @@ fn finish(side: Side, sends: bool) -> Result<(u64, Option<[u64; 3]>), String> {
 /// Whether both ends counted the same, within what may have been on its way when they were asked.
 fn agree(work: &Work, at_driver: u64, at_backend: u64) -> Result<(), String> {
     // What is in the ring, a burst that is being worked on at either end, and what testpmd keeps back to send.
-    let slack = (2 * u64::from(work.ring_size) + 4 * u64::from(work.burst.max(64))) * u64::from(work.pairs());
+    let slack = 2 * u64::from(work.ring_size) + 4 * u64::from(work.burst.max(64));
     if at_driver.abs_diff(at_backend) <= slack && at_driver > 0 {
         return Ok(());
     }
@@ -108,7 +111,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {
-    use super::super::work::Api;
+    use super::super::work::{Api, Completions, Size};
     use super::*;
     use ironring_driver::queue::RingLayout;
 
@@ -117,11 +120,13 @@ mod tests {
         let work = Work {
             layout: RingLayout::Split,
             dir: Direction::Tx,
-            size: 64,
+            size: Size::Bytes(64),
             ring_size: 256,
             burst: 32,
             in_order: false,
             api: Api::Copy,
+            completions: Completions::InOrder,
+            hugepages: false,
             queues: 1,
             idle_queues: 0,
         };

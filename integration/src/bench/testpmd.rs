@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use ironring_driver::queue::RingLayout;
 use serde::Serialize;
 
+use super::result::Forward;
 use super::sample::pass;
-use super::work::{Direction, Work};
+use super::work::{Completions, Direction, Size, Work};
 use crate::console::Console;
 
 /// Which device of testpmd's.
@@ -42,11 +43,19 @@ pub enum Path22 {
 }
 
 impl Path22 {
-    /// Those worth trying for a layout.
-    pub(super) const fn of(layout: RingLayout) -> &'static [Self] {
-        match layout {
-            RingLayout::Split => &[Self::Mergeable, Self::InOrder, Self::Vectorized],
-            RingLayout::Packed => &[Self::Vectorized, Self::InOrder],
+    /// Those worth trying for some work.
+    pub(super) const fn of(work: &Work) -> &'static [Self] {
+        // The others take buffers back in the order in which they lent them, whatever the ring says.
+        if matches!(work.completions, Completions::Shuffled) {
+            return &[Self::Mergeable];
+        }
+        // A vector path takes nothing from a ring with fewer frames than eight.
+        let vectors = work.burst >= 8 && !matches!(work.dir, Direction::Latency);
+        match (work.layout, vectors) {
+            (RingLayout::Split, true) => &[Self::Mergeable, Self::InOrder, Self::Vectorized],
+            (RingLayout::Split, false) => &[Self::Mergeable, Self::InOrder],
+            (RingLayout::Packed, true) => &[Self::Vectorized, Self::InOrder],
+            (RingLayout::Packed, false) => &[Self::InOrder],
         }
     }
 
@@ -84,7 +93,8 @@ impl Device {
             Self::MemifServer | Self::MemifClient => {
                 let role = if self == Self::MemifServer { "server" } else { "client" };
                 let log2 = u32::from(size).ilog2();
-                format!("net_memif0,role={role},socket={socket},socket-abstract=no,rsize={log2},bsize=2048")
+                let room = work.size.longest().max(2048).next_power_of_two();
+                format!("net_memif0,role={role},socket={socket},socket-abstract=no,rsize={log2},bsize={room}")
             }
         }
     }
@@ -95,19 +105,27 @@ impl Device {
     }
 
     /// What it does with frames.
-    const fn forward(self, dir: Direction) -> &'static str {
+    const fn forward(self, dir: Direction, forward: Forward) -> &'static str {
         match (dir, self.listens()) {
             // The listening end is where frames go to with `tx`, and come from with `rx`.
             (Direction::Tx, true) | (Direction::Rx, false) => "rxonly",
             (Direction::Tx, false) | (Direction::Rx, true) => "txonly",
-            (Direction::Loop | Direction::Latency, _) => "io",
+            (Direction::Loop | Direction::Latency, _) => forward.name(),
         }
     }
 }
 
 impl Testpmd {
     /// Starts testpmd and its traffic; one that listens does so then.
-    pub(super) fn start(device: Device, work: &Work, cpu: usize, socket: &Path) -> Result<Self, String> {
+    pub(super) fn start(
+        device: Device,
+        work: &Work,
+        forward: Forward,
+        cpu: usize,
+        socket: &Path,
+    ) -> Result<Self, String> {
+        let forward = device.forward(work.dir, forward);
+        let size = work.size.longest();
         let rings = work.ring_size.to_string();
         // testpmd has no bursts longer than 512, and the frame of one is in flight with a latency.
         let burst = if work.dir == Direction::Latency { 1 } else { work.burst };
@@ -116,11 +134,19 @@ impl Testpmd {
         command.args(["-m", "128", "--lcores", &format!("0@{cpu},1@{cpu}"), "--main-lcore", "0"]);
         command.args(["--force-max-simd-bitwidth=512", "--vdev", &device.vdev(work, socket), "--", "-i"]);
         command.args(["--nb-cores=1", "--rxq=1", "--txq=1", "--rxd", &rings, "--txd", &rings]);
-        command.args(["--mbcache=512", "--total-num-mbufs=16384", "--tx-offloads=0", "--no-flush-rx"]);
+        command.args(["--mbcache=512", "--tx-offloads=0", "--no-flush-rx"]);
+        if size > ETHERNET_MAX {
+            // With its checksum, and behind a headroom of 128 bytes.
+            command.arg(format!("--max-pkt-len={}", size.saturating_add(4)));
+            command.arg(format!("--mbuf-size={}", size.saturating_add(256).next_multiple_of(1024)));
+            command.arg("--total-num-mbufs=4096");
+        } else {
+            command.arg("--total-num-mbufs=16384");
+        }
         command.args([&format!("--burst={burst}"), "--disable-link-check", "--port-topology=loop"]);
-        command.arg(format!("--forward-mode={}", device.forward(work.dir)));
-        if device.forward(work.dir) == "txonly" {
-            command.arg(format!("--txpkts={}", work.size));
+        command.arg(format!("--forward-mode={forward}"));
+        if forward == "txonly" {
+            command.arg(format!("--txpkts={size}"));
         }
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.map_err(|error| format!("testpmd does not start ({error}); install dpdk"))?;
@@ -140,13 +166,32 @@ impl Testpmd {
         if up { Ok(()) } else { Err(why()) }
     }
 
-    /// Sends the first frames of a loop.
+    /// Sends the first frames of a loop, and starts the traffic: with a mix, those of each size together.
     pub(super) fn send_first(&mut self, work: &Work) {
         self.say("stop");
-        self.say(&format!("set txpkts {}", work.size));
-        let bursts =
-            work.in_flight().div_ceil(usize::from(if work.dir == Direction::Latency { 1 } else { work.burst }));
-        self.say(&format!("start tx_first {bursts}"));
+        let frames = work.in_flight();
+        match work.size {
+            Size::Bytes(bytes) => {
+                let burst = if work.dir == Direction::Latency { 1 } else { usize::from(work.burst) };
+                self.say(&format!("set txpkts {bytes}"));
+                self.say(&format!("start tx_first {}", frames.div_ceil(burst)));
+            }
+            Size::Imix => {
+                let turns = work.size.turns();
+                let mut sizes = turns.clone();
+                sizes.sort_unstable();
+                sizes.dedup();
+                for size in sizes {
+                    let of_a_round = turns.iter().filter(|bytes| **bytes == size).count();
+                    self.say(&format!("set burst {of_a_round}"));
+                    self.say(&format!("set txpkts {size}"));
+                    self.say(&format!("start tx_first {}", (frames / turns.len()).max(1)));
+                    self.say("stop");
+                }
+                self.say(&format!("set burst {}", work.burst));
+                self.say("start");
+            }
+        }
     }
 
     /// Frames received a second, over `window`.
@@ -198,6 +243,8 @@ impl Drop for Testpmd {
     }
 }
 
+/// The longest frame without a checksum that is none too long for Ethernet, with a VLAN tag.
+const ETHERNET_MAX: u16 = 1518;
 /// How long it may take to come up.
 const START: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(5);

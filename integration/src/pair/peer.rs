@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{LEAVE, PairOptions};
-use crate::{machine, output};
+use crate::{bench, machine, output};
 
 /// The process of the backend. It does not outlive this.
 #[derive(Debug)]
@@ -62,6 +62,9 @@ pub struct BackendArgs {
     /// Tell on stdout, at the end, how often the attacks struck
     #[arg(long)]
     tell_strikes: bool,
+    /// Complete the buffers of each burst in an order that this number decides
+    #[arg(long, value_name = "SEED")]
+    shuffle: Option<u64>,
     /// Arguments of the daemon
     #[arg(last = true)]
     daemon: Vec<OsString>,
@@ -197,7 +200,11 @@ pub fn backend_main(args: BackendArgs) -> ExitCode {
         // Without its own CPU it is slower, not wrong.
         let _ = machine::stay_on(cpu);
     }
-    let status = ironring_backend::main_with(std::iter::once(OsString::from("ironring-backend")).chain(args.daemon));
+    let arguments = std::iter::once(OsString::from("ironring-backend")).chain(args.daemon);
+    if let Some(seed) = args.shuffle {
+        return bench::serve_shuffled(arguments, seed);
+    }
+    let status = ironring_backend::main_with(arguments);
     if args.tell_strikes {
         output::print_json(&Told { strikes: hostile::strikes_of_this_process() });
     }

@@ -1,7 +1,8 @@
 //! Rings that trust their device, as rings were written before the descriptor table became write-only.
 //!
 //! They exist so that every attack can be seen to bite something: an attack that hurts nobody proves nothing about a
-//! driver that survives it. Nothing shipped depends on them. [`split`] and [`packed`] have the same face.
+//! driver that survives it. Nothing shipped depends on them. [`split`] and [`packed`] have the same face. [`poll`] is for
+//! measuring: a driver that trusts, as fast as the hardened one is made.
 //!
 //! Their weaknesses are real ones, or what a driver without private records is driven to:
 //!
@@ -31,6 +32,7 @@ use ironring_driver::mapper::{Direction, MapRecord, Mapper};
 
 pub mod net;
 pub mod packed;
+pub mod poll;
 pub mod split;
 mod tables;
 #[cfg(test)]

@@ -1,0 +1,131 @@
+//! What a measurement comes to.
+
+use serde::Serialize;
+
+use super::sums::{Ratio, Spread};
+use super::testpmd::Path22;
+use super::work::{Trust, Work};
+
+/// One result.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    /// Millions of frames a second at the receiver; round trips with `loop` and `latency`.
+    pub mpps: Spread,
+    /// Of the median.
+    pub ns_per_packet: f64,
+    /// Round trips in nanoseconds, where our driver makes them: 50 %, 99 %, 99.9 %; medians of the samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percentiles_ns: Option<[u64; 3]>,
+    /// The other pairing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vs: Option<Versus>,
+    /// The first pairing against itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_floor: Option<Ratio>,
+    /// Of what the machine can stream with as many lines of cache as a frame and its header take.
+    pub limit_share: Ratio,
+    /// Every sample, in the order of the rounds.
+    pub samples: Vec<Samples>,
+    /// What was measured.
+    pub config: Config,
+    /// Why the numbers may say less than they seem to.
+    pub warnings: Vec<String>,
+    /// What was not measured, and why.
+    pub skipped: Vec<String>,
+}
+
+/// The samples of one thing.
+#[derive(Clone, Debug, Serialize)]
+pub struct Samples {
+    /// A pairing, the first one `again`, or what the machine can stream, `limit`.
+    pub name: String,
+    /// Millions a second, one number a round.
+    pub mpps: Vec<f64>,
+}
+
+/// A comparison.
+#[derive(Clone, Debug, Serialize)]
+pub struct Versus {
+    /// The pairing.
+    pub name: &'static str,
+    /// Its rates.
+    pub mpps: Spread,
+    /// How many times as fast the first pairing is.
+    pub ratio: Ratio,
+}
+
+/// What was measured, and how.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// The first pairing.
+    pub pairing: &'static str,
+    /// The work.
+    #[serde(flatten)]
+    pub work: Work,
+    /// The rings of our driver in the first pairing.
+    pub ring: Trust,
+    /// The path of DPDK's virtio-user, if there is one.
+    pub dpdk_path: Option<Path22>,
+    /// What testpmd does with the frames of a loop, if it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpdk_forward: Option<Forward>,
+    /// Seconds of each sample.
+    pub seconds: u64,
+    /// Samples of each pairing.
+    pub samples: u32,
+}
+
+/// What testpmd does with the frames of a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forward {
+    /// Passes them on without a look.
+    Io,
+    /// Swaps the addresses of each.
+    Macswap,
+}
+
+impl Forward {
+    /// As testpmd calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Io => "io",
+            Self::Macswap => "macswap",
+        }
+    }
+}
+
+impl BenchReport {
+    /// A sentence if the first pairing against itself says that this machine is too noisy for the other ratios.
+    pub(super) fn noise(noise_floor: Option<&Ratio>) -> Option<String> {
+        let noise = noise_floor?;
+        let (width, off) = (noise.width(), (noise.median - 1.0).abs());
+        (width > NOISE || off > NOISE).then(|| {
+            format!(
+                "too noisy: the same thing measured twice differs by {:.0} %, and the interval of that is {:.0} % wide; \
+                 stop what else runs here, or take more --samples",
+                100.0 * off,
+                100.0 * width
+            )
+        })
+    }
+}
+
+/// By so much two measurements of the same thing may differ.
+const NOISE: f64 = 0.1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_said() {
+        let said = |median, ci95| BenchReport::noise(Some(&Ratio { median, ci95 }));
+        assert!(said(1.0, [0.97, 1.03]).is_none() && BenchReport::noise(None).is_none());
+        assert!(said(1.0, [0.9, 1.05]).unwrap().contains("15 % wide"));
+        assert!(
+            said(1.12, [1.1, 1.13]).unwrap().starts_with("too noisy: the same thing measured twice differs by 12 %")
+        );
+    }
+}

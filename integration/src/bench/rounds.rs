@@ -1,0 +1,212 @@
+//! Rounds of samples: each pairing in turn, the first one twice, and what the machine can do beside them.
+
+use std::time::Duration;
+
+use super::args::Question;
+use super::limit;
+use super::result::{BenchReport, Config, Samples, Versus};
+use super::sample::{self, Method, Sample};
+use super::sums::{Ratio, Spread};
+use super::testpmd::Path22;
+use super::work::{Direction, Pairing, Trust, Work};
+use crate::console::which;
+use crate::hugepages::HugePages;
+use crate::machine;
+use crate::output::{self, Failure};
+
+/// Measures one thing, against another one if there is one.
+///
+/// # Errors
+/// What is missing here, or went wrong.
+pub(super) fn measure(question: &Question, seconds: u64, samples: u32) -> Result<BenchReport, Failure> {
+    let Question { first, vs, work, forward, .. } = *question;
+    let cpus = two_cpus()?;
+    let dpdk = question.pairings().any(Pairing::needs_dpdk);
+    if dpdk {
+        find_dpdk()?;
+    }
+    let pages = if dpdk { DPDK_PAGES } else { 0 } + if work.hugepages { pages_of(&work) } else { 0 };
+    let _pages = (pages > 0).then(|| HugePages::reserve(pages)).transpose().map_err(Failure::unable)?;
+    let progress = output::progress("bench");
+    let window = Duration::from_secs(seconds);
+    let virtio_user = question.pairings().find(|pairing| pairing.is_virtio_user());
+    let path = match (question.path, virtio_user) {
+        (Some(path), _) => path,
+        (None, Some(pairing)) => fastest_path(pairing, question, window, cpus)?,
+        (None, None) => Path22::Vectorized,
+    };
+    let method = Method { window, path, forward };
+    let mut rounds = Rounds::default();
+    for round in 0..samples {
+        rounds.play(question, method, turned(cpus, round), round)?;
+        progress.frames(u64::from(round) + 1, u64::from(samples));
+    }
+    progress.finish();
+    let loops = matches!(work.dir, Direction::Loop | Direction::Latency);
+    let config = Config {
+        pairing: first.name(),
+        work,
+        ring: if matches!(first, Pairing::Trusting(_)) { Trust::Trusting } else { Trust::Hardened },
+        dpdk_path: virtio_user.map(|_| path),
+        dpdk_forward: (dpdk && loops).then_some(forward),
+        seconds,
+        samples,
+    };
+    let report = rounds.report(config, vs);
+    for warning in &report.warnings {
+        output::note(&format!("ironring: {warning}"));
+    }
+    Ok(report)
+}
+
+/// The samples of all rounds.
+#[derive(Default)]
+struct Rounds {
+    /// Two of each round if there is a comparison, one otherwise.
+    first: Vec<Sample>,
+    again: Vec<f64>,
+    other: Vec<f64>,
+    limit: Vec<f64>,
+}
+
+impl Rounds {
+    fn play(&mut self, question: &Question, method: Method, cpus: (usize, usize), round: u32) -> Result<(), Failure> {
+        let Question { first, vs, work, .. } = question;
+        let take = |pairing: &Pairing| sample::take(*pairing, work, method, cpus).map_err(Failure::broke);
+        // Who begins changes, so that nobody has always the warmer machine.
+        let vs_first = round % 2 == 1;
+        if let (Some(vs), true) = (vs, vs_first) {
+            self.other.push(take(vs)?.rate);
+        }
+        self.first.push(take(first)?);
+        if vs.is_some() {
+            self.again.push(take(first)?.rate);
+        }
+        if let (Some(vs), false) = (vs, vs_first) {
+            self.other.push(take(vs)?.rate);
+        }
+        self.limit.push(limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?);
+        Ok(())
+    }
+
+    fn report(&self, config: Config, vs: Option<Pairing>) -> BenchReport {
+        let rates: Vec<f64> = self.first.iter().map(|sample| sample.rate).collect();
+        let quotients = |over: &[f64], under: &[f64]| -> Vec<f64> {
+            over.iter().zip(under).map(|(over, under)| over / under.max(1.0)).collect()
+        };
+        // Both samples of a round are of the same thing: their middle is surer than either.
+        let middle: Vec<f64> = if self.again.is_empty() {
+            rates.clone()
+        } else {
+            rates.iter().zip(&self.again).map(|(one, two)| f64::midpoint(*one, *two)).collect()
+        };
+        let mpps = spread_of(&rates.iter().chain(&self.again).copied().collect::<Vec<_>>());
+        let versus = vs.map(|pairing| Versus {
+            name: pairing.name(),
+            mpps: spread_of(&self.other),
+            ratio: Ratio::of(&quotients(&middle, &self.other)),
+        });
+        let percentiles: Vec<[u64; 3]> = self.first.iter().filter_map(|sample| sample.percentiles).collect();
+        let named = [
+            (config.pairing.to_owned(), &rates),
+            ("again".to_owned(), &self.again),
+            (vs.map_or_else(String::new, |vs| vs.name().to_owned()), &self.other),
+            ("limit".to_owned(), &self.limit),
+        ];
+        let samples = named.into_iter().filter(|(_, rates)| !rates.is_empty());
+        let noise_floor = (!self.again.is_empty()).then(|| Ratio::of(&quotients(&rates, &self.again)));
+        BenchReport {
+            mpps,
+            ns_per_packet: 1e3 / mpps.median.max(f64::MIN_POSITIVE),
+            percentiles_ns: medians(&percentiles),
+            vs: versus,
+            noise_floor,
+            limit_share: Ratio::of(&quotients(&middle, &self.limit)),
+            samples: samples.map(|(name, rates)| Samples { name, mpps: in_millions(rates) }).collect(),
+            config,
+            warnings: BenchReport::noise(noise_floor.as_ref()).into_iter().collect(),
+            skipped: Vec::new(),
+        }
+    }
+}
+
+fn in_millions(rates: &[f64]) -> Vec<f64> {
+    rates.iter().map(|rate| rate / 1e6).collect()
+}
+
+fn spread_of(rates: &[f64]) -> Spread {
+    Spread::of(&in_millions(rates))
+}
+
+fn medians(samples: &[[u64; 3]]) -> Option<[u64; 3]> {
+    let mut medians = [0; 3];
+    for (at, median) in medians.iter_mut().enumerate() {
+        let mut column: Vec<u64> = samples.iter().map(|sample| sample[at]).collect();
+        column.sort_unstable();
+        *median = *column.get(column.len() / 2)?;
+    }
+    Some(medians)
+}
+
+/// Driver and backend change places every other pair of rounds.
+const fn turned(cpus: (usize, usize), round: u32) -> (usize, usize) {
+    if round % 4 < 2 { cpus } else { (cpus.1, cpus.0) }
+}
+
+/// The path of virtio-user that is fastest at this work.
+fn fastest_path(
+    pairing: Pairing,
+    question: &Question,
+    window: Duration,
+    cpus: (usize, usize),
+) -> Result<Path22, Failure> {
+    let Question { work, forward, .. } = question;
+    let possible = Path22::of(work).to_vec();
+    if let [only] = possible[..] {
+        return Ok(only);
+    }
+    let mut best = None;
+    for path in possible {
+        let mut rate = 0.0f64;
+        for round in 0..TRIALS {
+            let method = Method { window, path, forward: *forward };
+            let sample = sample::take(pairing, work, method, turned(cpus, round * 2));
+            rate = rate.max(sample.map_err(Failure::broke)?.rate);
+        }
+        if best.is_none_or(|(_, fastest)| rate > fastest) {
+            best = Some((path, rate));
+        }
+    }
+    Ok(best.map_or(Path22::InOrder, |(path, _)| path))
+}
+
+fn find_dpdk() -> Result<(), Failure> {
+    for (program, package) in [("dpdk-testpmd", "dpdk"), ("stdbuf", "coreutils")] {
+        if which(program).is_none() {
+            let sentence = format!("{program} is not there: install the package {package}, or compare without DPDK");
+            return Err(Failure::unable(sentence));
+        }
+    }
+    Ok(())
+}
+
+/// Huge pages of the memory of our driver: slots and rings of both directions, and a page for each that is not full.
+fn pages_of(work: &Work) -> u32 {
+    let slots = 2 * u32::from(work.ring_size) * (work.frame_max() + 256);
+    slots.div_ceil(2 << 20) + 4
+}
+
+/// Two CPUs, one for each end.
+///
+/// # Errors
+/// There is one only.
+pub(super) fn two_cpus() -> Result<(usize, usize), Failure> {
+    let sentence = "a benchmark needs two CPUs, one for each end; this process may use one only";
+    machine::two_cpus().ok_or_else(|| Failure::unable(sentence))
+}
+
+/// Huge pages of 2 MiB for two testpmd.
+const DPDK_PAGES: u32 = 160;
+/// Samples of each path of virtio-user before the fastest one is taken.
+const TRIALS: u32 = 2;
+const LIMIT_WINDOW: Duration = Duration::from_millis(200);
