@@ -10,7 +10,7 @@ fn each_direction_is_measured_and_both_ends_agree() {
         let said = ironring(&["bench", "--layout", layout, "--dir", dir, "--samples", "1", "--json"]);
         if said.status == 3 {
             // One CPU only: it says so.
-            assert!(said.json()["error"].as_str().unwrap().contains("two CPUs"));
+            assert!(said.json()["skipped"][0].as_str().unwrap().contains("two CPUs"));
             continue;
         }
         assert_eq!(said.status, 0, "{}", said.stderr);
@@ -30,7 +30,7 @@ fn queue_pairs_are_measured_with_idle_ones_beside_them() {
         let pairs = ["--queues", &queues, "--idle-queues", &idle, "--samples", "1", "--json"];
         let said = ironring(&[&["bench", "--dir", dir][..], &pairs].concat());
         if said.status == 3 {
-            assert!(said.json()["error"].as_str().unwrap().contains("two CPUs"));
+            assert!(said.json()["skipped"][0].as_str().unwrap().contains("two CPUs"));
             continue;
         }
         assert_eq!(said.status, 0, "{}", said.stderr);
@@ -41,4 +41,68 @@ fn queue_pairs_are_measured_with_idle_ones_beside_them() {
     }
     ironring(&["bench", "--queues", "2", "--dir", "loop"]).refused(2, &["--dir tx or rx"]);
     ironring(&["bench", "--queues", "64", "--idle-queues", "1"]).refused(2, &["65 queue pairs are more than the 64"]);
+}
+
+/// With everything that a result is made of: each kind of work that needs nobody else, against the rings that trust.
+#[test]
+fn hardened_and_trusting_rings_do_the_same_work_in_turn() {
+    let kinds: [&[&str]; 4] = [
+        &["--layout", "packed", "--dir", "loop", "--size", "imix"],
+        &["--dir", "rx", "--completions", "shuffled"],
+        &["--layout", "packed", "--size", "9000", "--api", "in-place"],
+        &["--dir", "loop", "--api", "lease", "--ring", "trusting"],
+    ];
+    for kind in kinds {
+        let page = tempfile::NamedTempFile::new().unwrap();
+        let report = page.path().to_str().unwrap();
+        let always = ["bench", "--vs", "trusting", "--samples", "1", "--json", "--report", report];
+        let said = ironring(&[&always[..], kind].concat());
+        if said.status == 3 {
+            assert!(said.json()["skipped"][0].as_str().unwrap().contains("two CPUs"));
+            continue;
+        }
+        assert_eq!(said.status, 0, "{kind:?}: {}", said.stderr);
+        let json = said.json();
+        assert!(json["vs"]["ratio"]["median"].as_f64().unwrap() > 0.0);
+        assert_eq!(json["vs"]["name"], "trusting");
+        let samples: Vec<&str> =
+            json["samples"].as_array().unwrap().iter().map(|series| series["name"].as_str().unwrap()).collect();
+        assert_eq!(samples[1..], ["again", "trusting", "limit"]);
+        // Whether it is noisy here and now is nobody's fault, but it is said in both places.
+        for warning in json["warnings"].as_array().unwrap() {
+            assert!(said.stderr.contains(warning.as_str().unwrap()));
+        }
+        let page = std::fs::read_to_string(page.path()).unwrap();
+        assert!(page.starts_with("<!doctype html>") && page.matches("class=dot").count() == 4, "{page}");
+    }
+}
+
+#[test]
+fn rows_of_the_table_are_chosen_by_their_names() {
+    let said = ironring(&["bench", "--table", "--rows", "limit/*,trusting/packed/rx", "--samples", "1", "--json"]);
+    if said.status == 3 {
+        return assert!(said.json()["skipped"][0].as_str().unwrap().contains("two CPUs"));
+    }
+    assert_eq!(said.status, 0, "{}", said.stderr);
+    let json = said.json();
+    let rows: Vec<&str> = json["rows"].as_array().unwrap().iter().map(|row| row["row"].as_str().unwrap()).collect();
+    assert_eq!(rows, ["limit/split/tx", "trusting/packed/rx", "limit/packed/tx"]);
+    for row in json["rows"].as_array().unwrap() {
+        assert!(["yes", "no", "unsure"].contains(&row["reaches"].as_str().unwrap()), "{row}");
+    }
+}
+
+#[test]
+fn work_that_cannot_be_is_refused_with_a_reason() {
+    for (arguments, reason) in [
+        (&["--size", "imix", "--vs", "dpdk-dpdk"][..], "testpmd sends frames of one size"),
+        (&["--size", "imix", "--api", "in-place"], "frames of one size"),
+        (&["--completions", "shuffled", "--backend", "dpdk"], "only our backend shuffles"),
+        (&["--completions", "shuffled", "--in-order", "on"], "either shuffled or in order"),
+        (&["--ring", "trusting", "--driver", "dpdk"], "no other rings"),
+        (&["--table", "--rows", "nothing"], "no row matches"),
+    ] {
+        ironring(&[&["bench"], arguments].concat()).refused(2, &[reason]);
+    }
+    ironring(&["bench", "--size", "59"]).refused(2, &["60 to 65523"]);
 }

@@ -257,7 +257,7 @@ fn unique(mut list: Vec<&'static str>) -> Vec<&'static str> {
 }
 
 /// Text for HTML. Control characters of a peer's last words do not come through.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

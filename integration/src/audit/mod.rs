@@ -27,6 +27,7 @@ use ironring_backend::hostile::{ABSENT, Absent, Attack, CATALOGUE, find_absent};
 use ironring_driver::queue::RingLayout;
 
 pub use cell::{CellArgs, cell_main};
+pub(crate) use html::escape;
 pub use report::{AuditReport, NotApplicable, Row};
 pub use scan::{ScanArgs, scan_main};
 pub use victims::{Encounter, GuestsArgs, Outcome, Target, VictimRow, guests_main};
@@ -451,7 +452,7 @@ fn select(list: &str) -> Result<Vec<&'static Attack>, AuditError> {
 }
 
 /// Whether `text` matches a pattern in which `*` stands for any run of characters. Case does not matter.
-fn glob_matches(pattern: &str, text: &str) -> bool {
+pub(crate) fn glob_matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.to_lowercase(), text.to_lowercase());
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

@@ -72,7 +72,13 @@ pub struct BenchArgs {
     /// Find what the machine can do at best, and nothing else
     #[arg(long, conflicts_with = "vs")]
     pub(super) limit: bool,
-    /// Write a page with the result
+    /// Run all rows of the comparison, each in turn with its opponent, and say which reach their targets
+    #[arg(long, conflicts_with_all = ["vs", "limit"])]
+    pub(super) table: bool,
+    /// Of the table, only the rows whose names match: `*` stands for any characters, a comma for "or"
+    #[arg(long, value_name = "GLOB", default_value = "*", requires = "table")]
+    pub(super) rows: String,
+    /// Write a page with the result and its plots
     #[arg(long, value_name = "FILE.html")]
     pub(super) report: Option<PathBuf>,
 }

@@ -4,14 +4,16 @@
 //! our backend, `testpmd` DPDK's ends, `sample` puts two together. Comparisons take their samples in turn (`rounds`), with a
 //! second sample of the first pairing in each round, so that the noise floor is known: what the same thing measured
 //! twice differs by. `sums` makes medians and intervals of them, `limit` finds what the machine can do at best. `step`
-//! is for counting instructions.
+//! is for counting instructions. `table` asks all questions one after the other, `show` and `page` say what came out.
 
 mod args;
 mod driver;
 mod ends;
 mod limit;
 mod nic;
+mod page;
 mod pairs;
+mod plot;
 mod result;
 mod rounds;
 mod sample;
@@ -19,6 +21,7 @@ mod show;
 mod shuffle;
 mod source;
 mod sums;
+mod table;
 mod testpmd;
 mod times;
 mod work;
@@ -32,10 +35,12 @@ pub use limit::Limits;
 pub use result::{BenchReport, Config, Forward, Samples, Versus};
 pub(crate) use shuffle::main_with as serve_shuffled;
 pub use sums::{Ratio, Spread};
+pub use table::{Reaches, RowResult, TableReport};
 pub use testpmd::Path22;
 pub use work::{Api, Completions, Direction, Maker, Pairing, Size, Trust, Work};
 
 use crate::output::{self, Exit, Failure};
+use rounds::Paths;
 
 /// The `bench` subcommand.
 #[must_use]
@@ -52,13 +57,30 @@ fn run(args: &BenchArgs, json: bool) -> Result<Exit, Failure> {
         say(json, &limits, &limits.to_text());
         return Ok(Exit::Held);
     }
+    if args.table {
+        let report = table::run(&args.rows, args.seconds, args.samples.unwrap_or(TABLE_SAMPLES))?;
+        write_page(args, || report.to_html())?;
+        say(json, &report, &report.to_text());
+        return Ok(report.exit());
+    }
     let question = args.question()?;
     let samples = args.samples.unwrap_or(if question.vs.is_some() { 10 } else { 3 });
-    let report = rounds::measure(&question, args.seconds, samples)?;
+    let report = rounds::measure(&question, args.seconds, samples, &mut Paths::default())?;
+    write_page(args, || report.to_html())?;
     say(json, &report, &report.to_text());
     Ok(Exit::Held)
+}
+
+fn write_page(args: &BenchArgs, page: impl FnOnce() -> String) -> Result<(), Failure> {
+    let Some(file) = &args.report else { return Ok(()) };
+    std::fs::write(file, page()).map_err(|error| {
+        Failure::unable(format!("cannot write the page {}: {error}; choose another place", file.display()))
+    })
 }
 
 fn say<T: serde::Serialize>(json: bool, result: &T, text: &str) {
     if json { output::print_json(result) } else { output::print_text(text) }
 }
+
+/// Samples of each pairing of a row of the table.
+const TABLE_SAMPLES: u32 = 10;

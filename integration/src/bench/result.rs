@@ -52,6 +52,9 @@ pub struct Versus {
     pub mpps: Spread,
     /// How many times as fast the first pairing is.
     pub ratio: Ratio,
+    /// The path of DPDK's virtio-user, if that is the driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpdk_path: Option<Path22>,
 }
 
 /// What was measured, and how.
@@ -64,7 +67,7 @@ pub struct Config {
     pub work: Work,
     /// The rings of our driver in the first pairing.
     pub ring: Trust,
-    /// The path of DPDK's virtio-user, if there is one.
+    /// The path of DPDK's virtio-user, if that is the driver of the first pairing, or else of the other.
     pub dpdk_path: Option<Path22>,
     /// What testpmd does with the frames of a loop, if it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +79,7 @@ pub struct Config {
 }
 
 /// What testpmd does with the frames of a loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Forward {
     /// Passes them on without a look.

@@ -1,14 +1,15 @@
 //! Rounds of samples: each pairing in turn, the first one twice, and what the machine can do beside them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::args::Question;
 use super::limit;
-use super::result::{BenchReport, Config, Samples, Versus};
+use super::result::{BenchReport, Config, Forward, Samples, Versus};
 use super::sample::{self, Method, Sample};
 use super::sums::{Ratio, Spread};
 use super::testpmd::Path22;
-use super::work::{Direction, Pairing, Trust, Work};
+use super::work::{Api, Completions, Direction, Maker, Pairing, Trust, Work};
 use crate::console::which;
 use crate::hugepages::HugePages;
 use crate::machine;
@@ -18,7 +19,12 @@ use crate::output::{self, Failure};
 ///
 /// # Errors
 /// What is missing here, or went wrong.
-pub(super) fn measure(question: &Question, seconds: u64, samples: u32) -> Result<BenchReport, Failure> {
+pub(super) fn measure(
+    question: &Question,
+    seconds: u64,
+    samples: u32,
+    paths: &mut Paths,
+) -> Result<BenchReport, Failure> {
     let Question { first, vs, work, forward, .. } = *question;
     let cpus = two_cpus()?;
     let dpdk = question.pairings().any(Pairing::needs_dpdk);
@@ -29,16 +35,13 @@ pub(super) fn measure(question: &Question, seconds: u64, samples: u32) -> Result
     let _pages = (pages > 0).then(|| HugePages::reserve(pages)).transpose().map_err(Failure::unable)?;
     let progress = output::progress("bench");
     let window = Duration::from_secs(seconds);
-    let virtio_user = question.pairings().find(|pairing| pairing.is_virtio_user());
-    let path = match (question.path, virtio_user) {
-        (Some(path), _) => path,
-        (None, Some(pairing)) => fastest_path(pairing, question, window, cpus)?,
-        (None, None) => Path22::Vectorized,
-    };
-    let method = Method { window, path, forward };
+    let first_path = paths.of(first, question, window, cpus)?;
+    let vs_path = vs.map(|vs| paths.of(vs, question, window, cpus)).transpose()?.flatten();
+    let method = |path: Option<Path22>| Method { window, path: path.unwrap_or(Path22::Vectorized), forward };
+    let methods = (method(first_path), method(vs_path));
     let mut rounds = Rounds::default();
     for round in 0..samples {
-        rounds.play(question, method, turned(cpus, round), round)?;
+        rounds.play(question, methods, turned(cpus, round), round)?;
         progress.frames(u64::from(round) + 1, u64::from(samples));
     }
     progress.finish();
@@ -47,12 +50,17 @@ pub(super) fn measure(question: &Question, seconds: u64, samples: u32) -> Result
         pairing: first.name(),
         work,
         ring: if matches!(first, Pairing::Trusting(_)) { Trust::Trusting } else { Trust::Hardened },
-        dpdk_path: virtio_user.map(|_| path),
+        dpdk_path: first_path.or(vs_path),
         dpdk_forward: (dpdk && loops).then_some(forward),
         seconds,
         samples,
     };
-    let report = rounds.report(config, vs);
+    let mut report = rounds.report(config, vs);
+    if let Some(versus) = &mut report.vs {
+        versus.dpdk_path = vs_path;
+    }
+    let in_order = vs.filter(|vs| work.completions == Completions::Shuffled && vs.makers().1 == Maker::Dpdk);
+    report.skipped.extend(in_order.map(|vs| format!("{} completes in order: only our backend shuffles", vs.name())));
     for warning in &report.warnings {
         output::note(&format!("ironring: {warning}"));
     }
@@ -70,20 +78,26 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn play(&mut self, question: &Question, method: Method, cpus: (usize, usize), round: u32) -> Result<(), Failure> {
+    fn play(
+        &mut self,
+        question: &Question,
+        methods: (Method, Method),
+        cpus: (usize, usize),
+        round: u32,
+    ) -> Result<(), Failure> {
         let Question { first, vs, work, .. } = question;
-        let take = |pairing: &Pairing| sample::take(*pairing, work, method, cpus).map_err(Failure::broke);
+        let take = |pairing: &Pairing, method| sample::take(*pairing, work, method, cpus).map_err(Failure::broke);
         // Who begins changes, so that nobody has always the warmer machine.
         let vs_first = round % 2 == 1;
         if let (Some(vs), true) = (vs, vs_first) {
-            self.other.push(take(vs)?.rate);
+            self.other.push(take(vs, methods.1)?.rate);
         }
-        self.first.push(take(first)?);
+        self.first.push(take(first, methods.0)?);
         if vs.is_some() {
-            self.again.push(take(first)?.rate);
+            self.again.push(take(first, methods.0)?.rate);
         }
         if let (Some(vs), false) = (vs, vs_first) {
-            self.other.push(take(vs)?.rate);
+            self.other.push(take(vs, methods.1)?.rate);
         }
         self.limit.push(limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?);
         Ok(())
@@ -105,6 +119,7 @@ impl Rounds {
             name: pairing.name(),
             mpps: spread_of(&self.other),
             ratio: Ratio::of(&quotients(&middle, &self.other)),
+            dpdk_path: None,
         });
         let percentiles: Vec<[u64; 3]> = self.first.iter().filter_map(|sample| sample.percentiles).collect();
         let named = [
@@ -153,31 +168,50 @@ const fn turned(cpus: (usize, usize), round: u32) -> (usize, usize) {
     if round % 4 < 2 { cpus } else { (cpus.1, cpus.0) }
 }
 
-/// The path of virtio-user that is fastest at this work.
-fn fastest_path(
-    pairing: Pairing,
-    question: &Question,
-    window: Duration,
-    cpus: (usize, usize),
-) -> Result<Path22, Failure> {
-    let Question { work, forward, .. } = question;
-    let possible = Path22::of(work).to_vec();
-    if let [only] = possible[..] {
-        return Ok(only);
-    }
-    let mut best = None;
-    for path in possible {
-        let mut rate = 0.0f64;
-        for round in 0..TRIALS {
-            let method = Method { window, path, forward: *forward };
-            let sample = sample::take(pairing, work, method, turned(cpus, round * 2));
-            rate = rate.max(sample.map_err(Failure::broke)?.rate);
+/// Which path of virtio-user is fastest at which work, as far as it was tried.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    known: HashMap<(Pairing, String, Forward), Path22>,
+}
+
+impl Paths {
+    /// The fastest path for a pairing; `None` if there is no virtio-user in it.
+    fn of(
+        &mut self,
+        pairing: Pairing,
+        question: &Question,
+        window: Duration,
+        cpus: (usize, usize),
+    ) -> Result<Option<Path22>, Failure> {
+        if !pairing.is_virtio_user() {
+            return Ok(None);
         }
-        if best.is_none_or(|(_, fastest)| rate > fastest) {
-            best = Some((path, rate));
+        let Question { work, forward, path, .. } = *question;
+        // Only our backend shuffles.
+        let shuffles = pairing.makers().1 == Maker::Ironring;
+        let completions = if shuffles { work.completions } else { Completions::InOrder };
+        let work = Work { completions, api: Api::Copy, ..work };
+        let possible = Path22::of(&work);
+        if let (Some(asked), _) | (None, [asked]) = (path.as_ref(), possible) {
+            return Ok(Some(*asked));
         }
+        let key = (pairing, format!("{work:?}"), forward);
+        if let Some(path) = self.known.get(&key) {
+            return Ok(Some(*path));
+        }
+        let mut best = (Path22::InOrder, 0.0);
+        for path in possible {
+            for round in 0..TRIALS {
+                let method = Method { window, path: *path, forward };
+                let sample = sample::take(pairing, &work, method, turned(cpus, round * 2)).map_err(Failure::broke)?;
+                if sample.rate > best.1 {
+                    best = (*path, sample.rate);
+                }
+            }
+        }
+        self.known.insert(key, best.0);
+        Ok(Some(best.0))
     }
-    Ok(best.map_or(Path22::InOrder, |(path, _)| path))
 }
 
 fn find_dpdk() -> Result<(), Failure> {

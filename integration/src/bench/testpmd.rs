@@ -59,6 +59,15 @@ impl Path22 {
         }
     }
 
+    /// As the command line says it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Mergeable => "mergeable",
+            Self::InOrder => "in-order",
+            Self::Vectorized => "vectorized",
+        }
+    }
+
     const fn features(self, layout: RingLayout) -> &'static str {
         match (layout, self) {
             (RingLayout::Split, Self::Mergeable) => "packed_vq=0,in_order=0,mrg_rxbuf=1",

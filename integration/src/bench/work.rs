@@ -43,7 +43,7 @@ pub enum Completions {
 }
 
 /// Whose driver or backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Maker {
     /// Ours.
@@ -75,7 +75,7 @@ pub enum Api {
 }
 
 /// Two ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pairing {
     /// A driver and a backend over vhost-user.
