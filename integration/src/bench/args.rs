@@ -144,11 +144,15 @@ impl Question {
         let possible = match api {
             Api::Copy => true,
             Api::InPlace => dir == Direction::Tx && size != Size::Imix,
-            Api::Lease => dir == Direction::Loop,
+            Api::Lease => match dir {
+                Direction::Loop => true,
+                Direction::Rx => self.pairings().all(|pairing| !matches!(pairing, Pairing::Trusting(_))),
+                Direction::Tx | Direction::Latency => false,
+            },
         };
         if !possible || (api != Api::Copy && self.first.makers().0 != Maker::Ironring) {
-            let sentence =
-                "in-place is for our driver with --dir tx and frames of one size, lease for our driver with --dir loop";
+            let sentence = "in-place is for our driver with --dir tx and frames of one size, lease for our driver with --dir loop, or rx with \
+                 hardened rings";
             return Err(sentence.to_owned());
         }
         self.check_pairs()?;

@@ -195,6 +195,12 @@ impl<'a, N: Nic> Bench<'a, N> {
             Direction::Tx if self.work.api == Api::InPlace => self.send_in_place()?,
             Direction::Loop if self.work.api == Api::Lease => self.forward()?,
             Direction::Tx => self.send()?,
+            Direction::Rx if self.work.api == Api::Lease => {
+                let most = usize::from(self.work.burst);
+                while self.goes_on() {
+                    self.frames += self.nic.lease(most)? as u64;
+                }
+            }
             Direction::Rx => {
                 while self.goes_on() {
                     self.receive()?;

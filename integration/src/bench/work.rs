@@ -70,7 +70,8 @@ pub enum Api {
     Copy,
     /// Sent frames are written in place: their first 42 bytes, as testpmd's `txonly` does.
     InPlace,
-    /// Received frames are forwarded from slot to slot, without a look at their bytes.
+    /// Received frames stay where they are, and only their net headers are read, as testpmd's `rxonly` does; or are forwarded
+    /// from slot to slot, without a look at their bytes.
     Lease,
 }
 
