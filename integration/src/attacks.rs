@@ -1,10 +1,13 @@
-//! The `attacks` subcommand: the catalogue, and one entry of it.
+//! The `attacks` subcommand: the catalogue, the rows of the mirror, and one entry of them.
 
 use std::process::ExitCode;
 
 use ironring_backend::hostile::{self, ABSENT, Absent, Attack, CATALOGUE};
 use serde::Serialize;
 
+use crate::audit::near_matches;
+use crate::config;
+use crate::mirror::{self, ROWS, Row};
 use crate::output::{self, Cell, Exit, Failure, Look, Table};
 
 /// What to do with the catalogue.
@@ -24,6 +27,26 @@ struct Listing {
     attacks: &'static [Attack],
     /// Entries that are not run.
     absent: &'static [Absent],
+    /// What a driver does to the backend.
+    mirror: Vec<Mirrored>,
+}
+
+/// A row of the mirror.
+#[derive(Serialize)]
+struct Mirrored {
+    id: &'static str,
+    name: &'static str,
+    what: &'static str,
+    layouts: Vec<&'static str>,
+    expected: &'static [&'static str],
+    racing: bool,
+}
+
+impl From<&'static Row> for Mirrored {
+    fn from(row: &'static Row) -> Self {
+        let Row { id, name, what, expected, racing, .. } = *row;
+        Self { id, name, what, layouts: row.layouts.iter().copied().map(config::name).collect(), expected, racing }
+    }
 }
 
 /// The `attacks` subcommand.
@@ -33,9 +56,10 @@ pub fn main(command: Option<&AttacksCommand>, json: bool) -> ExitCode {
         None => list(json),
         Some(AttacksCommand::Show { attack }) => match hostile::find(attack) {
             Some(found) => show(found, json),
-            None => match hostile::find_absent(attack) {
-                Some(absent) => show_absent(absent, json),
-                None => output::fail_with(json, &unknown(attack)),
+            None => match (hostile::find_absent(attack), mirror::find(attack)) {
+                (Some(absent), _) => show_absent(absent, json),
+                (None, Some(row)) => show_mirrored(&row.into(), json),
+                (None, None) => output::fail_with(json, &unknown(attack)),
             },
         },
     }
@@ -43,7 +67,8 @@ pub fn main(command: Option<&AttacksCommand>, json: bool) -> ExitCode {
 
 fn list(json: bool) -> ExitCode {
     if json {
-        output::print_json(&Listing { attacks: &CATALOGUE, absent: &ABSENT });
+        let mirror = ROWS.iter().map(Mirrored::from).collect();
+        output::print_json(&Listing { attacks: &CATALOGUE, absent: &ABSENT, mirror });
         return Exit::Held.into();
     }
     let mut table = Table::new(&["id", "name", "class", "timing", "expected"]);
@@ -64,10 +89,15 @@ fn list(json: bool) -> ExitCode {
             Cell::new(absent.reason).look(Look::Dim),
         ]);
     }
-    let (count, others) = (CATALOGUE.len(), ABSENT.len());
-    let (text, rest) = (table.render(), rest.render());
+    let mut mirror = Table::new(&["id", "name", "what a driver does to the backend"]);
+    for row in &ROWS {
+        mirror.row(vec![Cell::new(row.id).look(Look::Bold), Cell::new(row.name), Cell::new(row.what).look(Look::Dim)]);
+    }
+    let (count, others, mirrored) = (CATALOGUE.len(), ABSENT.len(), ROWS.len());
+    let (text, rest, mirror) = (table.render(), rest.render(), mirror.render());
     output::print_text(&format!(
-        "{text}\n{rest}{count} attacks and {others} that are not run; `ironring attacks show ID` says what one does\n"
+        "{text}\n{rest}\n{mirror}{count} attacks, {others} that are not run, and {mirrored} at the backend; \
+         `ironring attacks show ID` says what one does\n"
     ));
     Exit::Held.into()
 }
@@ -109,8 +139,26 @@ fn show_absent(absent: &Absent, json: bool) -> ExitCode {
     Exit::Held.into()
 }
 
+fn show_mirrored(row: &Mirrored, json: bool) -> ExitCode {
+    if json {
+        output::print_json(row);
+        return Exit::Held.into();
+    }
+    let mut table = Table::new(&[row.id, row.name]);
+    for (name, value) in [
+        ("layouts", row.layouts.join(", ")),
+        ("racing", (if row.racing { "yes, while the backend reads" } else { "no" }).to_owned()),
+        ("what a driver does", row.what.to_owned()),
+        ("expected of the backend", row.expected.join(" or ")),
+    ] {
+        table.row(vec![Cell::new(name), Cell::new(value)]);
+    }
+    output::print_text(&table.render());
+    Exit::Held.into()
+}
+
 fn unknown(attack: &str) -> Failure {
-    let near = hostile::near_matches(attack).join(", ");
+    let near = near_matches(attack).join(", ");
     let hint = if near.is_empty() { String::new() } else { format!("did you mean {near}? ") };
     Failure::usage(format!("there is no attack `{attack}`; {hint}`ironring attacks` lists them all"))
 }

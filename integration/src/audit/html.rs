@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use ironring_backend::hostile::{ABSENT, Absent, Attack, CATALOGUE};
 
 use super::report::{AuditReport, Row};
-use super::victims::{Outcome, VictimRow};
-use super::{RingUnderTest, Target};
+use super::victims::{GuestOptions, Outcome, VictimRow};
+use super::{AuditArgs, RingUnderTest, Target};
 use crate::mirror::{MirrorRow, ROWS};
 
 /// A column of the matrix.
@@ -19,6 +19,14 @@ struct Column {
     /// Beginning of the configurations that it is about.
     layout: &'static str,
     title: String,
+}
+
+/// What the audit was told, as far as it takes that to see the same again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Repeat {
+    guests: GuestOptions,
+    seed: u64,
+    seeds: u64,
 }
 
 /// What stands in a place of the matrix.
@@ -60,7 +68,7 @@ impl AuditReport {
         self.matrix(&mut page, &columns);
         page += "<h2>Each attack</h2>";
         for attack in self.shown() {
-            self.section(&mut page, attack, &columns);
+            self.section(&mut page, attack);
         }
         self.mirror_section(&mut page);
         self.absent_section(&mut page);
@@ -68,13 +76,15 @@ impl AuditReport {
         page
     }
 
-    /// The attacks of this report.
-    fn shown(&self) -> impl Iterator<Item = &'static Attack> {
+    /// The attacks of this report: those on one surface together, in the order of their numbers.
+    fn shown(&self) -> Vec<&'static Attack> {
         let is_shown = |attack: &&Attack| {
             self.rows.iter().any(|row| row.attack == attack.id)
                 || self.victims.iter().any(|row| row.attack == attack.id)
         };
-        CATALOGUE.iter().filter(is_shown)
+        let mut shown: Vec<_> = CATALOGUE.iter().filter(is_shown).collect();
+        shown.sort_by_key(|attack| CATALOGUE.iter().position(|first| first.surface == attack.surface));
+        shown
     }
 
     /// What was put to the test, each layout by itself.
@@ -150,7 +160,7 @@ impl AuditReport {
         Some(Place { kind, word, detail: worst.oracle.join("; ") })
     }
 
-    fn section(&self, page: &mut String, attack: &Attack, columns: &[Column]) {
+    fn section(&self, page: &mut String, attack: &Attack) {
         let Attack { id, name, what, naive, check, reference, .. } = attack;
         let (what, naive, reference, check) = (escape(what), escape(naive), escape(reference), escape(check));
         let (class, surface) = (attack.class.name(), attack.surface.name());
@@ -179,14 +189,24 @@ impl AuditReport {
             let evidence = row.encounter.evidence.join("; ");
             cell(page, row.target.name(), &row.config, kind, &word, &evidence);
         }
-        *page += "</table></dd><dt>Again</dt><dd>";
-        let targets: Vec<_> = columns.iter().filter_map(|column| column.target).map(Target::argument).collect();
-        let target = if targets.is_empty() {
-            String::new()
-        } else {
-            format!(" --target ironring,{}", unique(targets).join(","))
-        };
-        let _ = write!(page, "<code>ironring audit --attack {id}{target}</code></dd></dl></article>");
+        let _ = write!(
+            page,
+            "</table></dd><dt>Again</dt><dd><code>{}</code></dd></dl></article>",
+            escape(&self.again(attack))
+        );
+    }
+
+    /// The command that strikes once more with an attack whom it struck here, with what that takes.
+    fn again(&self, attack: &Attack) -> String {
+        let mut command = format!("ironring audit --attack {}", attack.id);
+        let own = self.rows.iter().any(|row| row.attack == attack.id).then_some(Target::Ironring);
+        let struck = |target: &Target| self.victims.iter().any(|row| row.target == *target && row.attack == attack.id);
+        let others: Vec<_> = Target::ALL.into_iter().filter(struck).collect();
+        if !others.is_empty() {
+            let names: Vec<_> = own.into_iter().chain(others.iter().copied()).map(Target::argument).collect();
+            command += &format!(" --target {}", names.join(","));
+        }
+        command + &self.repeat.options(&others)
     }
 
     /// Says so where an attack bites nobody but the ring that was made for it.
@@ -228,6 +248,43 @@ impl AuditReport {
     }
 }
 
+impl Repeat {
+    pub(super) fn of(args: &AuditArgs) -> Self {
+        Self { guests: args.guests.clone(), seed: args.seed, seeds: args.seeds }
+    }
+
+    /// The options of an audit of drivers of `others` that are not those by themselves.
+    fn options(&self, others: &[Target]) -> String {
+        let GuestOptions { kernel, modules, cmdline, cards } = &self.guests;
+        let mut options = Vec::new();
+        let mut add = |name: &str, value: String| options.push(format!(" --{name} {}", quoted(&value)));
+        if others.iter().any(|target| [Target::Qemu, Target::Dpdk].contains(target)) && !cards.is_empty() {
+            add("cards", cards.join(","));
+        }
+        if others.contains(&Target::Qemu) {
+            let files = [("kernel", kernel), ("modules", modules)];
+            files.into_iter().for_each(|(name, file)| {
+                file.iter().for_each(|file| add(name, file.display().to_string()));
+            });
+            if !cmdline.is_empty() {
+                add("cmdline", cmdline.clone());
+            }
+        }
+        for (name, value) in [("seed", self.seed), ("seeds", self.seeds)] {
+            if value > 1 {
+                add(name, value.to_string());
+            }
+        }
+        options.concat()
+    }
+}
+
+/// A word of a command as a shell takes it for one.
+fn quoted(word: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_./,:=+".contains(character);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
 fn victim_place(row: &VictimRow) -> Place {
     let kind = match row.encounter.outcome {
         Outcome::NotStruck => "none",
@@ -249,11 +306,6 @@ fn cell(page: &mut String, who: &str, config: &str, kind: &str, word: &str, evid
 
 fn fact(page: &mut String, number: &str, what: &str) {
     let _ = write!(page, "<div><b>{number}</b>{what}</div>");
-}
-
-fn unique(mut list: Vec<&'static str>) -> Vec<&'static str> {
-    list.dedup();
-    list
 }
 
 /// Text for HTML. Control characters of a peer's last words do not come through.
@@ -303,6 +355,9 @@ const LEGEND: &str = "<p class=legend><span class=good>contained</span>as declar
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::cell::CellResult;
+    use crate::audit::victims::Encounter;
+    use crate::config::RingConfig;
 
     #[test]
     fn what_a_peer_says_is_text_and_nothing_else() {
@@ -314,5 +369,53 @@ mod tests {
         let page = AuditReport::new(0).to_html();
         assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
         assert!(!page.contains("http"), "it needs nothing from anywhere");
+    }
+
+    /// A report with a row for each attack, of a ring that was struck.
+    fn report_of_all() -> AuditReport {
+        let mut report = AuditReport::new(CATALOGUE.len());
+        for attack in CATALOGUE.iter() {
+            report.add(attack, RingConfig::default(), RingUnderTest::Hardened, CellResult::default());
+        }
+        report
+    }
+
+    #[test]
+    fn each_surface_has_one_heading() {
+        let page = report_of_all().to_html();
+        let headings: Vec<_> = page.split("<tr class=group>").skip(1).filter_map(|row| row.split('<').nth(1)).collect();
+        let unique: std::collections::BTreeSet<_> = headings.iter().collect();
+        assert!(headings.len() > 5, "{headings:?}");
+        assert_eq!(unique.len(), headings.len(), "{headings:?}");
+    }
+
+    #[test]
+    fn a_command_that_strikes_again_has_all_that_it_takes() {
+        let mut report = report_of_all();
+        let victim = |target, attack: &str| VictimRow {
+            target,
+            attack: attack.to_owned(),
+            config: "split".to_owned(),
+            encounter: Encounter::default(),
+        };
+        report.victims = vec![victim(Target::Qemu, "A01"), victim(Target::Dpdk, "A01"), victim(Target::Dpdk, "A02")];
+        report.repeat = Repeat {
+            guests: GuestOptions {
+                kernel: Some("/boot/my kernel".into()),
+                modules: Some("/lib/modules/6".into()),
+                cmdline: "a=1 b".into(),
+                cards: vec!["split".into(), "bounced".into()],
+            },
+            seed: 1,
+            seeds: 4,
+        };
+        let again = |id| report.again(ironring_backend::hostile::find(id).unwrap());
+        assert_eq!(
+            again("A01"),
+            "ironring audit --attack A01 --target ironring,qemu,dpdk --cards split,bounced --kernel '/boot/my kernel' \
+             --modules /lib/modules/6 --cmdline 'a=1 b' --seeds 4"
+        );
+        assert_eq!(again("A02"), "ironring audit --attack A02 --target ironring,dpdk --cards split,bounced --seeds 4");
+        assert_eq!(again("A03"), "ironring audit --attack A03 --seeds 4");
     }
 }

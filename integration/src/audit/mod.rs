@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ironring_backend::hostile::{ABSENT, Absent, Attack, CATALOGUE, find_absent};
+use ironring_backend::hostile::{ABSENT, Absent, Attack, CATALOGUE, find_absent, nearest};
 use ironring_driver::queue::RingLayout;
 
 pub use cell::{CellArgs, cell_main};
@@ -207,6 +207,7 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
         return Err(AuditError::NoConfig);
     }
     let mut report = AuditReport::new(attacks.len());
+    report.repeat = html::Repeat::of(args);
     let started = Instant::now();
     let cell = |at: usize| {
         let (attack, config, ring) = cells.get(at)?;
@@ -445,10 +446,17 @@ fn select(list: &str) -> Result<Vec<&'static Attack>, AuditError> {
         if let Some(absent) = find_absent(part) {
             return Err(AuditError::Absent(absent));
         }
-        let near = ironring_backend::hostile::near_matches(part).join(", ");
+        let near = near_matches(part).join(", ");
         return Err(AuditError::NoMatch { glob: (*part).to_owned(), near });
     }
     Ok(CATALOGUE.iter().filter(|attack| parts.iter().any(|part| matches(part, attack))).collect())
+}
+
+/// Ids and names, of attacks and of the mirror, that are most like what was given.
+pub(crate) fn near_matches(given: &str) -> Vec<&'static str> {
+    // Of names that are equally near, those of the mirror come first: there are fewer of them.
+    let mirror = ROWS.iter().flat_map(|row| [row.id, row.name]);
+    nearest(given, mirror.chain(CATALOGUE.iter().flat_map(|attack| [attack.id, attack.name])))
 }
 
 /// Whether `text` matches a pattern in which `*` stands for any run of characters. Case does not matter.
@@ -526,5 +534,7 @@ mod tests {
     fn an_unknown_attack_is_answered_with_a_near_one() {
         let error = select("A999").unwrap_err().to_string();
         assert!(error.contains("did you mean A"), "{error}");
+        let error = select("B99").unwrap_err().to_string();
+        assert!(error.contains("did you mean B"), "{error}");
     }
 }

@@ -4,6 +4,7 @@ use ironring_backend::hostile::{Absent, Attack, Class};
 use serde::Serialize;
 
 use super::cell::{CellResult, Death};
+use super::html::Repeat;
 use super::victims::{self, Outcome, VictimRow};
 use super::{RingUnderTest, Target};
 use crate::config::RingConfig;
@@ -43,6 +44,9 @@ pub struct AuditReport {
     /// Why the audit says nothing at all, if no cell of it applies.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
+    /// How to see the same again.
+    #[serde(skip)]
+    pub(super) repeat: Repeat,
 }
 
 /// A part of the audit that cannot be run, and why.
@@ -84,7 +88,7 @@ pub struct Row {
 }
 
 impl AuditReport {
-    pub(super) const fn new(attacks: usize) -> Self {
+    pub(super) fn new(attacks: usize) -> Self {
         Self {
             attacks,
             cells: 0,
@@ -99,6 +103,7 @@ impl AuditReport {
             mirror_death: None,
             seconds: 0.0,
             skipped: Vec::new(),
+            repeat: Repeat::default(),
         }
     }
 

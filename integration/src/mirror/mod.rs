@@ -14,7 +14,7 @@ use ironring_backend::hostile::Rng;
 use ironring_driver::queue::RingLayout;
 use serde::{Deserialize, Serialize};
 
-pub use rows::{ROWS, Row};
+pub use rows::{ROWS, Row, find};
 
 /// What became of one row on one layout.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -26,6 +26,13 @@ pub struct Row {
     pub racing: bool,
 }
 
+/// The row with this id or name, in any case.
+#[must_use]
+pub fn find(id_or_name: &str) -> Option<&'static Row> {
+    let wanted = id_or_name.trim();
+    ROWS.iter().find(|row| row.id.eq_ignore_ascii_case(wanted) || row.name.eq_ignore_ascii_case(wanted))
+}
+
 const fn row(
     id: &'static str,
     name: &'static str,

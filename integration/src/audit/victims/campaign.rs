@@ -160,7 +160,7 @@ const QEMU_NEEDS: [(&str, &str); 5] = [
 const DPDK_NEEDS: [(&str, &str); 2] = [("dpdk-testpmd", "dpdk"), ("stdbuf", "coreutils")];
 
 /// Whether an attack is one on the rings and frames of a guest. Its memory is all shared, so that one on all of it says
-/// nothing; and over the socket it is QEMU that is struck. A12 and A13 step on words while drivers fill them: one that fills
+/// nothing; and over the socket it is QEMU that is struck. A12 to A13 step on words while drivers fill them: one that fills
 /// them in several stores leaves something that cannot be undone, and what stops then is the device.
 fn fits(attack: &Attack, layout: &str) -> bool {
     let surfaces = [Surface::Descriptor, Surface::Available, Surface::Used, Surface::Header, Surface::Buffer];
@@ -168,7 +168,7 @@ fn fits(attack: &Attack, layout: &str) -> bool {
     attack.layouts.contains(&layout)
         && (surfaces.contains(&attack.surface) || calls)
         && attack.axes.in_order != Axis::On
-        && !["A12", "A13", "A122", "A125"].contains(&attack.id)
+        && !["A12", "A12b", "A12c", "A13", "A122", "A125"].contains(&attack.id)
 }
 
 /// Runs a campaign in a child; guests in a network namespace, and in one of processes, so that none outlives it.
