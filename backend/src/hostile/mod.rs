@@ -37,6 +37,7 @@ mod words;
 
 pub use self::catalogue::{
     ABSENT, Absent, Attack, Axes, Axis, CATALOGUE, Class, Surface, Timing, Verdict, find, find_absent, near_matches,
+    nearest,
 };
 pub use self::channel::Saboteur;
 pub use self::engine::Engine;

@@ -3,7 +3,7 @@
 use super::Class::Protocol;
 use super::{Attack, Axes, PACKED, SPLIT, Surface, Timing, descriptor};
 
-pub(super) const ROWS: [Attack; 18] = [
+pub(super) const ROWS: [Attack; 20] = [
     Attack {
         what: "the address of a completed buffer becomes that of another buffer that is in flight",
         naive: "unmaps by the address in the table: device bytes are copied over another private buffer, the right mapping leaks",
@@ -100,6 +100,28 @@ pub(super) const ROWS: [Attack; 18] = [
         racing: true,
         layouts: &[SPLIT, PACKED],
         ..descriptor("A12", "split.desc.unwind_race")
+    },
+    Attack {
+        class: Protocol,
+        timing: Timing::Idle,
+        axes: Axes::PLAIN,
+        layouts: &[SPLIT, PACKED],
+        what: "while the device has nothing to do, all descriptors change, in flight or not, and are put right at its next look",
+        naive: "goes by what stands there at that moment when it frees, unmaps or posts",
+        check: "C01,C32",
+        reference: "virtio 1.3, 2.7.5: a device must not write to the descriptor table",
+        ..descriptor("A12b", "split.desc.while_idle")
+    },
+    Attack {
+        class: Protocol,
+        timing: Timing::Setup,
+        axes: Axes::PLAIN,
+        layouts: &[SPLIT, PACKED],
+        what: "when a ring starts, all descriptors change, and are put right at the first look of the device",
+        naive: "builds its free list, or its first chains, on what it finds in the table",
+        check: "C01,C02",
+        reference: "drivers that link their free descriptors in the shared table when they make it",
+        ..descriptor("A12c", "split.desc.at_start")
     },
     Attack {
         class: Protocol,

@@ -8,6 +8,8 @@ mod channel;
 mod combined;
 mod completions;
 mod control;
+#[cfg(test)]
+mod coverage;
 mod descriptors;
 mod memory;
 mod net;
@@ -312,12 +314,14 @@ pub fn find(id_or_name: &str) -> Option<&'static Attack> {
 /// Ids or names that `given` may have meant, best first, at most three. Never empty.
 #[must_use]
 pub fn near_matches(given: &str) -> Vec<&'static str> {
+    nearest(given, CATALOGUE.iter().flat_map(|attack| [attack.id, attack.name]))
+}
+
+/// Those of `names` that are most like what was given, best first, at most three.
+#[must_use]
+pub fn nearest<'n>(given: &str, names: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
     let given = given.trim().trim_matches('*').to_ascii_lowercase();
-    let mut names: Vec<_> = CATALOGUE
-        .iter()
-        .flat_map(|attack| [attack.id, attack.name])
-        .map(|name| (strangeness(&given, name), name))
-        .collect();
+    let mut names: Vec<_> = names.into_iter().map(|name| (strangeness(&given, name), name)).collect();
     names.sort_by_key(|(strangeness, _)| *strangeness);
     names.into_iter().take(3).map(|(_, name)| name).collect()
 }

@@ -176,6 +176,28 @@ impl Strike for UnwindRace {
     }
 }
 
+/// A12b, A12c: all descriptors change, those in flight too, at a moment after which the device reads none of them before it
+/// looks at the ring again.
+pub(super) struct AllAt(pub(super) Moment);
+
+impl Strike for AllAt {
+    fn at(&mut self, moment: Moment, _ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        if moment != self.0 || !scene.due {
+            return 0;
+        }
+        let mut struck = 0u64;
+        for id in scene.book.every_id() {
+            struck = struck.wrapping_add(u64::from(step_on(scene.book, id, scene.rng)));
+        }
+        struck
+    }
+
+    /// Such moments come before the first burst, and between two of them as often as not.
+    fn is_early(&self) -> bool {
+        true
+    }
+}
+
 /// A13: the flags of descriptors that the device does not have change all the time, between a driver's store and its next
 /// look at them.
 #[derive(Default)]

@@ -168,6 +168,8 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A10" => (descriptor::on_chain(descriptor::flag_write_flip), Aim::Transmit),
         "A11" => (descriptor::on_chain(descriptor::flag_indirect_set), either),
         "A12" => (Box::<descriptor::UnwindRace>::default(), Aim::All),
+        "A12b" => (Box::new(descriptor::AllAt(Moment::Idle)), Aim::All),
+        "A12c" => (Box::new(descriptor::AllAt(Moment::Start)), Aim::All),
         "A13" => (Box::<descriptor::RmwRace>::default(), Aim::All),
         "A14" => (descriptor::on_chain(descriptor::ring_pointer), either),
         "A15" => (Box::<available::Idx>::default(), either),

@@ -196,8 +196,8 @@ fn steady() -> impl Iterator<Item = &'static Attack> {
     let at_ring = packed.filter(|attack| strikes::of(attack, &mut Rng::new(1)).is_some());
     // Frames have no headers here.
     let with_headers = |attack: &&Attack| attack.surface == Surface::Header && !attack.id.starts_with("A72");
-    // Nor room behind what is written, which A54e would claim.
-    let elsewhere = ["A51", "A54e", "A101", "A104", "A123", "A124"];
+    // Nor room behind what is written, which A54e would claim, nor a moment without work, for which A12b waits.
+    let elsewhere = ["A12b", "A51", "A54e", "A101", "A104", "A123", "A124"];
     at_ring.filter(move |attack| !elsewhere.contains(&attack.id) && !with_headers(attack))
 }
 
