@@ -292,6 +292,26 @@ fn frames_reach_the_guest_behind_a_plain_header() {
     }
 }
 
+/// Where a header stands already only the frame is written, and any other one becomes the right one: each bit counts.
+#[test]
+fn whatever_stood_in_a_buffer_the_header_is_right() {
+    let mut bench = Bench::new();
+    let right = Header::PLAIN_RX.to_bytes();
+    for bit in 0..=8 * HDR_BYTES {
+        let mut stands = right;
+        if let Some(byte) = stands.get_mut(bit / 8) {
+            *byte ^= 1 << (bit % 8);
+        }
+        bench.guest.write(bench.data, &stands);
+        bench.ring.add(&[], &[(bench.data, 200)]).unwrap();
+        bench.ring.publish();
+        bench.put_into_port(&[bit as u8; 60]);
+        assert_eq!(bench.receive().frames, 1);
+        assert_eq!(bench.ring.take().unwrap().len as usize, HDR_BYTES + 60);
+        assert_eq!(bench.guest.read(bench.data, HDR_BYTES + 60), [&right[..], &[bit as u8; 60]].concat(), "bit {bit}");
+    }
+}
+
 #[test]
 fn a_receive_buffer_that_is_too_small_costs_the_frame_and_is_used_for_the_next() {
     let mut bench = Bench::new();

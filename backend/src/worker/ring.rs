@@ -121,7 +121,9 @@ impl Ring {
 
     /// Ends the ring and returns the index to go on from. Between passes all that was taken is completed.
     pub(super) fn stop<H: Hook>(&mut self, hook: &mut H) -> Result<u16, ControlError> {
-        self.call_due(hook);
+        if self.unasked > 0 {
+            self.call_driver(hook);
+        }
         let mut running = self.running.take().ok_or(ControlError::NotRunning { ring: self.ring })?;
         Ok(running.vring.stop())
     }
@@ -183,7 +185,7 @@ impl Ring {
         let Some(running) = &mut self.running else { return 0 };
         let pending = self.enabled && shared.gives && shared.port.rx_peek().is_some();
         if !(pending || H::ACTIVE) {
-            self.call_due(shared.hook);
+            self.call_due(shared);
             return 0;
         }
         if !running.look(shared, &mut self.tally) || !pending {
@@ -321,7 +323,7 @@ impl Ring {
     /// The end of a turn with nothing to do, or at a fault.
     #[inline]
     fn nothing<P, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
-        self.call_due(shared.hook);
+        self.call_due(shared);
         self.report(shared.stats);
         if H::ACTIVE {
             self.moment(Moment::Idle, shared.hook, shared.memory);
@@ -397,9 +399,13 @@ impl Ring {
     /// Asks what was put off. While there is more to do, a driver that sleeps need not be woken for each burst; with nothing to
     /// do, it has to be.
     #[inline]
-    fn call_due<H: Hook>(&mut self, hook: &mut H) {
+    fn call_due<P, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) {
         if self.unasked > 0 {
-            self.call_driver(hook);
+            self.call_driver(shared.hook);
+            // No burst comes after it that would.
+            if let Some(counters) = shared.stats.queue(self.ring) {
+                counters.store(&self.tally);
+            }
         }
     }
 
