@@ -8,6 +8,7 @@ use ironring_common::apart::{self, APART_BYTES, share};
 use ironring_common::doorbell::Supervisor;
 use ironring_common::features::{Feature, Negotiated, Offered, Supported, negotiate};
 use ironring_common::index::{GuestAddr, QueueSize};
+use ironring_common::shm::mapping::Pages;
 use ironring_common::shm::words::Words;
 
 use super::bringup::Maker;
@@ -29,7 +30,8 @@ fn negotiated() -> Negotiated {
 fn arena(layout: RingLayout, size: u16) -> (Arena, QueueSize) {
     let queue_size = QueueSize::split(size).unwrap();
     // Slots of no round size, so that what follows them is where it is for a reason.
-    let shape = ArenaShape { queue_size, pairs: PAIRS, slot_bytes: 1527, layout, table_entries: 2 };
+    let shape =
+        ArenaShape { queue_size, pairs: PAIRS, slot_bytes: 1527, layout, table_entries: 2, pages: Pages::Normal };
     (Arena::create(shape).unwrap(), queue_size)
 }
 
