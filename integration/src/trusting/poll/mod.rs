@@ -6,7 +6,7 @@
 //! have to change, and a completion in order takes back what the available ring names. A device that lies makes it copy from
 //! or to the wrong place, or ends it with an assertion of the shared-memory views, which everything here goes through.
 //!
-//! [`split`] and [`packed`] have the same face.
+//! `split` and `packed` have the same face.
 
 use std::os::fd::AsFd;
 
