@@ -25,7 +25,7 @@ pub const BURST: u16 = 32;
 
 /// So many frames ahead their lines are asked for: as many as a processor waits for at a time. Those of a whole burst would have it
 /// wait before it has begun.
-const AHEAD: usize = 4;
+const AHEAD: usize = 10;
 /// Buffers of a burst as they were found, and none behind them.
 type Found<'a> = [Option<Bytes<'a>>; BURST as usize + AHEAD];
 

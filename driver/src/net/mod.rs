@@ -303,7 +303,7 @@ fn supported(options: &NetOptions) -> Supported {
 
 /// So many frames ahead their lines are asked for: as many as a processor waits for at a time. Those of a whole burst would have it
 /// wait before it has begun.
-const AHEAD: usize = 4;
+const AHEAD: usize = 10;
 /// Each item with the one that comes [`AHEAD`] after it; at the end, where there is none, with itself.
 #[inline(always)]
 fn ahead<T>(items: &[T]) -> impl Iterator<Item = (&T, &T)> {
