@@ -86,6 +86,8 @@ fn honest_traffic_trips_nothing() {
             let seen = (outcome.findings.len(), outcome.violation, outcome.strikes);
             assert_eq!(seen, (0, None, 0), "{config} {kind:?}: {outcome:?}");
             assert!(outcome.completed > 500, "{config} {kind:?}: {outcome:?}");
+            // Taking a chain back half-way is part of the traffic, or no attack could be there when it happens.
+            assert_eq!(outcome.unwound > 0, kind == RingKind::Hardened, "{config} {kind:?}: {outcome:?}");
         }
     }
 }

@@ -42,6 +42,7 @@ pub(super) enum End {
 pub(super) struct Victim {
     ring: Ring,
     pool: Pool,
+    unwound: u64,
 }
 
 #[derive(Debug)]
@@ -96,7 +97,7 @@ impl Victim {
         };
         let inner = Bounce::new(shared.pool.clone(), shared.pool_base, private);
         let pool = Pool { inner, blocks: shared.pool.clone(), scrubs: kind == RingKind::Hardened };
-        Ok(Self { ring, pool })
+        Ok(Self { ring, pool, unwound: 0 })
     }
 
     /// Private memory and pool.
@@ -111,11 +112,19 @@ impl Victim {
             Ring::Hardened(ring) => match ring.add(pool, read, write, token) {
                 Ok(_) => Ok(true),
                 Err(AddError::Violation(violation)) => Err(End::Violation(violation)),
-                Err(_) => Ok(false),
+                Err(error) => {
+                    self.unwound += u64::from(matches!(error, AddError::Map { index: 1.., .. }));
+                    Ok(false)
+                }
             },
             Ring::TrustingSplit(ring) => ring.add(pool, read, write, token).map_err(End::Bite),
             Ring::TrustingPacked(ring, _) => ring.add(pool, read, write, token).map_err(End::Bite),
         }
+    }
+
+    /// Chains that the hardened ring took back half-way.
+    pub(super) const fn unwound(&self) -> u64 {
+        self.unwound
     }
 
     pub(super) fn publish(&mut self) -> Result<(), End> {

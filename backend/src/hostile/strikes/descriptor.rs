@@ -63,11 +63,13 @@ pub(super) fn len_grow(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, _head: Des
     })
 }
 
-/// A03: the length shrinks.
+/// A03: the length shrinks, to less than a net header: a length that no driver stores by itself.
 pub(super) fn len_shrink(scene: &mut Scene<'_>, _ring: &RingMemory<'_>, _head: DescId, chain: &Posted) -> bool {
     let Some(target) = chain.writable_or_head() else { return false };
-    let shift = scene.rng.pick(&[1, 4, 31]).unwrap_or(1);
-    change(scene.book, target, Life::Posted, |desc| Fields { len: desc.len.checked_shr(shift).unwrap_or(0), ..desc })
+    let shift = scene.rng.pick(&[4, 6, 31]).unwrap_or(31);
+    let below = u32::try_from(HDR_BYTES).unwrap_or(0).saturating_sub(1);
+    let shrink = |len: u32| len.checked_shr(shift).unwrap_or(0).min(below);
+    change(scene.book, target, Life::Posted, |desc| Fields { len: shrink(desc.len), ..desc })
 }
 
 /// A04: the chain goes on beyond the table.
