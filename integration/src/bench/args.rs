@@ -51,9 +51,12 @@ pub struct BenchArgs {
     /// Path of DPDK's virtio-user [default: whichever is fastest]
     #[arg(long, value_enum)]
     dpdk_path: Option<Path22>,
-    /// What testpmd does with the frames of a loop
+    /// What testpmd does with the frames of a loop, or with those that it receives
     #[arg(long, value_enum, default_value_t = Forward::Io)]
     dpdk_forward: Forward,
+    /// Have testpmd record what its cores do, which costs it a little: how busy they were, and cycles a packet
+    #[arg(long)]
+    pub(super) record_core_cycles: bool,
     /// Make the memory of our driver of huge pages, which are reserved for it (root)
     #[arg(long)]
     hugepages: bool,
@@ -92,6 +95,8 @@ pub(super) struct Question {
     /// The path of virtio-user; the fastest, if none is said.
     pub(super) path: Option<Path22>,
     pub(super) forward: Forward,
+    /// Whether testpmd records what its cores do.
+    pub(super) cycles: bool,
 }
 
 impl BenchArgs {
@@ -111,7 +116,8 @@ impl BenchArgs {
         let vs = self
             .vs
             .map(|vs| if vs == Pairing::Trusting(Maker::Ironring) { Pairing::Trusting(self.backend) } else { vs });
-        let question = Question { first, vs, work: self.work()?, path: self.dpdk_path, forward: self.dpdk_forward };
+        let Self { dpdk_path: path, dpdk_forward: forward, record_core_cycles: cycles, .. } = *self;
+        let question = Question { first, vs, work: self.work()?, path, forward, cycles };
         question.check().map_err(Failure::usage)?;
         Ok(question)
     }
@@ -154,6 +160,13 @@ impl Question {
             let sentence = "in-place is for our driver with --dir tx and frames of one size, lease for our driver with --dir loop, or rx with \
                  hardened rings";
             return Err(sentence.to_owned());
+        }
+        if (self.forward == Forward::Icmpecho) == matches!(dir, Direction::Loop | Direction::Latency)
+            && self.forward != Forward::Io
+        {
+            return Err(
+                "macswap is for --dir loop and latency, icmpecho for tx and rx; leave --dpdk-forward out".to_owned()
+            );
         }
         self.check_pairs()?;
         if completions == Completions::Shuffled {

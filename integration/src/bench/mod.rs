@@ -58,7 +58,7 @@ fn run(args: &BenchArgs, json: bool) -> Result<Exit, Failure> {
         return Ok(Exit::Held);
     }
     if args.table {
-        let report = table::run(&args.rows, args.seconds, args.samples.unwrap_or(TABLE_SAMPLES))?;
+        let report = table::run(args)?;
         write_page(args, || report.to_html())?;
         say(json, &report, &report.to_text());
         return Ok(report.exit());
@@ -81,6 +81,3 @@ fn write_page(args: &BenchArgs, page: impl FnOnce() -> String) -> Result<(), Fai
 fn say<T: serde::Serialize>(json: bool, result: &T, text: &str) {
     if json { output::print_json(result) } else { output::print_text(text) }
 }
-
-/// Samples of each pairing of a row of the table.
-const TABLE_SAMPLES: u32 = 10;

@@ -59,10 +59,13 @@ impl BenchReport {
         for path in [config.dpdk_path, other].into_iter().flatten() {
             how.push(format!("virtio-user {}", path.name()));
         }
-        if config.dpdk_forward == Some(Forward::Macswap) {
-            how.push("testpmd macswap".to_owned());
+        if let Some(forward) = config.dpdk_forward.filter(|forward| *forward != Forward::Io) {
+            how.push(format!("testpmd {}", forward.name()));
         }
         say(page, "how", &how.join(", "));
+        for core in &self.dpdk_cores {
+            say(page, "recorded", &core.to_string());
+        }
         for skipped in &self.skipped {
             say(page, "not the same", skipped);
         }

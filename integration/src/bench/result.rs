@@ -24,6 +24,9 @@ pub struct BenchReport {
     pub noise_floor: Option<Ratio>,
     /// Of what the machine can stream with as many lines of cache as a frame and its header take.
     pub limit_share: Ratio,
+    /// What the cores of testpmd did, if that was recorded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dpdk_cores: Vec<DpdkCore>,
     /// Every sample, in the order of the rounds.
     pub samples: Vec<Samples>,
     /// What was measured.
@@ -32,6 +35,27 @@ pub struct BenchReport {
     pub warnings: Vec<String>,
     /// What was not measured, and why.
     pub skipped: Vec<String>,
+}
+
+/// What a core of testpmd's did: medians of the samples.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DpdkCore {
+    /// In which pairing.
+    pub pairing: &'static str,
+    /// As `driver` or `backend`.
+    pub end: &'static str,
+    /// Cycles of its clock for a packet, in those of its turns that had packets.
+    pub cycles_per_packet: f64,
+    /// The share of its time that these turns took: near 1 it is the limit.
+    pub busy: f64,
+}
+
+impl std::fmt::Display for DpdkCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { pairing, end, cycles_per_packet, busy } = self;
+        let busy = 100.0 * busy;
+        write!(f, "testpmd as {end} of {pairing}: {cycles_per_packet:.0} cycles a packet, its core {busy:.0} % busy")
+    }
 }
 
 /// The samples of one thing.
@@ -69,7 +93,7 @@ pub struct Config {
     pub ring: Trust,
     /// The path of DPDK's virtio-user, if that is the driver of the first pairing, or else of the other.
     pub dpdk_path: Option<Path22>,
-    /// What testpmd does with the frames of a loop, if it is there.
+    /// What testpmd does with the frames of a loop, or with those that it receives, if it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dpdk_forward: Option<Forward>,
     /// Seconds of each sample.
@@ -78,7 +102,7 @@ pub struct Config {
     pub samples: u32,
 }
 
-/// What testpmd does with the frames of a loop.
+/// What testpmd does with frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Forward {
@@ -86,6 +110,9 @@ pub enum Forward {
     Io,
     /// Swaps the addresses of each.
     Macswap,
+    /// Of frames that come one way: looks at the headers of each, as a receiver does, and frees it. By itself testpmd frees what it
+    /// receives unseen.
+    Icmpecho,
 }
 
 impl Forward {
@@ -95,6 +122,7 @@ impl Forward {
         match self {
             Self::Io => "io",
             Self::Macswap => "macswap",
+            Self::Icmpecho => "icmpecho",
         }
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::args::Question;
 use super::limit;
-use super::result::{BenchReport, Config, Forward, Samples, Versus};
+use super::result::{BenchReport, Config, DpdkCore, Forward, Samples, Versus};
 use super::sample::{self, Method, Sample};
 use super::sums::{Ratio, Spread};
-use super::testpmd::Path22;
+use super::testpmd::{Cycles, Path22};
 use super::work::{Api, Completions, Direction, Maker, Pairing, Trust, Work};
 use crate::console::which;
 use crate::hugepages::HugePages;
@@ -25,7 +25,7 @@ pub(super) fn measure(
     samples: u32,
     paths: &mut Paths,
 ) -> Result<BenchReport, Failure> {
-    let Question { first, vs, work, forward, .. } = *question;
+    let Question { first, vs, work, forward, cycles, .. } = *question;
     let cpus = two_cpus()?;
     let dpdk = question.pairings().any(Pairing::needs_dpdk);
     if dpdk {
@@ -37,7 +37,7 @@ pub(super) fn measure(
     let window = Duration::from_secs(seconds);
     let first_path = paths.of(first, question, window, cpus)?;
     let vs_path = vs.map(|vs| paths.of(vs, question, window, cpus)).transpose()?.flatten();
-    let method = |path: Option<Path22>| Method { window, path: path.unwrap_or(Path22::Vectorized), forward };
+    let method = |path: Option<Path22>| Method { window, path: path.unwrap_or(Path22::Vectorized), forward, cycles };
     let methods = (method(first_path), method(vs_path));
     let mut rounds = Rounds::default();
     for round in 0..samples {
@@ -51,7 +51,7 @@ pub(super) fn measure(
         work,
         ring: if matches!(first, Pairing::Trusting(_)) { Trust::Trusting } else { Trust::Hardened },
         dpdk_path: first_path.or(vs_path),
-        dpdk_forward: (dpdk && loops).then_some(forward),
+        dpdk_forward: (dpdk && (loops || forward != Forward::Io)).then_some(forward),
         seconds,
         samples,
     };
@@ -75,6 +75,15 @@ struct Rounds {
     again: Vec<f64>,
     other: Vec<f64>,
     limit: Vec<f64>,
+    /// What testpmd recorded: whose it was, and how much.
+    cores: Vec<(&'static str, &'static str, Core)>,
+}
+
+/// What a core of testpmd's did in one sample.
+#[derive(Clone, Copy)]
+struct Core {
+    cycles_per_packet: f64,
+    busy: f64,
 }
 
 impl Rounds {
@@ -90,17 +99,53 @@ impl Rounds {
         // Who begins changes, so that nobody has always the warmer machine.
         let vs_first = round % 2 == 1;
         if let (Some(vs), true) = (vs, vs_first) {
-            self.other.push(take(vs, methods.1)?.rate);
+            self.add_other(*vs, take(vs, methods.1)?);
         }
-        self.first.push(take(first, methods.0)?);
+        let sample = take(first, methods.0)?;
+        self.add_cores(*first, &sample);
+        self.first.push(sample);
         if vs.is_some() {
             self.again.push(take(first, methods.0)?.rate);
         }
         if let (Some(vs), false) = (vs, vs_first) {
-            self.other.push(take(vs, methods.1)?.rate);
+            self.add_other(*vs, take(vs, methods.1)?);
         }
         self.limit.push(limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?);
         Ok(())
+    }
+
+    fn add_other(&mut self, pairing: Pairing, sample: Sample) {
+        self.add_cores(pairing, &sample);
+        self.other.push(sample.rate);
+    }
+
+    fn add_cores(&mut self, pairing: Pairing, sample: &Sample) {
+        for (end, cycles) in ["driver", "backend"].into_iter().zip(sample.cycles) {
+            if let Some(Cycles { per_packet, hz }) = cycles {
+                let core = Core { cycles_per_packet: per_packet, busy: per_packet * sample.rate / hz };
+                self.cores.push((pairing.name(), end, core));
+            }
+        }
+    }
+
+    /// Medians of what testpmd recorded.
+    fn cores(&self) -> Vec<DpdkCore> {
+        let mut ends: Vec<(&str, &str)> = self.cores.iter().map(|(pairing, end, _)| (*pairing, *end)).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let of = |(pairing, end)| {
+            let found = self.cores.iter().filter(move |core| (core.0, core.1) == (pairing, end));
+            let median = |number: fn(&Core) -> f64| {
+                Spread::of(&found.clone().map(|core| number(&core.2)).collect::<Vec<_>>()).median
+            };
+            DpdkCore {
+                pairing,
+                end,
+                cycles_per_packet: median(|core| core.cycles_per_packet),
+                busy: median(|core| core.busy),
+            }
+        };
+        ends.into_iter().map(of).collect()
     }
 
     fn report(&self, config: Config, vs: Option<Pairing>) -> BenchReport {
@@ -137,6 +182,7 @@ impl Rounds {
             vs: versus,
             noise_floor,
             limit_share: Ratio::of(&quotients(&middle, &self.limit)),
+            dpdk_cores: self.cores(),
             samples: samples.map(|(name, rates)| Samples { name, mpps: in_millions(rates) }).collect(),
             config,
             warnings: BenchReport::noise(noise_floor.as_ref()).into_iter().collect(),
@@ -202,7 +248,7 @@ impl Paths {
         let mut best = (Path22::InOrder, 0.0);
         for path in possible {
             for round in 0..TRIALS {
-                let method = Method { window, path: *path, forward };
+                let method = Method { window, path: *path, forward, cycles: false };
                 let sample = sample::take(pairing, &work, method, turned(cpus, round * 2)).map_err(Failure::broke)?;
                 if sample.rate > best.1 {
                     best = (*path, sample.rate);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::ends::End;
 use super::result::Forward;
-use super::testpmd::{Device, Path22, Testpmd};
+use super::testpmd::{Cycles, Device, Path22, Testpmd};
 use super::work::{Direction, Maker, Pairing, Trust, Work};
 use crate::console::tempdir;
 
@@ -16,6 +16,8 @@ pub(super) struct Sample {
     pub(super) rate: f64,
     /// Of round trips, in nanoseconds, where our driver makes them.
     pub(super) percentiles: Option<[u64; 3]>,
+    /// What a packet cost the core of testpmd, as driver and as backend, if that was recorded.
+    pub(super) cycles: [Option<Cycles>; 2],
 }
 
 /// How samples are taken.
@@ -24,6 +26,8 @@ pub(super) struct Method {
     pub(super) window: Duration,
     pub(super) path: Path22,
     pub(super) forward: Forward,
+    /// Whether testpmd records what its cores do, which costs it a little.
+    pub(super) cycles: bool,
 }
 
 /// A listening end or a connecting one.
@@ -48,7 +52,8 @@ fn take_in(
     cpus: (usize, usize),
 ) -> Result<Sample, String> {
     let ours = |work: &Work| End::backend(work, cpus.1, socket).map(Side::Ours);
-    let theirs = |device, cpu| Testpmd::start(device, work, method.forward, cpu, socket).map(Side::Theirs);
+    let theirs =
+        |device, cpu| Testpmd::start(device, work, (method.forward, method.cycles), cpu, socket).map(Side::Theirs);
     let mut backend = match pairing {
         Pairing::Vhost(_, Maker::Ironring) | Pairing::Trusting(Maker::Ironring) => ours(work)?,
         Pairing::Vhost(_, Maker::Dpdk) | Pairing::Trusting(Maker::Dpdk) => theirs(Device::Vhost, cpus.1)?,
@@ -71,19 +76,30 @@ fn take_in(
         Side::Ours(end) => end.rate(method.window),
         Side::Theirs(testpmd) => testpmd.rate(method.window),
     }?;
-    let (at_driver, percentiles) = finish(driver, work.dir == Direction::Tx)?;
-    let (at_backend, _) = finish(backend, work.dir == Direction::Rx)?;
-    agree(work, at_driver, at_backend)?;
-    Ok(Sample { rate, percentiles })
+    let driver = finish(driver, work.dir == Direction::Tx)?;
+    let backend = finish(backend, work.dir == Direction::Rx)?;
+    agree(work, driver.frames, backend.frames)?;
+    Ok(Sample { rate, percentiles: driver.percentiles, cycles: [driver.cycles, backend.cycles] })
 }
 
-/// Ends one end. Its frames: sent or received.
-fn finish(side: Side, sends: bool) -> Result<(u64, Option<[u64; 3]>), String> {
+/// What an end said last.
+struct Finished {
+    /// Sent or received.
+    frames: u64,
+    percentiles: Option<[u64; 3]>,
+    cycles: Option<Cycles>,
+}
+
+/// Ends one end.
+fn finish(side: Side, sends: bool) -> Result<Finished, String> {
     match side {
-        Side::Ours(mut end) => end.finish(),
+        Side::Ours(mut end) => {
+            let (frames, percentiles) = end.finish()?;
+            Ok(Finished { frames, percentiles, cycles: None })
+        }
         Side::Theirs(mut testpmd) => {
-            let [received, sent] = testpmd.finish()?;
-            Ok((if sends { sent } else { received }, None))
+            let ([received, sent], cycles) = testpmd.finish()?;
+            Ok(Finished { frames: if sends { sent } else { received }, percentiles: None, cycles })
         }
     }
 }

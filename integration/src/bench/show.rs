@@ -30,6 +30,9 @@ impl BenchReport {
             text.push_str(&format!("round trips: 50 % {half} ns, 99 % {slow} ns, 99.9 % {slowest} ns\n"));
         }
         text.push_str(&format!("share of what the machine can stream: {}\n", between(&self.limit_share)));
+        for core in &self.dpdk_cores {
+            text.push_str(&format!("{core}\n"));
+        }
         for skipped in &self.skipped {
             text.push_str(&format!("{skipped}\n"));
         }

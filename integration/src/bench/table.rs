@@ -6,7 +6,7 @@
 use ironring_driver::queue::RingLayout;
 use serde::Serialize;
 
-use super::args::Question;
+use super::args::{BenchArgs, Question};
 use super::result::{BenchReport, Forward};
 use super::rounds::{Paths, measure};
 use super::sums::Ratio;
@@ -118,11 +118,12 @@ impl Reaches {
     }
 }
 
-/// Runs the rows whose names match `glob`.
+/// Runs the rows whose names match the glob of the command line.
 ///
 /// # Errors
 /// A usage error if none does; that none of them can be run here.
-pub(super) fn run(glob: &str, seconds: u64, samples: u32) -> Result<TableReport, Failure> {
+pub(super) fn run(args: &BenchArgs) -> Result<TableReport, Failure> {
+    let (glob, samples) = (&args.rows, args.samples.unwrap_or(SAMPLES));
     let rows: Vec<Row> =
         rows().into_iter().filter(|row| glob.split(',').any(|part| glob_matches(part, &row.name))).collect();
     if rows.is_empty() {
@@ -133,11 +134,19 @@ pub(super) fn run(glob: &str, seconds: u64, samples: u32) -> Result<TableReport,
     let all = rows.len();
     for (at, row) in rows.into_iter().enumerate() {
         output::note(&format!("row {} of {all}: {}", at + 1, row.name));
-        match measure(&row.question, seconds, samples, &mut paths) {
+        let question = Question { cycles: args.record_core_cycles, ..row.question };
+        match measure(&question, args.seconds, samples, &mut paths) {
             Err(failure) if failure.exit == Exit::Unable => {
                 report.skipped.push(format!("{}: {}", row.name, failure.sentence));
             }
-            result => report.rows.push(row.came_to(result)),
+            result => {
+                let row = row.came_to(result);
+                // Whoever cannot wait for the table has this.
+                let ratio =
+                    row.ratio.map_or_else(String::new, |ratio| format!("{:.2}, {}, ", ratio.median, interval(ratio)));
+                output::note(&format!("  {ratio}target {:.2}: {}", row.target, row.reaches.name()));
+                report.rows.push(row);
+            }
         }
     }
     match report.skipped.first() {
@@ -186,7 +195,6 @@ impl TableReport {
     pub fn to_text(&self) -> String {
         let mut table = Table::new(&["row", "ours", "against", "target", "ratio", "95 %", "reaches", "noise"]);
         for row in &self.rows {
-            let interval = |ratio: Ratio| format!("{:.2} to {:.2}", ratio.ci95[0], ratio.ci95[1]);
             let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
             table.row(vec![
                 Cell::new(row.row.as_str()),
@@ -207,6 +215,10 @@ impl TableReport {
     }
 }
 
+fn interval(ratio: Ratio) -> String {
+    format!("{:.2} to {:.2}", ratio.ci95[0], ratio.ci95[1])
+}
+
 /// All rows.
 fn rows() -> Vec<Row> {
     use Direction::{Latency, Loop, Rx, Tx};
@@ -216,10 +228,18 @@ fn rows() -> Vec<Row> {
     let under_dpdk = Pairing::Vhost(Dpdk, Ironring);
     let dpdk = Pairing::Vhost(Dpdk, Dpdk);
     let mut rows = Vec::new();
-    let mut add = |name: String, first, vs: Option<Pairing>, work, target: f64| {
-        let question = Question { first, vs, work, path: None, forward: Forward::Io };
+    let mut row = |name: String, (first, vs): (Pairing, Option<Pairing>), work, forward, target: f64| {
+        let question = Question { first, vs, work, path: None, forward, cycles: false };
         rows.push(Row { name, question, target, of_limit: vs.is_none() });
     };
+    // With testpmd looking at what it gets, as we do.
+    for layout in [RingLayout::Split, RingLayout::Packed] {
+        let name = config::name(layout);
+        let versus = (ours, Some(dpdk));
+        row(format!("headers/{name}/rx"), versus, work(layout, Rx), Forward::Icmpecho, 2.0);
+    }
+    row("loop/packed/macswap".to_owned(), (ours, Some(dpdk)), work(RingLayout::Packed, Loop), Forward::Macswap, 1.3);
+    let mut add = |name, first, vs, work, target| row(name, (first, vs), work, Forward::Io, target);
     for layout in [RingLayout::Split, RingLayout::Packed] {
         let is_split = layout == RingLayout::Split;
         let pick = |split, packed| if is_split { split } else { packed };
@@ -256,9 +276,6 @@ fn rows() -> Vec<Row> {
         }
         add(format!("limit/{name}/tx"), ours, None, work(layout, Tx), 0.6);
     }
-    let round = work(RingLayout::Packed, Loop);
-    let question = Question { first: ours, vs: Some(dpdk), work: round, path: None, forward: Forward::Macswap };
-    rows.push(Row { name: "loop/packed/macswap".to_owned(), question, target: 1.3, of_limit: false });
     rows
 }
 
@@ -279,6 +296,8 @@ const fn work(layout: RingLayout, dir: Direction) -> Work {
     }
 }
 
+/// Samples of each pairing of a row.
+const SAMPLES: u32 = 10;
 /// The interval of a ratio that is to be 1 may be so wide.
 const PARITY_WIDTH: f64 = 0.06;
 

@@ -80,6 +80,22 @@ impl Path22 {
     }
 }
 
+/// What a packet cost the core of a testpmd, in cycles of its clock: those of its turns that had packets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Cycles {
+    pub(super) per_packet: f64,
+    pub(super) hz: f64,
+}
+
+impl Cycles {
+    /// Of `CPU cycles/packet=36.49 (total cycles=... / total rxonly packets=...) at 2000 MHz Clock`.
+    fn parse(line: &str) -> Option<Self> {
+        let (per_packet, rest) = line.strip_prefix(CYCLES)?.split_once(' ')?;
+        let mhz: f64 = rest.rsplit_once(" at ")?.1.strip_suffix(" MHz Clock")?.parse().ok()?;
+        Some(Self { per_packet: per_packet.parse().ok()?, hz: mhz * 1e6 })
+    }
+}
+
 /// testpmd. It does not outlive this.
 #[derive(Debug)]
 pub(super) struct Testpmd {
@@ -117,6 +133,7 @@ impl Device {
     const fn forward(self, dir: Direction, forward: Forward) -> &'static str {
         match (dir, self.listens()) {
             // The listening end is where frames go to with `tx`, and come from with `rx`.
+            (Direction::Tx, true) | (Direction::Rx, false) if matches!(forward, Forward::Icmpecho) => forward.name(),
             (Direction::Tx, true) | (Direction::Rx, false) => "rxonly",
             (Direction::Tx, false) | (Direction::Rx, true) => "txonly",
             (Direction::Loop | Direction::Latency, _) => forward.name(),
@@ -129,7 +146,7 @@ impl Testpmd {
     pub(super) fn start(
         device: Device,
         work: &Work,
-        forward: Forward,
+        (forward, cycles): (Forward, bool),
         cpu: usize,
         socket: &Path,
     ) -> Result<Self, String> {
@@ -154,6 +171,9 @@ impl Testpmd {
         }
         command.args([&format!("--burst={burst}"), "--disable-link-check", "--port-topology=loop"]);
         command.arg(format!("--forward-mode={forward}"));
+        if cycles {
+            command.arg("--record-core-cycles");
+        }
         if forward == "txonly" {
             command.arg(format!("--txpkts={size}"));
         }
@@ -211,15 +231,17 @@ impl Testpmd {
         line.split_whitespace().nth(1).and_then(|pps| pps.parse().ok()).ok_or_else(|| format!("testpmd said {line:?}"))
     }
 
-    /// Frames received and sent, after the end of its traffic.
-    pub(super) fn finish(&mut self) -> Result<[u64; 2], String> {
+    /// Frames received and sent, after the end of its traffic, and what each cost its core, if that was recorded.
+    pub(super) fn finish(&mut self) -> Result<([u64; 2], Option<Cycles>), String> {
+        let mark = self.console.count();
         self.say("stop");
         let mut totals = [0; 2];
         for (total, name) in totals.iter_mut().zip(["RX-packets:", "TX-packets:"]) {
             let line = self.ask(name)?;
             *total = line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or(0);
         }
-        Ok(totals)
+        let cycles = self.console.find(mark, |line| line.starts_with(CYCLES)).as_deref().and_then(Cycles::parse);
+        Ok((totals, cycles))
     }
 
     fn ask(&mut self, name: &str) -> Result<String, String> {
@@ -258,3 +280,16 @@ const ETHERNET_MAX: u16 = 1518;
 const START: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 const LEAVE: Duration = Duration::from_secs(2);
+const CYCLES: &str = "CPU cycles/packet=";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cycles_are_read_from_what_testpmd_says() {
+        let line = "CPU cycles/packet=36.49 (total cycles=3649 / total rxonly packets=100) at 1996 MHz Clock";
+        assert_eq!(Cycles::parse(line), Some(Cycles { per_packet: 36.49, hz: 1.996e9 }));
+        assert_eq!(Cycles::parse("CPU cycles/packet=nan"), None);
+    }
+}
