@@ -113,6 +113,14 @@ impl PackedPosition {
         self.wrap
     }
 
+    /// Another slot in the same round.
+    #[inline]
+    #[must_use]
+    pub const fn in_its_round(self, slot: u16, size: QueueSize) -> Self {
+        debug_assert!(slot < size.0, "the ring has the slot");
+        Self { slot, wrap: self.wrap }
+    }
+
     /// The position `slots` further on, at most one round.
     #[inline]
     #[must_use]
@@ -162,6 +170,14 @@ impl DescId {
     #[must_use]
     pub const fn below(id: u16, size: QueueSize) -> Option<Self> {
         if id < size.0 { Some(Self(id)) } else { None }
+    }
+
+    /// As [`below`](Self::below), of the 32 bits that a used element has for an id.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "what is below the size of a queue fits into 16 bits")]
+    pub const fn at_full_width(id: u32, size: QueueSize) -> Option<Self> {
+        if id < size.0 as u32 { Some(Self(id as u16)) } else { None }
     }
 
     /// The id as the ring writes it.
@@ -251,6 +267,21 @@ mod tests {
             let size = QueueSize::split(1 << shift).unwrap();
             for index in 0..=u16::MAX {
                 assert_eq!(size.slot(SplitIndex(index)), index % size.get());
+            }
+        }
+    }
+
+    /// Ids of 32 bits, at every edge of the sizes and of 16 bits.
+    #[test]
+    fn ids_are_in_range_at_full_width() {
+        for size in [1u16, 2, 77, 256, 32767, 32768] {
+            let queue = QueueSize::packed(size).unwrap();
+            for high in [0u32, 1 << 15, 1 << 16, 1 << 24, 1 << 31, u32::MAX << 16] {
+                for low in [0, 1, u32::from(size) - 1, size.into(), u32::from(size) + 1, 0x7fff, 0xffff] {
+                    let id = high | low;
+                    let expected = if id < u32::from(size) { Some(id) } else { None };
+                    assert_eq!(DescId::at_full_width(id, queue).map(|id| id.get().into()), expected, "{size} {id:#x}");
+                }
             }
         }
     }

@@ -49,6 +49,8 @@ where
             let mut pair = pair();
             if part == Part::Exchange {
                 pair.lend_all();
+            } else {
+                pair.driver.bind_slots(&pair.slots, Direction::ToDevice);
             }
             bencher.iter_custom(|rounds| {
                 let mut watch = Watch { part, total: Duration::ZERO };
@@ -191,7 +193,7 @@ impl<R: DriverRing<()> + SlotRing, D: DeviceRing> Pair<R, D> {
         let driver = &mut self.driver;
         watch.over(Part::Post, || {
             let lens = std::iter::repeat_n(BYTES, BURST);
-            driver.post_slots(&self.slots, Direction::ToDevice, BURST, lens, |head| _ = black_box(head));
+            driver.post_slots(Direction::ToDevice, BURST, lens, |head, _| _ = black_box(head));
             assert!(driver.publish());
         });
         self.serve(watch, 0);
@@ -232,7 +234,8 @@ impl<R: DriverRing<()> + SlotRing, D: DeviceRing> Pair<R, D> {
 
     fn lend_all(&mut self) {
         let whole = std::iter::repeat(self.slots.len());
-        self.driver.post_slots(&self.slots, Direction::FromDevice, usize::MAX, whole, |_| {});
+        self.driver.bind_slots(&self.slots, Direction::FromDevice);
+        self.driver.post_slots(Direction::FromDevice, usize::MAX, whole, |_, _| {});
         self.driver.publish();
     }
 }

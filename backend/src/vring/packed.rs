@@ -306,9 +306,13 @@ impl<W: Words> PackedVring<W> {
         self.unpublished = self.unpublished.wrapping_add(chain.slots);
     }
 
-    /// Asks for the lines of the next `count` used slots, which are written when the frames are copied.
+    /// Asks for the lines of the next `count` used slots, which are written when the frames are copied. Not for less than a line:
+    /// a driver that waits for one slot looks at its line all the time, and would take it back.
     #[inline(always)]
     fn ask_for_slots(&self, count: u16) {
+        if count < SLOTS_A_LINE {
+            return;
+        }
         let ring = self.ring.view();
         let mut at = self.next_used;
         for _ in 0..count.div_ceil(SLOTS_A_LINE) {

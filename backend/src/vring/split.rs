@@ -212,10 +212,11 @@ impl<W: Words> SplitVring<W> {
         Err(RingFault::ChainTooLong { queue, head: head.get(), bound: size.get() })
     }
 
-    /// Asks for the lines of the next `count` used elements, and of their index: the driver has looked at them.
+    /// Asks for the lines of the next `count` used elements, and of their index: the driver has looked at them. Not for a few: a
+    /// driver that waits for one looks at the index all the time, and would take its line back.
     #[inline(always)]
     fn prefetch_elements(&self, count: u16) {
-        if count == 0 {
+        if count < FEW_ELEMENTS {
             return;
         }
         let used = self.used.view();
@@ -471,6 +472,9 @@ impl<W: Words> DeviceRing for SplitVring<W> {
         self.size
     }
 }
+
+/// So few elements are written without their lines being asked for before.
+const FEW_ELEMENTS: u16 = 4;
 
 /// What we last told the driver about kicks: whether it is to, and with event indices at which index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -183,7 +183,8 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         self.show();
     }
 
-    /// One pass: each ring has its turn, transmit before receive. Never waits.
+    /// One pass: each ring has its turn, transmit before receive. What a transmit ring is done with is shown behind that: a frame
+    /// that goes back at once need not wait for the line where that is written. Never waits.
     #[inline]
     pub fn step(&mut self) -> Progress {
         let Self { rings, memory: Some(memory), ports, hook, stats, idle, .. } = self else {
@@ -194,8 +195,9 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         for (at, pair) in rings.chunks_exact_mut(2).enumerate() {
             let ([receive, transmit], Some(Apart(port))) = (pair, ports.get_mut(at.min(last))) else { continue };
             let mut shared = Shared { memory, port, gives, hook, stats };
-            served = served.saturating_add(transmit.serve_tx(&mut shared));
+            let sent = transmit.serve_tx(&mut shared);
             served = served.saturating_add(receive.serve_rx(&mut shared));
+            served = served.saturating_add(transmit.end_tx(sent, &mut shared));
             gives &= !(P::IN_ORDER && receive.takes_frames());
         }
         if served > 0 {

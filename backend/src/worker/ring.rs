@@ -154,12 +154,13 @@ impl Ring {
         }
     }
 
-    /// One turn of a transmit ring (guest to port); how many chains were completed.
+    /// The first part of a turn of a transmit ring (guest to port): what there is, is taken. [`end_tx`](Self::end_tx) shows that.
     #[inline]
-    pub(super) fn serve_tx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
-        let Some(running) = &mut self.running else { return 0 };
+    pub(super) fn serve_tx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> Option<Sent> {
+        let running = self.running.as_mut()?;
         if !running.look(shared, &mut self.tally) {
-            return self.nothing(shared);
+            self.nothing(shared);
+            return None;
         }
         let Running { vring, chain, .. } = running;
         let done = match (&mut *vring, self.enabled) {
@@ -173,7 +174,13 @@ impl Ring {
         };
         // Chains are left, which a fault would have forgotten, and there was time for more: the port took none.
         let full = done < BURST && vring.available() > 0;
-        self.finish(done, u32::from(done), full, shared)
+        Some(Sent { done, full })
+    }
+
+    /// The end of a turn of a transmit ring; how many chains were completed.
+    #[inline]
+    pub(super) fn end_tx<P: Port, H: Hook>(&mut self, sent: Option<Sent>, shared: &mut Shared<'_, P, H>) -> u32 {
+        sent.map_or(0, |Sent { done, full }| self.finish(done, u32::from(done), full, shared))
     }
 
     /// One turn of a receive ring (port to guest); how many frames were delivered or dropped. A disabled ring
@@ -505,6 +512,15 @@ impl Running {
         let Areas(areas) = &self.areas;
         hook.at(moment, &self.vring.seen_by_hook(areas, memory));
     }
+}
+
+/// What a transmit ring did in its turn, before that is shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// Chains that are done with.
+    done: u16,
+    /// Whether the port had no room for more.
+    full: bool,
 }
 
 /// An empty ring of the layout.

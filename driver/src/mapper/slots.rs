@@ -9,6 +9,8 @@
 //! each line then travels twice. Where reader and writer keep close, scattering alone brought up to 1.8 times as many frames.
 
 use ironring_common::index::{DescId, GuestAddr, QueueSize};
+#[cfg(feature = "std")]
+use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
 use super::{Direction, MapRecord, Mapped, Mapper};
 
@@ -89,6 +91,21 @@ impl FixedSlots {
     pub fn addr(&self, id: DescId) -> GuestAddr {
         // 32768 slots of less than 64 KiB: far from overflow.
         GuestAddr(self.base.0.wrapping_add(u64::from(self.place(id)).wrapping_mul(u64::from(self.stride))))
+    }
+
+    /// Offset from the first slot of the one that [`addr`](Self::addr) gave this for, in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn offset_of(&self, addr: GuestAddr) -> usize {
+        // What was handed out lies behind the base, at most 32768 slots of less than 64 KiB.
+        usize::try_from(addr.0.wrapping_sub(self.base.0)).unwrap_or(usize::MAX)
+    }
+
+    /// What a descriptor says that stands for its whole slot.
+    #[cfg(feature = "std")]
+    pub(crate) fn descriptor(&self, id: DescId, direction: Direction) -> Descriptor {
+        let flags = if direction == Direction::FromDevice { DESC_F_WRITE } else { 0 };
+        Descriptor { addr: self.addr(id).0, len: self.len, flags, next: 0 }
     }
 
     /// Bytes of a slot.

@@ -35,6 +35,12 @@ impl<'a> LeasedFrame<'a> {
         self.len == 0
     }
 
+    /// Asks for the line of the frame's first bytes, which the device has just written: some frames before they are copied.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        self.words.prefetch(self.at);
+    }
+
     /// Copies bytes of the frame from its byte `at` on to private memory, as many as there are and fit. How many.
     pub fn copy_out(&self, at: usize, to: &mut [u8]) -> usize {
         let count = self.len.saturating_sub(at).min(to.len());

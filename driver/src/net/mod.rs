@@ -25,6 +25,7 @@ mod wait;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ironring_common::apart::Apart;
 use ironring_common::doorbell::Supervisor;
 use ironring_common::features::{Feature, Negotiated, Supported};
 
@@ -38,6 +39,7 @@ pub use tx::{TxError, TxFrame, TxQueue, TxSlot, TxStats};
 
 use crate::arena::Arena;
 use crate::queue::RingLayout;
+use crate::queue::slots::BURST;
 use crate::queue::violation::{Latch, Violation, ViolationKind};
 use crate::transport::{NetConfig, TransportError, VhostUser};
 use pair::Pairs;
@@ -304,10 +306,20 @@ fn supported(options: &NetOptions) -> Supported {
 /// So many frames ahead their lines are asked for: as many as a processor waits for at a time. Those of a whole burst would have it
 /// wait before it has begun.
 const AHEAD: usize = 10;
-/// Each item with the one that comes [`AHEAD`] after it; at the end, where there is none, with itself.
+
+/// Scratch of a burst, with room for as many copies of its last item as are asked for ahead.
+type Scratch<T> = Box<Apart<[T; BURST + AHEAD]>>;
+
+/// The first `count` items, each with the one that comes [`AHEAD`] after it; at the end, where there is none, with the last one.
 #[inline(always)]
-fn ahead<T>(items: &[T]) -> impl Iterator<Item = (&T, &T)> {
-    items.iter().enumerate().map(|(n, item)| (item, items.get(n.wrapping_add(AHEAD)).unwrap_or(item)))
+fn ahead<T: Copy>(items: &mut [T; BURST + AHEAD], count: usize) -> impl Iterator<Item = (&T, &T)> {
+    if let Some(last) = items.get(count.wrapping_sub(1)).copied()
+        && let Some(behind) = items.get_mut(count..count.saturating_add(AHEAD))
+    {
+        behind.fill(last);
+    }
+    let (now, later) = (items.get(..count).unwrap_or_default(), items.get(AHEAD..).unwrap_or_default());
+    now.iter().zip(later)
 }
 
 /// The most queue pairs that a device is used with.

@@ -21,7 +21,7 @@ use ironring_common::spec::net::{self, Header};
 use super::bells::{Bells, Kick, Kicked};
 use super::lease::LeasedFrame;
 use super::wait::Patience;
-use super::{AHEAD, FRAME_MAX, NetError, ahead};
+use super::{AHEAD, FRAME_MAX, NetError, Scratch, ahead};
 use crate::arena::QueueMemory;
 use crate::boundary;
 use crate::mapper::Direction;
@@ -52,7 +52,7 @@ struct RxSlots {
     words: Theirs<Area>,
     mapper: FixedSlots,
     /// Scratch of a burst.
-    filled: Box<Apart<[Filled; BURST]>>,
+    filled: Scratch<Filled>,
     stats: RxStats,
 }
 
@@ -141,7 +141,7 @@ impl RxQueue {
         let slots = RxSlots {
             words: Theirs::new(memory.slots),
             mapper: memory.mapper,
-            filled: Box::new(Apart([Filled::default(); BURST])),
+            filled: Box::new(Apart([Filled::default(); _])),
             stats: RxStats::default(),
         };
         // The device has most of them at any time, and small bursts do not touch the lines of the ring each time.
@@ -372,9 +372,12 @@ impl RxQueue {
 
 impl RxSlots {
     /// Posts every free slot.
-    fn fill<R: SlotRing>(&self, ring: &mut R) {
+    fn fill<R: DriverRing<()> + SlotRing>(&self, ring: &mut R) {
+        if ring.outstanding() == 0 {
+            ring.bind_slots(&self.mapper, Direction::FromDevice);
+        }
         let whole = core::iter::repeat(self.mapper.len());
-        ring.post_slots(&self.mapper, Direction::FromDevice, usize::MAX, whole, |_| {});
+        ring.post_slots(Direction::FromDevice, usize::MAX, whole, |_, _| {});
     }
 
     /// Takes up to a batch of frames and posts their slots again; whether there were any. The frames are copied out before
@@ -405,21 +408,22 @@ impl RxSlots {
         let mut next = self.filled.0.iter_mut();
         ring.exchange_slots(most.min(BURST), |slot| {
             if let Some(to) = next.next() {
-                *to = Filled { at: mapper.offset(slot.head), bytes: usize::try_from(slot.written).unwrap_or(0) };
+                *to = Filled { at: mapper.offset_of(slot.at), bytes: usize::try_from(slot.written).unwrap_or(0) };
             }
         })
     }
 
-    /// Lends the frames of the first `taken` of the completed slots that have one. How many.
+    /// Lends the frames of the first `taken` of the completed slots that have one. How many. Of their lines, only that of the header
+    /// is asked for.
     fn lease(&mut self, taken: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> usize {
         let Self { words, filled, stats, .. } = self;
-        let done = filled.0.get(..taken).unwrap_or_default();
+        let done = &mut filled.0;
         let mut frames = [LeasedFrame::new(words, 0, 0); BURST];
         let mut next = frames.iter_mut();
         let mut count = 0usize;
-        done.iter().take(AHEAD).for_each(|first| first.ask(words));
-        for (Filled { at, bytes }, later) in ahead(done) {
-            later.ask(words);
+        done.iter().take(taken.min(AHEAD)).for_each(|first| words.prefetch(first.at));
+        for (Filled { at, bytes }, later) in ahead(done, taken) {
+            words.prefetch(later.at);
             if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
                 stats.dropped_short = stats.dropped_short.wrapping_add(1);
                 continue;
@@ -447,13 +451,13 @@ impl RxSlots {
     #[inline]
     fn copy_frames(&mut self, taken: usize, batch: &mut RxBatch) {
         let Self { words, filled, stats, .. } = self;
-        let (words, done) = (words.view(), filled.0.get(..taken).unwrap_or_default());
+        let (words, done) = (words.view(), &mut filled.0);
         let RxBatch { bytes: room, slot, longest, lens, .. } = batch;
         let (before, mut sum) = (lens.len(), 0usize);
         // Where the next frame goes, and what is behind that.
         let mut room = room.get_mut(before.saturating_mul(*slot)..).unwrap_or_default();
-        done.iter().take(AHEAD).for_each(|first| first.ask(&words));
-        for (Filled { at, bytes }, later) in ahead(done) {
+        done.iter().take(taken.min(AHEAD)).for_each(|first| first.ask(&words));
+        for (Filled { at, bytes }, later) in ahead(done, taken) {
             later.ask(&words);
             if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
                 stats.dropped_short = stats.dropped_short.wrapping_add(1);
@@ -476,7 +480,7 @@ impl RxSlots {
             room = core::mem::take(&mut room).get_mut(*slot..).unwrap_or_default();
         }
         let count = |count: usize| u64::try_from(count).unwrap_or(0);
-        stats.used_entries = stats.used_entries.wrapping_add(count(done.len()));
+        stats.used_entries = stats.used_entries.wrapping_add(count(taken));
         stats.frames = stats.frames.wrapping_add(count(lens.len().wrapping_sub(before)));
         stats.bytes = stats.bytes.wrapping_add(count(sum));
     }

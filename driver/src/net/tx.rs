@@ -14,10 +14,10 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 
-use super::NetError;
 use super::bells::{Bells, Kick, Kicked};
 use super::lease::LeasedFrame;
 use super::wait::Patience;
+use super::{AHEAD, NetError};
 use crate::arena::QueueMemory;
 use crate::queue::any::AnyRing;
 use crate::queue::violation::Violation;
@@ -145,13 +145,16 @@ impl TxQueue {
     pub(super) fn new(mut ring: AnyRing<Area, ()>, memory: QueueMemory, bells: Bells, frame_max: u32) -> Self {
         let Bells { kick, call } = bells;
         ring.suppress_calls();
-        Self { ring, slots: TxSlots::new(memory), kick, call, frame_max }
+        let slots = TxSlots::new(memory);
+        slots.bind(&mut ring);
+        Self { ring, slots, kick, call, frame_max }
     }
 
     /// Goes on with an empty ring and other doorbells. What was counted stays, and what was out counts as lost.
     pub(super) fn renew(&mut self, mut ring: AnyRing<Area, ()>, bells: Bells) {
         ring.suppress_calls();
         let Self { slots, ring: old, .. } = self;
+        slots.bind(&mut ring);
         slots.stats.lost = slots.stats.lost.wrapping_add(u64::from(old.outstanding()));
         slots.idle_claims = slots.idle_claims.wrapping_add(old.counters().idle_claims);
         let Bells { kick, call } = bells;
@@ -191,7 +194,9 @@ impl TxQueue {
     /// As [`tx_burst`](Self::tx_burst).
     pub fn forward_burst(&mut self, frames: &[LeasedFrame<'_>]) -> Result<usize, TxError> {
         self.ring.check()?;
-        self.burst(frames.iter().map(LeasedFrame::len), CopyOver(frames.iter()))
+        let (first, later) = frames.split_at_checked(AHEAD).unwrap_or((frames, &[]));
+        first.iter().for_each(LeasedFrame::prefetch);
+        self.burst(frames.iter().map(LeasedFrame::len), CopyOver { frames: frames.iter(), later: later.iter() })
     }
 
     /// Sends frames of these lengths, each written by `put`.
@@ -202,7 +207,8 @@ impl TxQueue {
         mut put: impl Put,
     ) -> Result<usize, TxError> {
         let (count, longest) = (lens.len(), self.longest());
-        if !lens.clone().all(|len| is_frame(len, longest)) {
+        // All of them, because that takes less time than to ask after each whether to go on.
+        if !lens.clone().fold(true, |all, len| all & is_frame(len, longest)) {
             return self.refuse(lens);
         }
         if usize::from(self.ring.free()) < count {
@@ -408,13 +414,17 @@ impl<F: FnMut(&mut TxFrame<'_>)> Put for InPlace<F> {
     }
 }
 
-/// Copies frames that a receive queue has lent.
-struct CopyOver<'a, 'q>(core::slice::Iter<'a, LeasedFrame<'q>>);
+/// Copies frames that a receive queue has lent, and asks for those that come some frames later.
+struct CopyOver<'a, 'q> {
+    frames: core::slice::Iter<'a, LeasedFrame<'q>>,
+    later: core::slice::Iter<'a, LeasedFrame<'q>>,
+}
 
 impl Put for CopyOver<'_, '_> {
     #[inline(always)]
     fn put(&mut self, words: &Ours<Area>, at: usize) {
-        if let Some(frame) = self.0.next() {
+        self.later.next().into_iter().for_each(LeasedFrame::prefetch);
+        if let Some(frame) = self.frames.next() {
             frame.copy_to(words, at);
         }
     }

@@ -16,6 +16,7 @@ use ironring_common::index::{DescId, QueueSize};
 use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
 use super::violation::{Fault, ViolationKind};
+use crate::boundary::Claim;
 
 mod fifo;
 #[cfg(feature = "std")]
@@ -107,6 +108,14 @@ pub(crate) struct Redeemed<T> {
     pub(crate) written: u32,
     /// The device claimed to have written to a chain that lends nothing writable. No effect, but counted.
     pub(crate) idle_claim: bool,
+}
+
+/// A completion that may end a loan.
+struct Lawful<'r, T> {
+    head: DescId,
+    record: &'r mut Record<T>,
+    written: u32,
+    idle_claim: bool,
 }
 
 impl<T> Ledger<T> {
@@ -232,9 +241,10 @@ impl<T> Ledger<T> {
         slot: u32,
         unshown: Unshown,
     ) -> Result<Redeemed<T>, Fault> {
-        let (head, record) = Self::find(&mut self.records, self.size, id, slot, unshown)?;
-        let (written, idle_claim) = Self::length(record.writable, len, slot)?;
-        self.end(head, written, idle_claim, slot)
+        match Self::decide(&mut self.records, self.size, (id, len), unshown) {
+            Ok(Lawful { head, written, idle_claim, .. }) => self.end(head, written, idle_claim, slot),
+            Err(kind) => Err(self.fault(kind, (id, len), slot)),
+        }
     }
 
     /// Decides a completion of a device that works in order: it stands for every chain from the oldest that is out up to
@@ -248,8 +258,11 @@ impl<T> Ledger<T> {
         unshown: Unshown,
         limit: u16,
     ) -> Result<u16, Fault> {
-        let (head, record) = Self::find(&mut self.records, self.size, id, slot, unshown)?;
-        let (written, idle_claim) = Self::length(record.writable, len, slot)?;
+        let decided = Self::decide(&mut self.records, self.size, (id, len), unshown);
+        let (head, written, idle_claim) = match decided {
+            Ok(Lawful { head, written, idle_claim, .. }) => (head, written, idle_claim),
+            Err(kind) => return Err(self.fault(kind, (id, len), slot)),
+        };
         let place = |id: DescId| self.records.get(id.index()).map_or(0, |record| record.place);
         let oldest = self.order.as_ref().and_then(Fifo::front).unwrap_or(head);
         let chains = Self::batch_of(place(head), place(oldest), limit, slot)?;
@@ -290,34 +303,37 @@ impl<T> Ledger<T> {
         self.end(head, writable, false, slot)
     }
 
+    /// Decides a completion: that it names the head of a chain that is out and was shown, at full width, and claims no more bytes
+    /// than were lent. What is wrong is one word here, and [`fault`](Self::fault) has the numbers: they would cost every
+    /// completion.
+    #[inline(always)]
+    fn decide(
+        records: &mut [Record<T>],
+        queue: QueueSize,
+        (id, len): Claim,
+        unshown: Unshown,
+    ) -> Result<Lawful<'_, T>, ViolationKind> {
+        let (head, record) = Self::find(records, queue, id, unshown)?;
+        let (written, idle_claim) = Self::length(record.writable, len)?;
+        Ok(Lawful { head, record, written, idle_claim })
+    }
+
     /// The head that a completion names and its record, if it is out and was shown.
-    #[inline]
+    #[inline(always)]
     fn find(
         records: &mut [Record<T>],
         queue: QueueSize,
         id: Alleged<u32>,
-        slot: u32,
         unshown: Unshown,
-    ) -> Result<(DescId, &mut Record<T>), Fault> {
-        let size = u32::from(queue.get());
-        let id = id.check_below(size).map_err(|refused| Fault {
-            kind: ViolationKind::IdOutOfRange,
-            slot,
-            observed: u64::from(refused.observed),
-            expected: u64::from(size.wrapping_sub(1)),
-        })?;
-        let not_out = |kind| Fault { kind, slot, observed: u64::from(id), expected: 0 };
-        let head = u16::try_from(id).ok().and_then(|id| DescId::below(id, queue));
-        let record = head.and_then(|head| Some((head, records.get_mut(head.index())?)));
-        let Some((head, record)) = record else {
-            return Err(not_out(ViolationKind::IdOutOfRange));
-        };
+    ) -> Result<(DescId, &mut Record<T>), ViolationKind> {
+        let head = id.check_with(|id| DescId::at_full_width(id, queue)).map_err(|_| ViolationKind::IdOutOfRange)?;
+        let record = records.get_mut(head.index()).ok_or(ViolationKind::IdOutOfRange)?;
         match record.state {
-            State::Free => Err(not_out(ViolationKind::IdNotOutstanding)),
-            State::Member => Err(not_out(ViolationKind::IdNotHead)),
+            State::Free => Err(ViolationKind::IdNotOutstanding),
+            State::Member => Err(ViolationKind::IdNotHead),
             // A chain that was added and not published: the device was never shown it.
             State::Head if record.place.wrapping_sub(unshown.from) < unshown.count => {
-                Err(not_out(ViolationKind::IdNotOutstanding))
+                Err(ViolationKind::IdNotOutstanding)
             }
             State::Head => Ok((head, record)),
         }
@@ -325,19 +341,30 @@ impl<T> Ledger<T> {
 
     /// The length that a completion of a chain claims, if it was lent so much `writable`; and whether nothing was lent and all
     /// the same something claimed.
-    #[inline]
-    fn length(writable: u32, len: Alleged<u32>, slot: u32) -> Result<(u32, bool), Fault> {
-        if writable == 0 {
-            let claim = len.check_advisory("nothing was lent writable: the claim is counted and never used");
-            return Ok((0, claim != 0));
+    #[inline(always)]
+    fn length(writable: u32, len: Alleged<u32>) -> Result<(u32, bool), ViolationKind> {
+        match len.check_at_most(writable) {
+            Ok(written) => Ok((written, false)),
+            // The claim is counted and never used.
+            Err(_) if writable == 0 => Ok((0, true)),
+            Err(_) => Err(ViolationKind::LengthOverPosted),
         }
-        let written = len.check_at_most(writable).map_err(|refused| Fault {
-            kind: ViolationKind::LengthOverPosted,
-            slot,
-            observed: u64::from(refused.observed),
-            expected: u64::from(writable),
-        })?;
-        Ok((written, false))
+    }
+
+    /// What was wrong with a completion, in numbers.
+    #[cold]
+    fn fault(&self, kind: ViolationKind, (id, len): Claim, slot: u32) -> Fault {
+        let why = "it was refused: the number is for whoever reads of it";
+        let (id, len) = (id.check_advisory(why), len.check_advisory(why));
+        let (observed, expected) = match kind {
+            ViolationKind::IdOutOfRange => (id, u32::from(self.size.get()).wrapping_sub(1)),
+            ViolationKind::LengthOverPosted => {
+                let record = usize::try_from(id).ok().and_then(|id| self.records.get(id));
+                (len, record.map_or(0, |record| record.writable))
+            }
+            _ => (id, 0),
+        };
+        Fault { kind, slot, observed: observed.into(), expected: expected.into() }
     }
 
     /// Ends a loan.

@@ -5,7 +5,7 @@
 //! decides; but nothing is mapped, since descriptor `i` always points to slot `i`, and what is the same for all buffers of
 //! a burst is done once: the latch is looked at, the index loaded, the counters updated.
 
-use ironring_common::index::DescId;
+use ironring_common::index::{DescId, GuestAddr};
 
 use super::violation::Violation;
 use crate::mapper::Direction;
@@ -16,6 +16,8 @@ use crate::mapper::slots::FixedSlots;
 pub struct Done {
     /// The descriptor, and the slot: free again.
     pub head: DescId,
+    /// Where the device finds the slot, by the private records.
+    pub at: GuestAddr,
     /// Bytes that the device says it wrote, at most those that were posted.
     pub written: u32,
 }
@@ -25,15 +27,19 @@ pub type Taken = (usize, Result<(), Violation>);
 
 /// A ring whose chains are single slots. The chains of others must not be posted on it.
 pub trait SlotRing {
-    /// Posts a slot for each of `lens`, of so many bytes from its start, at most `most`, until none is free. `each` is told
-    /// which ones; how many there are is returned. The caller has looked at the latch.
+    /// Binds each descriptor to its slot for ever, before anything is posted: address and direction are told once, and a post
+    /// changes the length at most.
+    fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction);
+
+    /// Posts a slot for each of `lens`, of so many bytes from its start, at most `most`, until none is free. `direction` is the
+    /// one that they were bound with. `each` is told which ones and where the device finds them; how many there are is
+    /// returned. The caller has looked at the latch.
     fn post_slots(
         &mut self,
-        slots: &FixedSlots,
         direction: Direction,
         most: usize,
         lens: impl IntoIterator<Item = u32>,
-        each: impl FnMut(DescId),
+        each: impl FnMut(DescId, GuestAddr),
     ) -> usize;
 
     /// Takes slots that came back, at most `most`, and tells `each` of them.

@@ -128,7 +128,7 @@ impl<W: Words, T> SplitRing<W, T> {
     /// Puts a head into the next slot of the available ring.
     #[inline]
     fn write_avail(&mut self, head: DescId) {
-        write_avail(&self.avail, &mut self.avail_shadow, self.size.slot(self.next_avail), head);
+        write_avail(&self.avail, &mut self.avail_shadow, usize::from(self.size.slot(self.next_avail)), head);
         self.next_avail = self.next_avail.advance(1);
     }
 
@@ -340,8 +340,7 @@ fn write_descriptor<W: Words>(table: &Ours<W>, id: DescId, desc: Descriptor) {
 
 /// Puts a head into a slot of the available ring, unless the slot holds it already.
 #[inline]
-fn write_avail<W: Words>(avail: &Ours<W>, shadow: &mut [u16], slot: u16, head: DescId) {
-    let slot = usize::from(slot);
+fn write_avail<W: Words>(avail: &Ours<W>, shadow: &mut [u16], slot: usize, head: DescId) {
     if let Some(shadow) = shadow.get_mut(slot)
         && *shadow != head.get()
     {

@@ -5,11 +5,12 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 
-use super::super::{AHEAD, ahead};
+use super::super::{AHEAD, Scratch, ahead};
 use super::TxStats;
 use crate::arena::QueueMemory;
 use crate::mapper::Direction;
 use crate::mapper::slots::{FixedSlots, SlotPart};
+use crate::queue::any::AnyRing;
 use crate::queue::slots::{BURST, SlotRing, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{AddError, DriverRing};
@@ -31,7 +32,7 @@ pub(super) struct TxSlots {
     /// Whether each frame goes by an indirect table: its header and its bytes as two descriptors.
     indirect: bool,
     /// Scratch of a burst: where frames go.
-    places: Box<Apart<[usize; BURST]>>,
+    places: Scratch<usize>,
     /// Counted by the rings of this queue that were reset.
     pub(super) idle_claims: u64,
     pub(super) stats: TxStats,
@@ -41,7 +42,18 @@ impl TxSlots {
     pub(super) fn new(memory: QueueMemory) -> Self {
         let QueueMemory { slots, mapper, tables, .. } = memory;
         let (indirect, stats) = (tables.is_some(), TxStats::default());
-        Self { words: Ours::new(slots), mapper, indirect, places: Box::new(Apart([0; BURST])), idle_claims: 0, stats }
+        Self { words: Ours::new(slots), mapper, indirect, places: Box::new(Apart([0; _])), idle_claims: 0, stats }
+    }
+
+    /// Tells an empty ring where the slots lie, unless frames go by tables.
+    pub(super) fn bind(&self, ring: &mut AnyRing<Area, ()>) {
+        if self.indirect {
+            return;
+        }
+        match ring {
+            AnyRing::Split(ring) => ring.bind_slots(&self.mapper, Direction::ToDevice),
+            AnyRing::Packed(ring) => ring.bind_slots(&self.mapper, Direction::ToDevice),
+        }
     }
 
     /// Lends slots for frames of these lengths, which were checked, and has `put` write each of them where its frame goes.
@@ -86,15 +98,15 @@ impl TxSlots {
             u32::try_from(len).map_or(0, |len| len.wrapping_add(net::HDR_LEN))
         });
         let mut next = self.places.0.iter_mut();
-        let posted = ring.post_slots(&mapper, Direction::ToDevice, most, lens, |head| {
+        let posted = ring.post_slots(Direction::ToDevice, most, lens, |_, at| {
             if let Some(place) = next.next() {
-                *place = mapper.offset(head).wrapping_add(net::HDR_BYTES);
+                *place = mapper.offset_of(at).wrapping_add(net::HDR_BYTES);
             }
         });
         // The device was the last to touch the frames' lines. The headers' stay as they are.
-        let places = self.places.0.get(..posted).unwrap_or_default();
-        places.iter().take(AHEAD).for_each(|at| words.prefetch(*at));
-        for (at, later) in ahead(places) {
+        let places = &mut self.places.0;
+        places.iter().take(posted.min(AHEAD)).for_each(|at| words.prefetch(*at));
+        for (at, later) in ahead(places, posted) {
             words.prefetch(*later);
             put.put(&self.words, *at);
         }

@@ -4,11 +4,12 @@
 //! from their rows and put there in runs, and what is the same for all loans of a burst is done once.
 
 use ironring_common::index::DescId;
-use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
+use ironring_common::spec::split::Descriptor;
 
 use super::fifo::Fifo;
-use super::{Batch, Ledger, State, Unshown};
+use super::{Batch, Lawful, Ledger, State, Unshown, is_writable};
 use crate::boundary::Claim;
+use crate::mapper::Direction;
 use crate::queue::slots::Done;
 use crate::queue::violation::{Fault, ViolationKind};
 
@@ -18,7 +19,7 @@ pub(crate) struct Lent {
     pub(crate) head: DescId,
     /// As it is to stand in shared memory.
     pub(crate) desc: Descriptor,
-    /// Whether it differs from what was booked under its id before.
+    /// Whether its length differs from what was booked under its id before. All else is as it was bound.
     pub(crate) changed: bool,
 }
 
@@ -49,16 +50,27 @@ impl Ended {
 }
 
 impl Ledger<()> {
-    /// Lends free descriptors, each a chain by itself, for each of `bytes` with the buffer that `describe` gives for it; as
-    /// many as there are, `most` at most. `post` writes them. They are the chains from number `place` on.
+    /// Books what each descriptor says for ever but for its length: what `describe` gives for it. None is out.
+    pub(crate) fn bind(&mut self, describe: impl Fn(DescId) -> Descriptor) {
+        assert!(self.outstanding == 0, "descriptors are bound before any is lent");
+        for id in self.free.iter() {
+            let Some(record) = self.records.get_mut(id.index()) else { continue };
+            record.desc = describe(id);
+            record.count = 1;
+            record.writable = if is_writable(record.desc) { record.desc.len } else { 0 };
+        }
+    }
+
+    /// Lends free descriptors that were bound, each a chain by itself, of so many `bytes` each; as many as there are, `most` at
+    /// most. `write` writes each of them, and `show` their ids, in runs. They are the chains from number `place` on.
     #[inline(always)]
     pub(crate) fn lend_singles(
         &mut self,
         most: usize,
         place: u16,
-        bytes: impl IntoIterator<Item = u32>,
-        describe: impl Fn(DescId, u32) -> Descriptor,
-        mut post: impl FnMut(Lent),
+        (direction, bytes): (Direction, impl IntoIterator<Item = u32>),
+        mut write: impl FnMut(Lent),
+        mut show: impl FnMut(&[DescId]),
     ) -> u16 {
         let Self { records, free, order, .. } = self;
         let records = &mut **records;
@@ -70,22 +82,26 @@ impl Ledger<()> {
             let first = place;
             for (head, bytes) in run.iter().zip(&mut bytes) {
                 let Some(record) = records.get_mut(head.index()) else { break };
-                let desc = describe(*head, bytes);
-                let changed = record.desc != desc;
+                debug_assert_eq!(is_writable(record.desc), direction == Direction::FromDevice, "as it was bound");
+                debug_assert_eq!(record.count, 1, "as it was bound");
+                let changed = record.desc.len != bytes;
                 if changed {
-                    record.desc = desc;
+                    record.desc.len = bytes;
+                }
+                if direction == Direction::FromDevice {
+                    record.writable = bytes;
                 }
                 record.token = Some(());
-                record.count = 1;
-                record.writable = if desc.flags & DESC_F_WRITE != 0 { desc.len } else { 0 };
                 record.place = place;
                 record.state = State::Head;
                 place = place.wrapping_add(1);
-                post(Lent { head: *head, desc, changed });
+                write(Lent { head: *head, desc: record.desc, changed });
             }
             let count = usize::from(place.wrapping_sub(first));
+            let run = run.get(..count).unwrap_or_default();
+            show(run);
             if let Some(order) = order {
-                order.extend(run.get(..count).unwrap_or_default());
+                order.extend(run);
             }
             lent = lent.wrapping_add(count);
             free.pop_run(count);
@@ -111,41 +127,40 @@ impl Ledger<()> {
     ) -> Ended {
         let Self { records, size, free, .. } = self;
         let (records, size) = (&mut **records, *size);
-        let mut ended = Ended::default();
-        let mut more = true;
-        while more {
-            let run = free.back_run(most.saturating_sub(usize::from(ended.taken)));
-            let before = ended.taken;
-            more = !run.is_empty();
-            for to in run {
-                let Some((slot, (id, len))) = next() else {
-                    more = false;
-                    break;
-                };
-                let decided = Self::find(records, size, id, slot, unshown).and_then(|(head, record)| {
-                    let (written, idle_claim) = Self::length(record.writable, len, slot)?;
-                    assert!(record.count == 1, "only single descriptors are lent here");
-                    record.token = None;
-                    record.state = State::Free;
-                    Ok((Done { head, written }, idle_claim))
-                });
-                match decided {
-                    Ok((done, idle_claim)) => {
-                        *to = done.head;
-                        ended.count(idle_claim);
-                        each(done);
+        let (mut taken, mut idle_claims, mut refused) = (0usize, 0u16, None);
+        while taken < most && refused.is_none() {
+            let run = free.back_run(most.saturating_sub(taken));
+            let mut count = 0usize;
+            for to in &mut *run {
+                let Some((slot, claim)) = next() else { break };
+                match Self::decide(records, size, claim, unshown) {
+                    Ok(Lawful { head, record, written, idle_claim }) => {
+                        assert!(record.count == 1, "only single descriptors are lent here");
+                        record.token = None;
+                        record.state = State::Free;
+                        *to = head;
+                        idle_claims = idle_claims.wrapping_add(u16::from(idle_claim));
+                        count = count.wrapping_add(1);
+                        each(Done { head, at: record.desc.addr.into(), written });
                     }
-                    Err(fault) => {
-                        ended = ended.with(fault);
-                        more = false;
+                    Err(kind) => {
+                        refused = Some((kind, claim, slot));
                         break;
                     }
                 }
             }
-            free.push_run(usize::from(ended.taken.wrapping_sub(before)));
+            let whole = count == run.len();
+            free.push_run(count);
+            taken = taken.wrapping_add(count);
+            if !whole || count == 0 {
+                break;
+            }
         }
-        self.outstanding = self.outstanding.wrapping_sub(ended.taken);
-        ended
+        // Never more than there are descriptors.
+        let taken = u16::try_from(taken).unwrap_or(0);
+        self.outstanding = self.outstanding.wrapping_sub(taken);
+        let fault = refused.map(|(kind, claim, slot)| self.fault(kind, claim, slot));
+        Ended { taken, idle_claims, opened: false, fault }
     }
 
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
@@ -167,19 +182,18 @@ impl Ledger<()> {
         let mut ended = Ended::default();
         let mut place = place;
         while usize::from(ended.taken) < most {
-            let Some((slot, (id, len))) = next() else { break };
+            let Some((slot, claim)) = next() else { break };
             // What was posted again in this burst counts: the device was not shown it.
             let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
-            let decided = Self::find(records, size, id, slot, unshown).and_then(|(head, record)| {
-                let (written, idle_claim) = Self::length(record.writable, len, slot)?;
-                assert!(record.count == 1, "only single descriptors are lent here");
-                let number = core::mem::replace(&mut record.place, place);
-                Ok((Done { head, written }, record.desc, idle_claim, number))
-            });
-            let (done, desc, idle_claim, number) = match decided {
-                Ok(decided) => decided,
-                Err(fault) => return ended.with(fault),
+            let decided = Self::decide(records, size, claim, unshown);
+            let Lawful { head, record, written, idle_claim } = match decided {
+                Ok(lawful) => lawful,
+                Err(kind) => return ended.with(self.fault(kind, claim, slot)),
             };
+            assert!(record.count == 1, "only single descriptors are lent here");
+            let number = core::mem::replace(&mut record.place, place);
+            let desc = record.desc;
+            let done = Done { head, at: desc.addr.into(), written };
             if let Some(order) = order {
                 if order.front() != Some(done.head) {
                     // The oldest is another: all up to the named one are back. It is lent still.
@@ -228,7 +242,7 @@ impl Ledger<()> {
                 batch.left = batch.left.wrapping_sub(1);
                 let (written, idle_claim) = batch.of_next(record.writable);
                 ended.count(idle_claim);
-                each(Done { head: *head, written });
+                each(Done { head: *head, at: record.desc.addr.into(), written });
             }
             let count = run.len();
             free.extend(run);
@@ -266,7 +280,7 @@ impl Ledger<()> {
             if let Some(order) = order {
                 order.push_back(head);
             }
-            each(Done { head, written }, desc);
+            each(Done { head, at: desc.addr.into(), written }, desc);
         }
         ended
     }

@@ -1,10 +1,9 @@
 //! Bursts of single slots on a packed ring.
 
-use ironring_common::index::{DescId, PackedPosition, QueueSize};
+use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize};
 use ironring_common::shm::view::Both;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed;
-use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
 use super::PackedRing;
 use crate::boundary::{self, Claim};
@@ -15,25 +14,27 @@ use crate::queue::slots::{Done, SlotRing, Taken};
 use crate::queue::violation::Fault;
 
 impl<W: Words> SlotRing for PackedRing<W, ()> {
+    fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
+        // The slots of the ring are told with each post: no descriptor has one for itself.
+        self.ledger.bind(|id| slots.descriptor(id, direction));
+    }
+
     #[inline(always)]
     fn post_slots(
         &mut self,
-        slots: &FixedSlots,
         direction: Direction,
         most: usize,
         lens: impl IntoIterator<Item = u32>,
-        mut each: impl FnMut(DescId),
+        mut each: impl FnMut(DescId, GuestAddr),
     ) -> usize {
-        let flags = if direction == Direction::FromDevice { DESC_F_WRITE } else { 0 };
-        let (slots, place) = (*slots, self.posted);
-        let describe = |id, len| Descriptor { addr: slots.addr(id).0, len, flags, next: 0 };
-        let (ring, size, mut at, staged) = (self.ring.view(), self.size, self.next_avail, &mut self.staged);
-        let posted = self.ledger.lend_singles(most, place, lens, describe, |Lent { head, desc, .. }| {
-            ask_for(&ring, at);
-            staged.push(at, head, desc);
-            at = at.advance(1, size);
-            each(head);
-        });
+        let (place, staged) = (self.posted, &mut self.staged);
+        staged.goes_on(self.next_avail);
+        let write = |Lent { head, desc, .. }| {
+            staged.push(head, desc);
+            each(head, desc.addr.into());
+        };
+        let posted = self.ledger.lend_singles(most, place, (direction, lens), write, |_| {});
+        self.ask_for(posted);
         self.end_posts(posted);
         usize::from(posted)
     }
@@ -46,10 +47,17 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         if self.in_order {
             return self.each_batch(most, |ring, left, slot| ring.ledger.redeem_batch(left, slot, &mut each));
         }
-        let unshown = self.unshown();
-        let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
-        let ended = self.ledger.redeem_singles(most, unshown, next, each);
-        self.end_slots(ended)
+        let mut taken = 0usize;
+        loop {
+            let (unshown, round) = (self.unshown(), self.round());
+            let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
+            let ended = self.ledger.redeem_singles(most.wrapping_sub(taken), unshown, next, &mut each);
+            let (now, end) = self.end_slots(ended);
+            taken = taken.wrapping_add(now);
+            if end.is_err() || taken >= most || now < round {
+                return (taken, end);
+            }
+        }
     }
 
     #[inline(always)]
@@ -59,12 +67,11 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         }
         let mut taken = 0usize;
         while taken < most {
-            let left = most.wrapping_sub(taken);
-            let (ring, size, mut at, staged) = (self.ring.view(), self.size, self.next_avail, &mut self.staged);
+            let (left, round) = (most.wrapping_sub(taken), self.round());
+            let staged = &mut self.staged;
+            staged.goes_on(self.next_avail);
             let again = |done: Done, desc| {
-                ask_for(&ring, at);
-                staged.push(at, done.head, desc);
-                at = at.advance(1, size);
+                staged.push(done.head, desc);
                 each(done);
             };
             let (ended, single) = if self.ledger.in_batch() > 0 {
@@ -75,13 +82,17 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
                 let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
                 (self.ledger.exchange_singles((left, self.held_slots), places, next, again), true)
             };
+            // For less than a line it is too early: the device is about to write what stands behind.
+            if ended.taken >= SLOTS_A_LINE {
+                self.ask_for(ended.taken);
+            }
             self.end_posts(ended.taken);
             let (now, end) = if single { self.end_slots(ended) } else { self.end(ended) };
             taken = taken.wrapping_add(now);
             if end.is_err() {
                 return (taken, end);
             }
-            if single && !ended.opened {
+            if single && !ended.opened && now < round {
                 break;
             }
         }
@@ -94,6 +105,12 @@ impl<W: Words> PackedRing<W, ()> {
     #[inline(always)]
     fn unshown(&self) -> Unshown {
         Unshown { from: self.published, count: self.posted.wrapping_sub(self.published) }
+    }
+
+    /// Slots to the end of the round in which the next completion is.
+    #[inline(always)]
+    fn round(&self) -> usize {
+        usize::from(self.size.get().wrapping_sub(self.next_used.slot()))
     }
 
     /// Takes batches by `take`, which is told how many chains are wanted still and the slot of the completion.
@@ -140,6 +157,21 @@ impl<W: Words> PackedRing<W, ()> {
         self.unpublished = self.unpublished.wrapping_add(posted);
     }
 
+    /// Asks for the lines of the next `count` slots, which will be written.
+    #[inline(always)]
+    fn ask_for(&self, count: u16) {
+        let ring = self.ring.view();
+        let mut at = self.next_avail;
+        let mut left = count;
+        while left > 0 {
+            // Where the line ends: rings of other sizes end within one.
+            let here = SLOTS_A_LINE.wrapping_sub(at.slot() % SLOTS_A_LINE).min(self.size.get().wrapping_sub(at.slot()));
+            ring.prefetch(usize::from(at.slot()).wrapping_mul(packed::SLOT_BYTES));
+            at = at.advance(here, self.size);
+            left = left.saturating_sub(here);
+        }
+    }
+
     /// Books what became of a burst with a slot for each chain.
     #[inline(always)]
     fn end_slots(&mut self, ended: Ended) -> Taken {
@@ -163,19 +195,12 @@ impl<W: Words> PackedRing<W, ()> {
     }
 }
 
-/// Asks for the line of a slot that will be written, if it begins with it.
-#[inline(always)]
-fn ask_for<W: Words>(ring: &Both<W>, at: PackedPosition) {
-    if at.slot().is_multiple_of(SLOTS_A_LINE) {
-        ring.prefetch(usize::from(at.slot()).wrapping_mul(packed::SLOT_BYTES));
-    }
-}
-
 /// Rings begin on a line of 64 bytes in the arena; elsewhere it is asked for another line, and nothing else happens.
 const SLOTS_A_LINE: u16 = 4;
 
-/// What the slots from `at` on say, as far as the device has used them, with their numbers: at most `held` of them. With
-/// nothing out there is none that it may have used, whatever stands there. The first one may have been `seen` before.
+/// What the slots from `at` on say, as far as the device has used them, with their numbers: at most `held` of them, and to the
+/// end of the round. With nothing out there is none that it may have used, whatever stands there. The first one may have been
+/// `seen` before.
 #[inline(always)]
 fn claims<W: Words>(
     ring: &Both<W>,
@@ -184,18 +209,18 @@ fn claims<W: Words>(
     seen: Option<Claim>,
 ) -> impl FnMut() -> Option<(u32, Claim)> {
     let rests = ring.lane(packed::SLOT_REST, packed::SLOT_BYTES, usize::from(size.get()));
-    let (mut at, mut held, mut seen) = (at, held, seen);
+    let end = at.slot().saturating_add(held).min(size.get());
+    let (mut slot, mut seen) = (at.slot(), seen);
     move || {
-        if held == 0 {
+        if slot == end {
             return None;
         }
         let claim = match seen.take() {
             Some(seen) => seen,
-            None => boundary::used_slot_of(&rests, at)?,
+            None => boundary::used_slot_of(&rests, at.in_its_round(slot, size))?,
         };
-        let slot = u32::from(at.slot());
-        at = at.advance(1, size);
-        held = held.wrapping_sub(1);
-        Some((slot, claim))
+        let found = u32::from(slot);
+        slot = slot.wrapping_add(1);
+        Some((found, claim))
     }
 }

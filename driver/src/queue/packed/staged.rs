@@ -6,44 +6,53 @@
 use alloc::vec::Vec;
 
 use ironring_common::apart;
-use ironring_common::index::QueueSize;
 #[cfg(feature = "std")]
-use ironring_common::index::{DescId, PackedPosition};
+use ironring_common::index::DescId;
+use ironring_common::index::{PackedPosition, QueueSize};
 use ironring_common::shm::view::Both;
 use ironring_common::shm::words::Words;
-use ironring_common::spec::packed;
+use ironring_common::spec::packed::{self, SlotRest};
 #[cfg(feature = "std")]
 use ironring_common::spec::split::Descriptor;
 
-#[cfg(feature = "std")]
-use super::rest;
-
-/// The slots of a burst that are not written yet, in their order.
+/// The slots of a burst that are not written yet, in their order. They follow one another in the ring.
 #[derive(Debug)]
 pub(super) struct Staged {
     slots: Vec<Slot>,
     count: usize,
+    /// Where the first of them goes.
+    start: PackedPosition,
 }
 
+/// The two words of a slot, the second one without the marks of its round.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    number: u16,
     addr: u64,
     rest: u64,
 }
 
 impl Staged {
     pub(super) fn new(size: QueueSize) -> Self {
-        Self { slots: apart::filled(Slot::default(), usize::from(size.get())), count: 0 }
+        let slots = apart::filled(Slot::default(), usize::from(size.get()));
+        Self { slots, count: 0, start: PackedPosition::START }
+    }
+
+    /// The next chains go to `at` and what follows.
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    pub(super) const fn goes_on(&mut self, at: PackedPosition) {
+        if self.count == 0 {
+            self.start = at;
+        }
     }
 
     /// A chain of one slot. There are never more than the ring has.
     #[cfg(feature = "std")]
     #[inline(always)]
-    pub(super) fn push(&mut self, at: PackedPosition, head: DescId, desc: Descriptor) {
-        let slot = Slot { number: at.slot(), addr: desc.addr, rest: rest(desc, head, at.wrap()).to_word() };
+    pub(super) fn push(&mut self, head: DescId, desc: Descriptor) {
+        let rest = SlotRest { len: desc.len, id: head.get(), flags: desc.flags };
         if let Some(to) = self.slots.get_mut(self.count) {
-            *to = slot;
+            *to = Slot { addr: desc.addr, rest: rest.to_word() };
             self.count = self.count.wrapping_add(1);
         }
     }
@@ -54,18 +63,29 @@ impl Staged {
     pub(super) fn write<W: Words>(&mut self, ring: &Both<W>, size: QueueSize, first: &mut Option<(usize, u64)>) {
         let lane = |word| ring.lane(word, packed::SLOT_BYTES, usize::from(size.get()));
         let (addrs, rests) = (lane(packed::SLOT_ADDR), lane(packed::SLOT_REST));
-        let staged = self.slots.get(..self.count).unwrap_or_default();
-        let mut staged = staged.iter();
+        let mut staged = self.slots.get(..self.count).unwrap_or_default();
+        let mut at = self.start;
         if first.is_none()
-            && let Some(Slot { number, addr, rest }) = staged.next()
+            && let Some((Slot { addr, rest }, others)) = staged.split_first()
         {
-            addrs.store_u64(usize::from(*number), *addr);
-            let offset = usize::from(*number).wrapping_mul(packed::SLOT_BYTES).wrapping_add(packed::SLOT_REST);
-            *first = Some((offset, *rest));
+            let number = usize::from(at.slot());
+            addrs.store_u64(number, *addr);
+            let offset = number.wrapping_mul(packed::SLOT_BYTES).wrapping_add(packed::SLOT_REST);
+            *first = Some((offset, rest | marks(at)));
+            at = at.advance(1, size);
+            staged = others;
         }
-        for Slot { number, addr, rest } in staged {
-            addrs.store_u64(usize::from(*number), *addr);
-            rests.store_u64(usize::from(*number), *rest);
+        while !staged.is_empty() {
+            // To the end of the ring, and then from its start, in its next round.
+            let (number, marks) = (usize::from(at.slot()), marks(at));
+            let room = size.get().wrapping_sub(at.slot());
+            let now;
+            (now, staged) = staged.split_at_checked(usize::from(room)).unwrap_or((staged, &[]));
+            for (Slot { addr, rest }, number) in now.iter().zip(number..) {
+                addrs.store_u64(number, *addr);
+                rests.store_u64(number, rest | marks);
+            }
+            at = at.advance(room, size);
         }
         self.count = 0;
     }
@@ -80,4 +100,10 @@ impl Staged {
     pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
         to.push(apart::lines(&*self.slots));
     }
+}
+
+/// The marks of an available slot of that round, in the second word.
+#[inline(always)]
+const fn marks(at: PackedPosition) -> u64 {
+    SlotRest { len: 0, id: 0, flags: packed::avail_flags(at.wrap()) }.to_word()
 }

@@ -68,7 +68,7 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 impl Side {
-    fn new(layout: RingLayout, in_order: bool) -> Self {
+    fn new(layout: RingLayout, in_order: bool, direction: Direction) -> Self {
         let size = QueueSize::split(SIZE).unwrap();
         let memfd = Memfd::create("slots", MEMORY).unwrap();
         let memory = Mapping::of(&memfd).unwrap().area(0, MEMORY).unwrap();
@@ -91,6 +91,11 @@ impl Side {
                 AnyRing::Packed(PackedRing::with_options(0, size, areas, latch, options).unwrap())
             }
         };
+        let mut ring = ring;
+        match &mut ring {
+            AnyRing::Split(ring) => ring.bind_slots(&SLOTS, direction),
+            AnyRing::Packed(ring) => ring.bind_slots(&SLOTS, direction),
+        }
         Self { ring, memory }
     }
 
@@ -112,9 +117,11 @@ impl Side {
         let mut heads = Vec::new();
         let lens = std::iter::repeat_n(len, count);
         let posted = match &mut self.ring {
-            AnyRing::Split(ring) => ring.post_slots(&SLOTS, direction, count, lens, |head| heads.push(head)),
-            AnyRing::Packed(ring) => ring.post_slots(&SLOTS, direction, count, lens, |head| heads.push(head)),
+            AnyRing::Split(ring) => ring.post_slots(direction, count, lens, |head, at| heads.push((head, at))),
+            AnyRing::Packed(ring) => ring.post_slots(direction, count, lens, |head, at| heads.push((head, at))),
         };
+        assert!(heads.iter().all(|(head, at)| *at == SLOTS.addr(*head)));
+        let heads: Vec<_> = heads.into_iter().map(|(head, _)| head).collect();
         assert_eq!(posted, heads.len());
         heads
     }
@@ -124,7 +131,9 @@ impl Side {
         let mut taken = Vec::new();
         for _ in 0..most {
             match self.ring.take(&mut slots) {
-                Ok(Some(done)) => taken.push(Done { head: done.head, written: done.written }),
+                Ok(Some(done)) => {
+                    taken.push(Done { head: done.head, at: SLOTS.addr(done.head), written: done.written });
+                }
                 Ok(None) => break,
                 Err(violation) => return (taken, Some(violation.kind)),
             }
@@ -217,7 +226,8 @@ impl Device {
 const USED: usize = 1020;
 
 fn run(layout: RingLayout, in_order: bool, direction: Direction, script: &[Step]) {
-    let (mut one, mut many) = (Side::new(layout, in_order), Side::new(layout, in_order));
+    let side = || Side::new(layout, in_order, direction);
+    let (mut one, mut many) = (side(), side());
     let mut device = Device::new(layout, in_order);
     for step in script {
         match *step {
@@ -293,7 +303,8 @@ fn is_about_the_index(fault: Option<ViolationKind>) -> bool {
 
 /// Exchanged slots are taken and posted again, one by one, on a ring with nothing free.
 fn run_exchange(layout: RingLayout, in_order: bool, script: &[Step]) {
-    let (mut one, mut many) = (Side::new(layout, in_order), Side::new(layout, in_order));
+    let side = || Side::new(layout, in_order, Direction::FromDevice);
+    let (mut one, mut many) = (side(), side());
     let mut device = Device::new(layout, in_order);
     let heads = one.post_singly(Direction::FromDevice, SIZE.into(), 2048);
     assert_eq!(many.post_burst(Direction::FromDevice, SIZE.into(), 2048), heads);
@@ -360,7 +371,7 @@ proptest! {
 /// An index that goes back between two looks is unlawful, also while completions that were seen are left.
 #[test]
 fn an_index_that_goes_back_breaks_the_device() {
-    let mut side = Side::new(RingLayout::Split, false);
+    let mut side = Side::new(RingLayout::Split, false, Direction::FromDevice);
     assert_eq!(side.post_burst(Direction::FromDevice, 8, 100).len(), 8);
     side.ring.publish();
     for id in 0..4u32 {

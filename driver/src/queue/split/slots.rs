@@ -1,8 +1,8 @@
 //! Bursts of single slots on a split ring.
 
-use ironring_common::index::{DescId, SplitIndex};
+use ironring_common::index::{DescId, GuestAddr, QueueSize, SplitIndex};
+use ironring_common::shm::view::Ours;
 use ironring_common::shm::words::Words;
-use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 
 use super::{SplitRing, write_avail, write_descriptor};
 use crate::boundary::{Claim, UsedRing};
@@ -10,33 +10,38 @@ use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::DriverRing;
 use crate::queue::ledger::{Ended, Lent, Unshown};
-use crate::queue::slots::{Done, SlotRing, Taken};
+use crate::queue::slots::{BURST, Done, SlotRing, Taken};
 use crate::queue::violation::{Fault, Violation};
 
 impl<W: Words> SlotRing for SplitRing<W, ()> {
+    fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
+        let Self { ledger, desc: table, .. } = self;
+        ledger.bind(|id| {
+            let desc = slots.descriptor(id, direction);
+            write_descriptor(table, id, desc);
+            desc
+        });
+    }
+
     #[inline(always)]
     fn post_slots(
         &mut self,
-        slots: &FixedSlots,
         direction: Direction,
         most: usize,
         lens: impl IntoIterator<Item = u32>,
-        mut each: impl FnMut(DescId),
+        mut each: impl FnMut(DescId, GuestAddr),
     ) -> usize {
-        let flags = if direction == Direction::FromDevice { DESC_F_WRITE } else { 0 };
-        let (slots, size, place, mut at) = (*slots, self.size, self.next_avail.0, self.next_avail);
+        let (size, place, mut at) = (self.size, self.next_avail.0, self.next_avail);
         let (table, avail, shadow) = (self.desc.view(), self.avail.view(), &mut self.avail_shadow);
-        let describe = |id, len| Descriptor { addr: slots.addr(id).0, len, flags, next: 0 };
-        let post = |Lent { head, desc, changed }| {
+        let write = |Lent { head, desc, changed }| {
             if changed {
                 write_descriptor(&table, head, desc);
             }
-            write_avail(&avail, shadow, size.slot(at), head);
-            at = at.advance(1);
-            each(head);
+            each(head, desc.addr.into());
         };
-        let posted = self.ledger.lend_singles(most, place, lens, describe, post);
-        self.next_avail = self.next_avail.advance(posted);
+        let show = |heads: &[DescId]| at = write_avail_run(&avail, shadow, (size, at), heads);
+        let posted = self.ledger.lend_singles(most, place, (direction, lens), write, show);
+        self.next_avail = at;
         usize::from(posted)
     }
 
@@ -64,22 +69,25 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
         let mut taken = 0usize;
         while taken < there {
             let left = there.wrapping_sub(taken);
-            let (size, mut at, places) = (self.size, self.next_avail, (self.published.0, self.next_avail.0));
-            let (avail, shadow) = (self.avail.view(), &mut self.avail_shadow);
+            let (size, places) = (self.size, (self.published.0, self.next_avail.0));
+            let mut heads = [DescId::FIRST; BURST];
+            let mut next_head = heads.iter_mut();
             let again = |done: Done, _| {
-                write_avail(&avail, shadow, size.slot(at), done.head);
-                at = at.advance(1);
+                if let Some(to) = next_head.next() {
+                    *to = done.head;
+                }
                 each(done);
             };
+            let left = left.min(BURST);
             let (now, end) = if self.ledger.in_batch() > 0 {
                 let slot = u32::from(size.slot(self.next_used));
                 let ended = self.ledger.exchange_batch(left, places.1, slot, again);
-                self.next_avail = self.next_avail.advance(ended.taken);
+                self.show(&heads, ended.taken);
                 self.end(ended)
             } else {
                 let (limit, next) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
                 let ended = self.ledger.exchange_singles((left, limit), places, next, again);
-                self.next_avail = self.next_avail.advance(ended.taken);
+                self.show(&heads, ended.taken);
                 self.end_elements(ended)
             };
             taken = taken.wrapping_add(now);
@@ -92,6 +100,14 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
 }
 
 impl<W: Words> SplitRing<W, ()> {
+    /// Puts the first `count` heads into the next slots of the available ring.
+    #[inline(always)]
+    fn show(&mut self, heads: &[DescId; BURST], count: u16) {
+        let (avail, shadow) = (self.avail.view(), &mut self.avail_shadow);
+        let heads = heads.get(..usize::from(count)).unwrap_or_default();
+        self.next_avail = write_avail_run(&avail, shadow, (self.size, self.next_avail), heads);
+    }
+
     /// Chains that were added and not published.
     #[inline(always)]
     fn unshown(&self) -> Unshown {
@@ -175,6 +191,31 @@ impl<W: Words> SplitRing<W, ()> {
         self.counters.idle_claims = self.counters.idle_claims.wrapping_add(u64::from(idle_claims));
         (usize::from(taken), fault.map_or(Ok(()), |fault| Err(self.broken(fault))))
     }
+}
+
+/// Puts heads into the slots of the available ring from `at` on, unless they hold them already: which they do where completions
+/// come in the order of the frames. Where it goes on.
+#[inline(always)]
+fn write_avail_run<W: Words>(
+    avail: &Ours<W>,
+    shadow: &mut [u16],
+    (size, at): (QueueSize, SplitIndex),
+    heads: &[DescId],
+) -> SplitIndex {
+    let (mut at, mut heads) = (at, heads);
+    while !heads.is_empty() {
+        let slot = usize::from(size.slot(at));
+        let there = shadow.get(slot..).unwrap_or_default();
+        let now;
+        (now, heads) = heads.split_at_checked(there.len()).unwrap_or((heads, &[]));
+        // All of them, because that takes less time than to look where the first one is that differs.
+        let differ = now.iter().zip(there).fold(0, |differ, (head, there)| differ | (head.get() ^ there));
+        if differ != 0 {
+            now.iter().zip(slot..).for_each(|(head, slot)| write_avail(avail, shadow, slot, *head));
+        }
+        at = at.advance(u16::try_from(now.len()).unwrap_or(0));
+    }
+    at
 }
 
 /// So many elements are asked for ahead.
