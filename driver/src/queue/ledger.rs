@@ -259,13 +259,13 @@ impl<T> Ledger<T> {
         limit: u16,
     ) -> Result<u16, Fault> {
         let decided = Self::decide(&mut self.records, self.size, (id, len), unshown);
-        let (head, written, idle_claim) = match decided {
-            Ok(Lawful { head, written, idle_claim, .. }) => (head, written, idle_claim),
+        let (head, named, written, idle_claim) = match decided {
+            Ok(Lawful { head, record, written, idle_claim }) => (head, record.place, written, idle_claim),
             Err(kind) => return Err(self.fault(kind, (id, len), slot)),
         };
-        let place = |id: DescId| self.records.get(id.index()).map_or(0, |record| record.place);
         let oldest = self.order.as_ref().and_then(Fifo::front).unwrap_or(head);
-        let chains = Self::batch_of(place(head), place(oldest), limit, slot)?;
+        let oldest = self.records.get(oldest.index()).map_or(0, |record| record.place);
+        let chains = Self::batch_of(named, oldest, limit, slot)?;
         self.batch = Batch { left: chains, written, idle_claim };
         Ok(chains)
     }
