@@ -214,6 +214,8 @@ fn write_avail_run<W: Words>(
             now.iter().zip(slot..).for_each(|(head, slot)| write_avail(avail, shadow, slot, *head));
         }
         at = at.advance(u16::try_from(now.len()).unwrap_or(0));
+        // A slot of the ring has a place in its shadow; without one this would have no end.
+        assert!(!now.is_empty(), "the shadow has a place for each slot");
     }
     at
 }
