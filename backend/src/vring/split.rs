@@ -473,7 +473,7 @@ impl<W: Words> DeviceRing for SplitVring<W> {
     }
 }
 
-/// So few elements are written without their lines being asked for before.
+/// Fewer elements than that are written without their lines being asked for before.
 const FEW_ELEMENTS: u16 = 4;
 
 /// What we last told the driver about kicks: whether it is to, and with event indices at which index.

@@ -195,7 +195,11 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         for (at, pair) in rings.chunks_exact_mut(2).enumerate() {
             let ([receive, transmit], Some(Apart(port))) = (pair, ports.get_mut(at.min(last))) else { continue };
             let mut shared = Shared { memory, port, gives, hook, stats };
-            let sent = transmit.serve_tx(&mut shared);
+            let mut sent = transmit.serve_tx(&mut shared);
+            if H::ACTIVE {
+                // A hook is told of one burst after the other.
+                served = served.saturating_add(transmit.end_tx(sent.take(), &mut shared));
+            }
             served = served.saturating_add(receive.serve_rx(&mut shared));
             served = served.saturating_add(transmit.end_tx(sent, &mut shared));
             gives &= !(P::IN_ORDER && receive.takes_frames());

@@ -355,13 +355,12 @@ impl<T> Ledger<T> {
     #[cold]
     fn fault(&self, kind: ViolationKind, (id, len): Claim, slot: u32) -> Fault {
         let why = "it was refused: the number is for whoever reads of it";
+        let head = id.check_with(|id| DescId::at_full_width(id, self.size)).ok();
+        let posted = head.and_then(|head| self.records.get(head.index())).map_or(0, |record| record.writable);
         let (id, len) = (id.check_advisory(why), len.check_advisory(why));
         let (observed, expected) = match kind {
             ViolationKind::IdOutOfRange => (id, u32::from(self.size.get()).wrapping_sub(1)),
-            ViolationKind::LengthOverPosted => {
-                let record = usize::try_from(id).ok().and_then(|id| self.records.get(id));
-                (len, record.map_or(0, |record| record.writable))
-            }
+            ViolationKind::LengthOverPosted => (len, posted),
             _ => (id, 0),
         };
         Fault { kind, slot, observed: observed.into(), expected: expected.into() }

@@ -168,6 +168,13 @@ impl Question {
                 "macswap is for --dir loop and latency, icmpecho for tx and rx; leave --dpdk-forward out".to_owned()
             );
         }
+        let receives = |pairing: Pairing| match dir {
+            Direction::Tx => pairing.makers().1,
+            _ => pairing.makers().0,
+        };
+        if self.forward == Forward::Icmpecho && !self.pairings().any(|pairing| receives(pairing) == Maker::Dpdk) {
+            return Err("icmpecho is for a testpmd that receives; compare with one, as by --vs dpdk-dpdk".to_owned());
+        }
         self.check_pairs()?;
         if completions == Completions::Shuffled {
             if in_order {

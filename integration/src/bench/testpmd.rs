@@ -103,6 +103,8 @@ pub(super) struct Testpmd {
     input: Option<ChildStdin>,
     console: Arc<Console>,
     reader: Option<JoinHandle<()>>,
+    /// Whether it records what its core does.
+    cycles: bool,
 }
 
 impl Device {
@@ -183,7 +185,7 @@ impl Testpmd {
         let console = Arc::<Console>::default();
         let theirs = Arc::clone(&console);
         let reader = output.map(|output| std::thread::spawn(move || theirs.read(output)));
-        let mut testpmd = Self { child, input, console, reader };
+        let mut testpmd = Self { child, input, console, reader, cycles };
         testpmd.wait_for_start(device.listens().then_some(socket))?;
         testpmd.say("start");
         Ok(testpmd)
@@ -240,7 +242,9 @@ impl Testpmd {
             let line = self.ask(name)?;
             *total = line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or(0);
         }
-        let cycles = self.console.find(mark, |line| line.starts_with(CYCLES)).as_deref().and_then(Cycles::parse);
+        // It is the last thing that the end of the traffic says.
+        let said = self.cycles.then(|| self.console.wait(CYCLES, mark, PATIENCE)).flatten();
+        let cycles = said.as_deref().and_then(Cycles::parse);
         Ok((totals, cycles))
     }
 

@@ -19,7 +19,16 @@ use crate::queue::split::{SplitAreas, SplitRing};
 use crate::queue::violation::{Latch, ViolationKind};
 use crate::queue::{DriverRing, RingLayout, RingOptions};
 
+/// Descriptors at most.
 const SIZE: u16 = 8;
+/// Rings of every layout, the packed ones also with lines that are not full at the end of a round.
+const RINGS: [(RingLayout, u16); 5] = [
+    (RingLayout::Split, SIZE),
+    (RingLayout::Packed, SIZE),
+    (RingLayout::Packed, 7),
+    (RingLayout::Packed, 5),
+    (RingLayout::Packed, 3),
+];
 const MEMORY: usize = 4096;
 const SLOTS: FixedSlots = FixedSlots::new(GuestAddr(0x1_0000), 2176, 2048);
 
@@ -68,8 +77,8 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 impl Side {
-    fn new(layout: RingLayout, in_order: bool, direction: Direction) -> Self {
-        let size = QueueSize::split(SIZE).unwrap();
+    fn new((layout, size): (RingLayout, u16), in_order: bool, direction: Direction) -> Self {
+        let size = QueueSize::packed(size).unwrap();
         let memfd = Memfd::create("slots", MEMORY).unwrap();
         let memory = Mapping::of(&memfd).unwrap().area(0, MEMORY).unwrap();
         let part = |at: usize, len: usize| memory.part(at, len).unwrap();
@@ -155,6 +164,7 @@ impl Side {
 /// The device: where it goes on, and what it holds.
 struct Device {
     layout: RingLayout,
+    size: QueueSize,
     in_order: bool,
     used: u16,
     at: PackedPosition,
@@ -168,19 +178,20 @@ struct Device {
 }
 
 impl Device {
-    fn new(layout: RingLayout, in_order: bool) -> Self {
+    fn new((layout, size): (RingLayout, u16), in_order: bool) -> Self {
+        let size = QueueSize::packed(size).unwrap();
         let start = PackedPosition::START;
         let (held, unshown) = (Vec::new(), Vec::new());
-        Self { layout, in_order, used: 0, at: start, held, unshown, unshown_at: start, intruded: false }
+        Self { layout, size, in_order, used: 0, at: start, held, unshown, unshown_at: start, intruded: false }
     }
 
     fn is_shown(&mut self) {
-        self.unshown_at = self.unshown_at.advance(self.unshown.len() as u16, QueueSize::split(SIZE).unwrap());
+        self.unshown_at = self.unshown_at.advance(self.unshown.len() as u16, self.size);
         self.held.append(&mut self.unshown);
     }
 
     fn complete(&mut self, sides: [&Side; 2], nth: usize, len: u32) {
-        if nth >= self.held.len().min(SIZE.into()) {
+        if nth >= self.held.len().min(self.size.get().into()) {
             return;
         }
         let id = self.held[nth];
@@ -195,9 +206,10 @@ impl Device {
     }
 
     fn say(&mut self, sides: [&Side; 2], id: u32, len: u32, slots: u16) {
-        let ahead = (self.at.slot() + SIZE - self.unshown_at.slot()) % SIZE;
+        let size = self.size.get();
+        let ahead = (self.at.slot() + size - self.unshown_at.slot()) % size;
         self.intruded |= self.layout == RingLayout::Packed && usize::from(ahead) < self.unshown.len();
-        let at = USED + split::USED_RING + 8 * usize::from(self.used % SIZE);
+        let at = USED + split::USED_RING + 8 * usize::from(self.used % size);
         self.used = self.used.wrapping_add(slots);
         for Side { memory, .. } in sides {
             match self.layout {
@@ -211,7 +223,7 @@ impl Device {
                 }
             }
         }
-        self.at = self.at.advance(slots, QueueSize::split(SIZE).unwrap());
+        self.at = self.at.advance(slots, self.size);
     }
 
     fn jump(&mut self, sides: [&Side; 2], by: u16) {
@@ -225,10 +237,10 @@ impl Device {
 /// The used ring: its elements are on 8 bytes.
 const USED: usize = 1020;
 
-fn run(layout: RingLayout, in_order: bool, direction: Direction, script: &[Step]) {
-    let side = || Side::new(layout, in_order, direction);
+fn run(ring: (RingLayout, u16), in_order: bool, direction: Direction, script: &[Step]) {
+    let side = || Side::new(ring, in_order, direction);
     let (mut one, mut many) = (side(), side());
-    let mut device = Device::new(layout, in_order);
+    let mut device = Device::new(ring, in_order);
     for step in script {
         match *step {
             Step::Post { count, len } => {
@@ -274,10 +286,10 @@ fn run(layout: RingLayout, in_order: bool, direction: Direction, script: &[Step]
 proptest! {
     #[test]
     fn bursts_do_what_single_steps_do(script in proptest::collection::vec(steps(), 1..120)) {
-        for layout in [RingLayout::Split, RingLayout::Packed] {
+        for ring in RINGS {
             for in_order in [false, true] {
                 for direction in [Direction::ToDevice, Direction::FromDevice] {
-                    run(layout, in_order, direction, &script);
+                    run(ring, in_order, direction, &script);
                 }
             }
         }
@@ -302,12 +314,12 @@ fn is_about_the_index(fault: Option<ViolationKind>) -> bool {
 }
 
 /// Exchanged slots are taken and posted again, one by one, on a ring with nothing free.
-fn run_exchange(layout: RingLayout, in_order: bool, script: &[Step]) {
-    let side = || Side::new(layout, in_order, Direction::FromDevice);
+fn run_exchange(ring: (RingLayout, u16), in_order: bool, script: &[Step]) {
+    let side = || Side::new(ring, in_order, Direction::FromDevice);
     let (mut one, mut many) = (side(), side());
-    let mut device = Device::new(layout, in_order);
-    let heads = one.post_singly(Direction::FromDevice, SIZE.into(), 2048);
-    assert_eq!(many.post_burst(Direction::FromDevice, SIZE.into(), 2048), heads);
+    let mut device = Device::new(ring, in_order);
+    let heads = one.post_singly(Direction::FromDevice, ring.1.into(), 2048);
+    assert_eq!(many.post_burst(Direction::FromDevice, ring.1.into(), 2048), heads);
     device.unshown = heads;
     for step in script {
         match *step {
@@ -360,9 +372,9 @@ fn run_exchange(layout: RingLayout, in_order: bool, script: &[Step]) {
 proptest! {
     #[test]
     fn exchanged_slots_are_taken_and_posted_again(script in proptest::collection::vec(steps(), 1..120)) {
-        for layout in [RingLayout::Split, RingLayout::Packed] {
+        for ring in RINGS {
             for in_order in [false, true] {
-                run_exchange(layout, in_order, &script);
+                run_exchange(ring, in_order, &script);
             }
         }
     }
@@ -371,7 +383,7 @@ proptest! {
 /// An index that goes back between two looks is unlawful, also while completions that were seen are left.
 #[test]
 fn an_index_that_goes_back_breaks_the_device() {
-    let mut side = Side::new(RingLayout::Split, false, Direction::FromDevice);
+    let mut side = Side::new((RingLayout::Split, SIZE), false, Direction::FromDevice);
     assert_eq!(side.post_burst(Direction::FromDevice, 8, 100).len(), 8);
     side.ring.publish();
     for id in 0..4u32 {
@@ -383,4 +395,37 @@ fn an_index_that_goes_back_breaks_the_device() {
     side.memory.store_u16_release(USED + split::USED_IDX, 3);
     let (_, fault) = side.take_burst(BURST.min(8));
     assert_eq!(fault, Some(ViolationKind::UsedIndexJump));
+}
+
+/// More than a burst at a time: it is taken in parts, and all of them are shown.
+#[test]
+fn an_exchange_of_more_than_a_burst_shows_every_slot() {
+    const AVAIL: usize = 2048;
+    const USED: usize = 4092;
+    let size = QueueSize::split(128).unwrap();
+    let memfd = Memfd::create("slots", 8192).unwrap();
+    let memory = Mapping::of(&memfd).unwrap().area(0, 8192).unwrap();
+    let part = |at: usize, len: usize| memory.part(at, len).unwrap();
+    let areas = SplitAreas {
+        desc: part(0, split::desc_bytes(size)),
+        avail: part(AVAIL, split::avail_bytes(size)),
+        used: part(USED, split::used_bytes(size)),
+    };
+    let mut ring = SplitRing::new(0, size, areas, Arc::clone(&Latch::new())).unwrap();
+    ring.bind_slots(&SLOTS, Direction::FromDevice);
+    assert_eq!(ring.post_slots(Direction::FromDevice, usize::MAX, std::iter::repeat(2048), |_, _| {}), 128);
+    ring.publish();
+    let heads: Vec<u16> = (0..100).rev().collect();
+    for (at, id) in (USED + split::USED_RING..).step_by(8).zip(&heads) {
+        memory.store_u64(at, UsedElem { id: u32::from(*id), len: 60 }.to_word());
+    }
+    memory.store_u16_release(USED + split::USED_IDX, 100);
+    let mut done = Vec::new();
+    assert_eq!(ring.exchange_slots(100, |slot| done.push(slot.head.get())), (100, Ok(())));
+    assert_eq!(done, heads);
+    assert!(ring.publish() && ring.is_conserved());
+    let mut entries = [0; 200];
+    memory.copy_out(AVAIL + split::AVAIL_RING, &mut entries);
+    let shown: Vec<u16> = entries.as_chunks::<2>().0.iter().map(|entry| u16::from_le_bytes(*entry)).collect();
+    assert_eq!(shown, heads);
 }
