@@ -3,8 +3,8 @@
 //! Facts of the specification ([`spec`]), which features both sides may use ([`features`]), index arithmetic
 //! ([`index`]), the type of a number that the peer merely says ([`claim`]), and shared memory that another process may
 //! rewrite at any instant ([`shm`]), and how far apart queues lie ([`apart`]). There is no policy here and no I/O except for
-//! mapping memory and ringing a
-//! doorbell: what to do about a lying peer is decided by the driver and by the backend, each in its own `boundary`.
+//! mapping memory and ringing a doorbell: what to do about a lying peer is decided by the driver and by the backend, each in
+//! its own `boundary`.
 //!
 //! Without the feature `std` the crate is `no_std` + `alloc`: [`shm::words::Words`] is then the seam where a kernel
 //! plugs in its own memory.

@@ -138,6 +138,7 @@ impl core::fmt::Debug for RxBatch {
 impl RxQueue {
     pub(super) fn new(mut ring: AnyRing<Area, ()>, memory: QueueMemory, bells: Bells) -> Self {
         ring.suppress_calls();
+        ring.bind_slots(&memory.mapper, Direction::FromDevice);
         let slots = RxSlots {
             words: Theirs::new(memory.slots),
             mapper: memory.mapper,
@@ -152,6 +153,7 @@ impl RxQueue {
     /// Goes on with an empty ring and other doorbells. What was counted stays.
     pub(super) fn renew(&mut self, mut ring: AnyRing<Area, ()>, bells: Bells) {
         ring.suppress_calls();
+        ring.bind_slots(&self.slots.mapper, Direction::FromDevice);
         let Bells { kick, call } = bells;
         (self.ring, self.kick, self.call) = (ring, kick, call);
     }
@@ -372,10 +374,7 @@ impl RxQueue {
 
 impl RxSlots {
     /// Posts every free slot.
-    fn fill<R: DriverRing<()> + SlotRing>(&self, ring: &mut R) {
-        if ring.outstanding() == 0 {
-            ring.bind_slots(&self.mapper, Direction::FromDevice);
-        }
+    fn fill<R: SlotRing>(&self, ring: &mut R) {
         let whole = core::iter::repeat(self.mapper.len());
         ring.post_slots(Direction::FromDevice, usize::MAX, whole, |_, _| {});
     }

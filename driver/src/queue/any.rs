@@ -11,6 +11,11 @@ use super::ring::{AddError, Completion, DriverRing, RingCounters, StopWindow};
 use super::split::SplitRing;
 use super::violation::Violation;
 use crate::mapper::Mapper;
+#[cfg(feature = "std")]
+use crate::{
+    mapper::{Direction, slots::FixedSlots},
+    queue::slots::SlotRing,
+};
 
 /// A virtqueue whose layout was chosen when the device was set up.
 #[derive(Debug)]
@@ -29,6 +34,14 @@ macro_rules! on {
             AnyRing::Packed($ring) => $call,
         }
     };
+}
+
+#[cfg(feature = "std")]
+impl<W: Words> AnyRing<W, ()> {
+    /// As [`SlotRing::bind_slots`].
+    pub fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
+        on!(self, ring => ring.bind_slots(slots, direction));
+    }
 }
 
 impl<W: Words, T> DriverRing<T> for AnyRing<W, T> {

@@ -161,20 +161,7 @@ impl Question {
                  hardened rings";
             return Err(sentence.to_owned());
         }
-        if (self.forward == Forward::Icmpecho) == matches!(dir, Direction::Loop | Direction::Latency)
-            && self.forward != Forward::Io
-        {
-            return Err(
-                "macswap is for --dir loop and latency, icmpecho for tx and rx; leave --dpdk-forward out".to_owned()
-            );
-        }
-        let receives = |pairing: Pairing| match dir {
-            Direction::Tx => pairing.makers().1,
-            _ => pairing.makers().0,
-        };
-        if self.forward == Forward::Icmpecho && !self.pairings().any(|pairing| receives(pairing) == Maker::Dpdk) {
-            return Err("icmpecho is for a testpmd that receives; compare with one, as by --vs dpdk-dpdk".to_owned());
-        }
+        self.check_forward()?;
         self.check_pairs()?;
         if completions == Completions::Shuffled {
             if in_order {
@@ -197,6 +184,23 @@ impl Question {
             }
         }
         Ok(())
+    }
+
+    /// What testpmd is to do with frames has to be something that it does here.
+    fn check_forward(&self) -> Result<(), String> {
+        let dpdk_receives = |pairing: Pairing| match self.work.dir {
+            Direction::Tx => pairing.makers().1 == Maker::Dpdk,
+            _ => pairing.makers().0 == Maker::Dpdk,
+        };
+        let sentence = match (self.forward, self.work.dir) {
+            (Forward::Io, _) | (Forward::Macswap, Direction::Loop | Direction::Latency) => return Ok(()),
+            (Forward::Icmpecho, Direction::Tx | Direction::Rx) if self.pairings().any(dpdk_receives) => return Ok(()),
+            (Forward::Icmpecho, Direction::Tx | Direction::Rx) => {
+                "icmpecho is for a testpmd that receives; compare with one, as by --vs dpdk-dpdk"
+            }
+            _ => "macswap is for --dir loop and latency, icmpecho for tx and rx; leave --dpdk-forward out",
+        };
+        Err(sentence.to_owned())
     }
 
     /// Several queue pairs are for our own two ends, one way.

@@ -47,12 +47,8 @@ impl TxSlots {
 
     /// Tells an empty ring where the slots lie, unless frames go by tables.
     pub(super) fn bind(&self, ring: &mut AnyRing<Area, ()>) {
-        if self.indirect {
-            return;
-        }
-        match ring {
-            AnyRing::Split(ring) => ring.bind_slots(&self.mapper, Direction::ToDevice),
-            AnyRing::Packed(ring) => ring.bind_slots(&self.mapper, Direction::ToDevice),
+        if !self.indirect {
+            ring.bind_slots(&self.mapper, Direction::ToDevice);
         }
     }
 

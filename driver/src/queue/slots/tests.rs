@@ -101,10 +101,7 @@ impl Side {
             }
         };
         let mut ring = ring;
-        match &mut ring {
-            AnyRing::Split(ring) => ring.bind_slots(&SLOTS, direction),
-            AnyRing::Packed(ring) => ring.bind_slots(&SLOTS, direction),
-        }
+        ring.bind_slots(&SLOTS, direction);
         Self { ring, memory }
     }
 
