@@ -14,6 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// A run without an attack ends by itself.
 const NO_LIMIT: Duration = Duration::from_secs(60);
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=2;
+/// Seeds in one of which the trusting ring has to be bitten, when a thread decides. A device that scribbles over all of its
+/// memory (A101) stops itself in one run of six before the driver has stumbled over anything.
+const RACES: std::ops::RangeInclusive<u64> = 1..=16;
 
 /// The attacks that have a place in the model.
 fn attacks() -> impl Iterator<Item = &'static Attack> {
@@ -66,7 +69,8 @@ fn every_attack_on_memory_or_secrets_bites_the_trusting_ring() {
     for attack in attacks().filter(|attack| matches!(attack.class, Class::MemorySafety | Class::Disclosure)) {
         for config in configs(attack) {
             let bites = |seed| !outcome(attack, config, seed, RingKind::Trusting).findings.is_empty();
-            if !SEEDS.into_iter().any(bites) {
+            let mut seeds = if attack.racing { RACES } else { SEEDS };
+            if !seeds.any(bites) {
                 duds.push(format!("{} {config}", attack.id));
             }
         }
