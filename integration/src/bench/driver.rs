@@ -151,6 +151,8 @@ fn run_with<N: Nic>(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure>
     let work = args.work();
     let nic = N::bring_up(&args.socket, &work)?;
     let mut bench = Bench::new(nic, work, stop);
+    // So that whoever measures knows that frames go from now on.
+    bench.tell(false);
     bench.work()?;
     bench.tell(true);
     bench.nic.close();

@@ -89,6 +89,7 @@ impl End {
         end.input = end.child.stdin.take();
         let stdout = end.child.stdout.take();
         end.listen(stdout);
+        end.wait_until_up()?;
         Ok(end)
     }
 
@@ -111,6 +112,14 @@ impl End {
             std::thread::park_timeout(Duration::from_millis(2));
         }
         Ok(())
+    }
+
+    /// Waits for the first word, which it says when it has what it needs. Beside a busy core of DPDK's, which serves its
+    /// channel on the same CPU, that takes most of a second.
+    fn wait_until_up(&self) -> Result<(), String> {
+        let up = self.console.wait("{", 0, BRING_UP).is_some();
+        let why = || format!("the {} does not come up; its last words: {}", self.name(), self.console.tail());
+        if up { Ok(()) } else { Err(why()) }
     }
 
     /// Frames a second, over `window` at least, by the end's own clock.
@@ -204,6 +213,8 @@ pub(super) fn per_second(frames: u64, micros: u64) -> f64 {
     frames as f64 * 1e6 / (micros.max(1) as f64)
 }
 
+/// How long it may take to be connected.
+const BRING_UP: Duration = Duration::from_secs(20);
 /// How long it may take to be there, or to say the next word.
 const START: Duration = Duration::from_secs(5);
 /// How long it may take to end.
