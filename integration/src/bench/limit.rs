@@ -100,7 +100,10 @@ fn stream(cpus: (usize, usize), lines: usize, placed: Placed, time: Duration) ->
 }
 
 /// Round trips of a word, in nanoseconds.
-fn ping_pong(cpus: (usize, usize), time: Duration) -> Result<f64, String> {
+///
+/// # Errors
+/// A sentence, if there is no memory.
+pub(super) fn ping_pong(cpus: (usize, usize), time: Duration) -> Result<f64, String> {
     let memory = Shared::new(LINE)?;
     let (theirs, stop) = (memory.clone(), Arc::clone(&memory.stop));
     let echo = on_cpu(cpus.1, move || {
@@ -115,7 +118,7 @@ fn ping_pong(cpus: (usize, usize), time: Duration) -> Result<f64, String> {
     });
     let ping = on_cpu(cpus.0, move || {
         let (began, mut trips) = (Instant::now(), 0u64);
-        while trips % 1024 != 0 || began.elapsed() < time {
+        while trips % 256 != 0 || began.elapsed() < time {
             trips += 1;
             memory.head.store_u64_release(0, trips);
             while memory.tail.load_u64_acquire(0) != trips {}

@@ -3,13 +3,14 @@
 //! Each sample is two new processes, each on a CPU of its own: `driver` is our driver's half, `ends` starts it and
 //! our backend, `testpmd` DPDK's ends, `sample` puts two together. Comparisons take their samples in turn (`rounds`), with a
 //! second sample of the first pairing in each round, so that the noise floor is known: what the same thing measured
-//! twice differs by. `sums` makes medians and intervals of them, `limit` finds what the machine can do at best. `step`
+//! twice differs by, and count while the two CPUs stay where they are (`near`). `sums` makes medians and intervals of them, `limit` finds what the machine can do at best. `step`
 //! is for counting instructions. `table` asks all questions one after the other, `show` and `page` say what came out.
 
 mod args;
 mod driver;
 mod ends;
 mod limit;
+mod near;
 mod nic;
 mod page;
 mod pairs;
@@ -40,7 +41,7 @@ pub use testpmd::Path22;
 pub use work::{Api, Completions, Direction, Maker, Pairing, Size, Trust, Work};
 
 use crate::output::{self, Exit, Failure};
-use rounds::Paths;
+use rounds::Known;
 
 /// The `bench` subcommand.
 #[must_use]
@@ -65,7 +66,7 @@ fn run(args: &BenchArgs, json: bool) -> Result<Exit, Failure> {
     }
     let question = args.question()?;
     let samples = args.samples.unwrap_or(if question.vs.is_some() { 10 } else { 3 });
-    let report = rounds::measure(&question, args.seconds, samples, &mut Paths::default())?;
+    let report = rounds::measure(&question, args.seconds, samples, &mut Known::default())?;
     write_page(args, || report.to_html())?;
     say(json, &report, &report.to_text());
     Ok(Exit::Held)

@@ -42,6 +42,7 @@ impl BenchReport {
             say(page, "the same against itself", &between(noise));
         }
         say(page, "share of the limit", &between(&self.limit_share));
+        say(page, "the two CPUs", &escape(&self.cpus.to_string()));
         if let Some([half, slow, slowest]) = self.percentiles_ns {
             say(page, "round trips", &format!("50 % {half} ns, 99 % {slow} ns, 99.9 % {slowest} ns"));
         }

@@ -22,12 +22,14 @@ pub struct BenchReport {
     /// The first pairing against itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise_floor: Option<Ratio>,
+    /// How near the CPUs were to each other, and which rounds were left out for that.
+    pub cpus: Nearness,
     /// Of what the machine can stream with as many lines of cache as a frame and its header take.
     pub limit_share: Ratio,
     /// What the cores of testpmd did, if that was recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dpdk_cores: Vec<DpdkCore>,
-    /// Every sample, in the order of the rounds.
+    /// Every sample that counts, in the order of the rounds.
     pub samples: Vec<Samples>,
     /// What was measured.
     pub config: Config,
@@ -56,6 +58,21 @@ impl std::fmt::Display for DpdkCore {
         let busy = 100.0 * busy;
         write!(f, "testpmd as {end} of {pairing}: {cycles_per_packet:.0} cycles a packet, its core {busy:.0} % busy")
     }
+}
+
+/// How near to each other the two CPUs were.
+#[derive(Clone, Debug, Serialize)]
+pub struct Nearness {
+    /// What a word takes back and forth, in nanoseconds, at most in each of the rounds that count.
+    pub ping_pong_ns: Spread,
+    /// Rounds that do not count: the CPUs were further apart in them.
+    pub left_out: usize,
+    /// What a word took in those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apart_ns: Option<Spread>,
+    /// The ratio in those, where there is a comparison.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apart_ratio: Option<Ratio>,
 }
 
 /// The samples of one thing.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::args::Question;
 use super::limit;
-use super::result::{BenchReport, Config, DpdkCore, Forward, Samples, Versus};
+use super::near::Nearest;
+use super::result::{BenchReport, Config, DpdkCore, Forward, Nearness, Samples, Versus};
 use super::sample::{self, Method, Sample};
 use super::sums::{Ratio, Spread};
 use super::testpmd::{Cycles, Path22};
@@ -23,7 +24,7 @@ pub(super) fn measure(
     question: &Question,
     seconds: u64,
     samples: u32,
-    paths: &mut Paths,
+    known: &mut Known,
 ) -> Result<BenchReport, Failure> {
     let Question { first, vs, work, forward, cycles, .. } = *question;
     let cpus = two_cpus()?;
@@ -33,18 +34,12 @@ pub(super) fn measure(
     }
     let pages = if dpdk { DPDK_PAGES } else { 0 } + if work.hugepages { pages_of(&work) } else { 0 };
     let _pages = (pages > 0).then(|| HugePages::reserve(pages)).transpose().map_err(Failure::unable)?;
-    let progress = output::progress("bench");
     let window = Duration::from_secs(seconds);
-    let first_path = paths.of(first, question, window, cpus)?;
-    let vs_path = vs.map(|vs| paths.of(vs, question, window, cpus)).transpose()?.flatten();
+    let first_path = known.path(first, question, window, cpus)?;
+    let vs_path = vs.map(|vs| known.path(vs, question, window, cpus)).transpose()?.flatten();
     let method = |path: Option<Path22>| Method { window, path: path.unwrap_or(Path22::Vectorized), forward, cycles };
     let methods = (method(first_path), method(vs_path));
-    let mut rounds = Rounds::default();
-    for round in 0..samples {
-        rounds.play(question, methods, turned(cpus, round), round)?;
-        progress.frames(u64::from(round) + 1, u64::from(samples));
-    }
-    progress.finish();
+    let rounds = play(question, methods, cpus, samples, &mut known.nearest)?;
     let loops = matches!(work.dir, Direction::Loop | Direction::Latency);
     let config = Config {
         pairing: first.name(),
@@ -55,7 +50,7 @@ pub(super) fn measure(
         seconds,
         samples,
     };
-    let mut report = rounds.report(config, vs);
+    let mut report = report(rounds, known.nearest, config, vs);
     if let Some(versus) = &mut report.vs {
         versus.dpdk_path = vs_path;
     }
@@ -67,16 +62,17 @@ pub(super) fn measure(
     Ok(report)
 }
 
-/// The samples of all rounds.
-#[derive(Default)]
-struct Rounds {
-    /// Two of each round if there is a comparison, one otherwise.
-    first: Vec<Sample>,
-    again: Vec<f64>,
-    other: Vec<f64>,
-    limit: Vec<f64>,
+/// One sample of everything.
+struct Round {
+    first: Sample,
+    /// The first pairing once more, and the other one, if there is a comparison.
+    again: Option<f64>,
+    other: Option<f64>,
+    limit: f64,
     /// What testpmd recorded: whose it was, and how much.
     cores: Vec<(&'static str, &'static str, Core)>,
+    /// The longest that a word took back and forth, before, between and after the samples.
+    farthest: f64,
 }
 
 /// What a core of testpmd's did in one sample.
@@ -86,109 +82,153 @@ struct Core {
     busy: f64,
 }
 
-impl Rounds {
-    fn play(
-        &mut self,
-        question: &Question,
-        methods: (Method, Method),
-        cpus: (usize, usize),
-        round: u32,
-    ) -> Result<(), Failure> {
-        let Question { first, vs, work, .. } = question;
-        let take = |pairing: &Pairing, method| sample::take(*pairing, work, method, cpus).map_err(Failure::broke);
+/// Plays rounds until enough of them count, or it has been tried for long enough.
+fn play(
+    question: &Question,
+    methods: (Method, Method),
+    cpus: (usize, usize),
+    samples: u32,
+    nearest: &mut Nearest,
+) -> Result<Vec<Round>, Failure> {
+    let progress = output::progress("bench");
+    let mut rounds: Vec<Round> = Vec::new();
+    for number in 0..samples.saturating_mul(TRIES) {
+        rounds.push(play_one(question, methods, turned(cpus, number), number, nearest)?);
+        let count = rounds.iter().filter(|round| nearest.is_near(round.farthest)).count() as u64;
+        progress.frames(count, samples.into());
+        if count >= samples.into() {
+            break;
+        }
+    }
+    progress.finish();
+    Ok(rounds)
+}
+
+fn play_one(
+    question: &Question,
+    methods: (Method, Method),
+    cpus: (usize, usize),
+    number: u32,
+    nearest: &mut Nearest,
+) -> Result<Round, Failure> {
+    let Question { first, vs, work, .. } = question;
+    let (mut cores, mut farthest) = (Vec::new(), 0.0f64);
+    let mut take = |pairing: &Pairing, method| {
+        farthest = farthest.max(nearest.settle(cpus)?);
+        let sample = sample::take(*pairing, work, method, cpus)?;
+        farthest = farthest.max(nearest.probe(cpus)?);
+        add_cores(*pairing, &sample, &mut cores);
+        Ok(sample)
+    };
+    let rounds = |take: &mut dyn FnMut(&Pairing, Method) -> Result<Sample, String>| {
         // Who begins changes, so that nobody has always the warmer machine.
-        let vs_first = round % 2 == 1;
-        if let (Some(vs), true) = (vs, vs_first) {
-            self.add_other(*vs, take(vs, methods.1)?);
-        }
+        let vs_first = number % 2 == 1;
+        let early = vs.filter(|_| vs_first).map(|vs| take(&vs, methods.1)).transpose()?;
         let sample = take(first, methods.0)?;
-        self.add_cores(*first, &sample);
-        self.first.push(sample);
-        if vs.is_some() {
-            self.again.push(take(first, methods.0)?.rate);
-        }
-        if let (Some(vs), false) = (vs, vs_first) {
-            self.add_other(*vs, take(vs, methods.1)?);
-        }
-        self.limit.push(limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?);
-        Ok(())
-    }
+        let again = vs.map(|_| take(first, methods.0)).transpose()?;
+        let late = vs.filter(|_| !vs_first).map(|vs| take(&vs, methods.1)).transpose()?;
+        Ok::<_, String>((sample, again.map(|again| again.rate), early.or(late).map(|other| other.rate)))
+    };
+    let (sample, again, other) = rounds(&mut take).map_err(Failure::broke)?;
+    let limit = limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?;
+    Ok(Round { first: sample, again, other, limit, cores, farthest })
+}
 
-    fn add_other(&mut self, pairing: Pairing, sample: Sample) {
-        self.add_cores(pairing, &sample);
-        self.other.push(sample.rate);
-    }
-
-    fn add_cores(&mut self, pairing: Pairing, sample: &Sample) {
-        for (end, cycles) in ["driver", "backend"].into_iter().zip(sample.cycles) {
-            if let Some(Cycles { per_packet, hz }) = cycles {
-                let core = Core { cycles_per_packet: per_packet, busy: per_packet * sample.rate / hz };
-                self.cores.push((pairing.name(), end, core));
-            }
+fn add_cores(pairing: Pairing, sample: &Sample, cores: &mut Vec<(&'static str, &'static str, Core)>) {
+    for (end, cycles) in ["driver", "backend"].into_iter().zip(sample.cycles) {
+        if let Some(Cycles { per_packet, hz }) = cycles {
+            let core = Core { cycles_per_packet: per_packet, busy: per_packet * sample.rate / hz };
+            cores.push((pairing.name(), end, core));
         }
     }
+}
 
-    /// Medians of what testpmd recorded.
-    fn cores(&self) -> Vec<DpdkCore> {
-        let mut ends: Vec<(&str, &str)> = self.cores.iter().map(|(pairing, end, _)| (*pairing, *end)).collect();
-        ends.sort_unstable();
-        ends.dedup();
-        let of = |(pairing, end)| {
-            let found = self.cores.iter().filter(move |core| (core.0, core.1) == (pairing, end));
-            let median = |number: fn(&Core) -> f64| {
-                Spread::of(&found.clone().map(|core| number(&core.2)).collect::<Vec<_>>()).median
-            };
-            DpdkCore {
-                pairing,
-                end,
-                cycles_per_packet: median(|core| core.cycles_per_packet),
-                busy: median(|core| core.busy),
-            }
+impl Round {
+    /// Both samples of a round are of the same thing: their middle is surer than either.
+    fn middle(&self) -> f64 {
+        self.again.map_or(self.first.rate, |again| f64::midpoint(self.first.rate, again))
+    }
+
+    /// How many times as fast as the other pairing.
+    fn ratio(&self) -> Option<f64> {
+        self.other.map(|other| self.middle() / other.max(1.0))
+    }
+}
+
+/// What the rounds that count come to.
+fn report(rounds: Vec<Round>, nearest: Nearest, config: Config, vs: Option<Pairing>) -> BenchReport {
+    let counts = nearest.choose(&rounds.iter().map(|round| round.farthest).collect::<Vec<_>>());
+    let (mut near, mut apart) = (Vec::new(), Vec::new());
+    for (round, counts) in rounds.into_iter().zip(counts) {
+        if counts { near.push(round) } else { apart.push(round) }
+    }
+    let first: Vec<f64> = near.iter().map(|round| round.first.rate).collect();
+    let again: Vec<f64> = near.iter().filter_map(|round| round.again).collect();
+    let other: Vec<f64> = near.iter().filter_map(|round| round.other).collect();
+    let limit: Vec<f64> = near.iter().map(|round| round.limit).collect();
+    let mpps = spread_of(&first.iter().chain(&again).copied().collect::<Vec<_>>());
+    let ratio = |rounds: &[Round]| Ratio::of(&rounds.iter().filter_map(Round::ratio).collect::<Vec<_>>());
+    let farthest = |rounds: &[Round]| Spread::of(&rounds.iter().map(|round| round.farthest).collect::<Vec<_>>());
+    let versus = vs.map(|vs| Versus { name: vs.name(), mpps: spread_of(&other), ratio: ratio(&near), dpdk_path: None });
+    let noise: Vec<f64> =
+        near.iter().filter_map(|round| round.again.map(|again| round.first.rate / again.max(1.0))).collect();
+    let noise_floor = (!noise.is_empty()).then(|| Ratio::of(&noise));
+    let shares: Vec<f64> = near.iter().map(|round| round.middle() / round.limit.max(1.0)).collect();
+    let percentiles: Vec<[u64; 3]> = near.iter().filter_map(|round| round.first.percentiles).collect();
+    let cpus = Nearness {
+        ping_pong_ns: farthest(&near),
+        left_out: apart.len(),
+        apart_ns: (!apart.is_empty()).then(|| farthest(&apart)),
+        apart_ratio: vs.filter(|_| !apart.is_empty()).map(|_| ratio(&apart)),
+    };
+    let named = [
+        (config.pairing.to_owned(), first),
+        ("again".to_owned(), again),
+        (vs.map_or_else(String::new, |vs| vs.name().to_owned()), other),
+        ("limit".to_owned(), limit),
+    ];
+    let samples = named.into_iter().filter(|(_, rates)| !rates.is_empty());
+    let moved = near.iter().any(|round| !nearest.is_near(round.farthest));
+    let moved = moved.then(|| {
+        "the two CPUs were hardly ever near each other, so no round was left out for that; \
+         pin the CPUs of this virtual machine"
+            .to_owned()
+    });
+    BenchReport {
+        mpps,
+        ns_per_packet: 1e3 / mpps.median.max(f64::MIN_POSITIVE),
+        percentiles_ns: medians(&percentiles),
+        vs: versus,
+        noise_floor,
+        cpus,
+        limit_share: Ratio::of(&shares),
+        dpdk_cores: cores_of(&near),
+        samples: samples.map(|(name, rates)| Samples { name, mpps: in_millions(&rates) }).collect(),
+        config,
+        warnings: BenchReport::noise(noise_floor.as_ref()).into_iter().chain(moved).collect(),
+        skipped: Vec::new(),
+    }
+}
+
+/// Medians of what testpmd recorded.
+fn cores_of(rounds: &[Round]) -> Vec<DpdkCore> {
+    let cores = || rounds.iter().flat_map(|round| &round.cores);
+    let mut ends: Vec<(&str, &str)> = cores().map(|(pairing, end, _)| (*pairing, *end)).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    let of = |(pairing, end)| {
+        let median = |number: fn(&Core) -> f64| {
+            let found = cores().filter(|core| (core.0, core.1) == (pairing, end));
+            Spread::of(&found.map(|core| number(&core.2)).collect::<Vec<_>>()).median
         };
-        ends.into_iter().map(of).collect()
-    }
-
-    fn report(&self, config: Config, vs: Option<Pairing>) -> BenchReport {
-        let rates: Vec<f64> = self.first.iter().map(|sample| sample.rate).collect();
-        let quotients = |over: &[f64], under: &[f64]| -> Vec<f64> {
-            over.iter().zip(under).map(|(over, under)| over / under.max(1.0)).collect()
-        };
-        // Both samples of a round are of the same thing: their middle is surer than either.
-        let middle: Vec<f64> = if self.again.is_empty() {
-            rates.clone()
-        } else {
-            rates.iter().zip(&self.again).map(|(one, two)| f64::midpoint(*one, *two)).collect()
-        };
-        let mpps = spread_of(&rates.iter().chain(&self.again).copied().collect::<Vec<_>>());
-        let versus = vs.map(|pairing| Versus {
-            name: pairing.name(),
-            mpps: spread_of(&self.other),
-            ratio: Ratio::of(&quotients(&middle, &self.other)),
-            dpdk_path: None,
-        });
-        let percentiles: Vec<[u64; 3]> = self.first.iter().filter_map(|sample| sample.percentiles).collect();
-        let named = [
-            (config.pairing.to_owned(), &rates),
-            ("again".to_owned(), &self.again),
-            (vs.map_or_else(String::new, |vs| vs.name().to_owned()), &self.other),
-            ("limit".to_owned(), &self.limit),
-        ];
-        let samples = named.into_iter().filter(|(_, rates)| !rates.is_empty());
-        let noise_floor = (!self.again.is_empty()).then(|| Ratio::of(&quotients(&rates, &self.again)));
-        BenchReport {
-            mpps,
-            ns_per_packet: 1e3 / mpps.median.max(f64::MIN_POSITIVE),
-            percentiles_ns: medians(&percentiles),
-            vs: versus,
-            noise_floor,
-            limit_share: Ratio::of(&quotients(&middle, &self.limit)),
-            dpdk_cores: self.cores(),
-            samples: samples.map(|(name, rates)| Samples { name, mpps: in_millions(rates) }).collect(),
-            config,
-            warnings: BenchReport::noise(noise_floor.as_ref()).into_iter().collect(),
-            skipped: Vec::new(),
+        DpdkCore {
+            pairing,
+            end,
+            cycles_per_packet: median(|core| core.cycles_per_packet),
+            busy: median(|core| core.busy),
         }
-    }
+    };
+    ends.into_iter().map(of).collect()
 }
 
 fn in_millions(rates: &[f64]) -> Vec<f64> {
@@ -214,15 +254,17 @@ const fn turned(cpus: (usize, usize), round: u32) -> (usize, usize) {
     if round % 4 < 2 { cpus } else { (cpus.1, cpus.0) }
 }
 
-/// Which path of virtio-user is fastest at which work, as far as it was tried.
+/// What earlier measurements of this run have found out about this machine.
 #[derive(Debug, Default)]
-pub(super) struct Paths {
-    known: HashMap<(Pairing, String, Forward), Path22>,
+pub(super) struct Known {
+    /// Which path of virtio-user is fastest at which work, as far as it was tried.
+    paths: HashMap<(Pairing, String, Forward), Path22>,
+    nearest: Nearest,
 }
 
-impl Paths {
+impl Known {
     /// The fastest path for a pairing; `None` if there is no virtio-user in it.
-    fn of(
+    fn path(
         &mut self,
         pairing: Pairing,
         question: &Question,
@@ -242,20 +284,21 @@ impl Paths {
             return Ok(Some(*asked));
         }
         let key = (pairing, format!("{work:?}"), forward);
-        if let Some(path) = self.known.get(&key) {
+        if let Some(path) = self.paths.get(&key) {
             return Ok(Some(*path));
         }
         let mut best = (Path22::InOrder, 0.0);
         for path in possible {
             for round in 0..TRIALS {
                 let method = Method { window, path: *path, forward, cycles: false };
+                self.nearest.settle(cpus).map_err(Failure::unable)?;
                 let sample = sample::take(pairing, &work, method, turned(cpus, round * 2)).map_err(Failure::broke)?;
                 if sample.rate > best.1 {
                     best = (*path, sample.rate);
                 }
             }
         }
-        self.known.insert(key, best.0);
+        self.paths.insert(key, best.0);
         Ok(Some(best.0))
     }
 }
@@ -289,4 +332,6 @@ pub(super) fn two_cpus() -> Result<(usize, usize), Failure> {
 const DPDK_PAGES: u32 = 160;
 /// Samples of each path of virtio-user before the fastest one is taken.
 const TRIALS: u32 = 2;
+/// Rounds for each sample that is asked for, at most.
+const TRIES: u32 = 3;
 const LIMIT_WINDOW: Duration = Duration::from_millis(200);

@@ -1,7 +1,7 @@
 //! Results as text.
 
 use super::limit::Limits;
-use super::result::BenchReport;
+use super::result::{BenchReport, Nearness};
 use super::sums::{Ratio, Spread};
 use crate::output::{Cell, Table};
 
@@ -30,6 +30,7 @@ impl BenchReport {
             text.push_str(&format!("round trips: 50 % {half} ns, 99 % {slow} ns, 99.9 % {slowest} ns\n"));
         }
         text.push_str(&format!("share of what the machine can stream: {}\n", between(&self.limit_share)));
+        text.push_str(&format!("the two CPUs: {}\n", self.cpus));
         for core in &self.dpdk_cores {
             text.push_str(&format!("{core}\n"));
         }
@@ -37,6 +38,17 @@ impl BenchReport {
             text.push_str(&format!("{skipped}\n"));
         }
         text
+    }
+}
+
+impl std::fmt::Display for Nearness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { ping_pong_ns, left_out, apart_ns, apart_ratio } = self;
+        write!(f, "a word back and forth in {:.0} ns", ping_pong_ns.median)?;
+        if let Some(apart) = apart_ns {
+            write!(f, "; {left_out} rounds left out, in which they were {:.0} ns apart", apart.median)?;
+        }
+        apart_ratio.map_or(Ok(()), |ratio| write!(f, " (ratio {:.2})", ratio.median))
     }
 }
 
