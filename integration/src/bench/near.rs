@@ -3,84 +3,100 @@
 //! The CPUs of a virtual machine are moved about on their host: now they are neighbours that share a cache, a few seconds later they
 //! sit on different dies, and a word that goes back and forth takes six times as long. Then everything that is measured here takes
 //! longer too, not all of it by as much, and a ratio of samples from two such times says nothing. So a word is sent back and forth
-//! before and after each sample, and a round counts if its CPUs were near all the time: within [`TOLERANCE`] of the nearest
-//! that they ever were. What is left out is told. On a machine whose CPUs stay where they are nothing is.
+//! before and after each sample. A round is steady if it took about as long each time, and of the steady rounds those
+//! count in which the CPUs were nearest. What the others came to is told beside it. On a machine whose CPUs stay where they are all
+//! rounds count.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::limit;
 
-/// The nearest that the CPUs have been so far.
+/// What a word took back and forth during a round, in nanoseconds: at least, and at most.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Nearest {
-    nanos: f64,
+pub(super) struct Apart {
+    least: f64,
+    most: f64,
 }
 
-impl Default for Nearest {
+impl Default for Apart {
     fn default() -> Self {
-        Self { nanos: f64::INFINITY }
+        Self { least: f64::INFINITY, most: 0.0 }
     }
 }
 
-impl Nearest {
-    /// What a word takes back and forth now, in nanoseconds.
-    pub(super) fn probe(&mut self, cpus: (usize, usize)) -> Result<f64, String> {
+impl Apart {
+    /// Sends a word now.
+    pub(super) fn probe(&mut self, cpus: (usize, usize)) -> Result<(), String> {
         // The smaller of two: a probe may lose its CPU for a moment.
         let nanos = limit::ping_pong(cpus, PROBE)?.min(limit::ping_pong(cpus, PROBE)?);
-        self.nanos = self.nanos.min(nanos);
-        Ok(nanos)
+        (self.least, self.most) = (self.least.min(nanos), self.most.max(nanos));
+        Ok(())
     }
 
-    /// Waits a little for the CPUs to be near, which busy ones come to be sooner than idle ones. Returns what a word takes.
-    pub(super) fn settle(&mut self, cpus: (usize, usize)) -> Result<f64, String> {
-        let began = Instant::now();
-        loop {
-            let nanos = self.probe(cpus)?;
-            if self.is_near(nanos) || began.elapsed() > SETTLE {
-                return Ok(nanos);
-            }
-        }
+    /// At most.
+    pub(super) const fn most(self) -> f64 {
+        self.most
     }
 
-    /// Whether CPUs between which a word takes so long are near.
-    pub(super) fn is_near(self, nanos: f64) -> bool {
-        nanos <= self.nanos * TOLERANCE
+    /// Whether both have taken about as long: their CPUs were in like places.
+    fn is_like(self, other: Self) -> bool {
+        self.most.max(other.most) <= self.least.min(other.least) * TOLERANCE
     }
+}
 
-    /// Of rounds in which a word took so long at most, those that count: whose CPUs were near, if there are at least
-    /// [`ENOUGH`] of these, and all otherwise.
-    pub(super) fn choose(self, farthest: &[f64]) -> Vec<bool> {
-        let near: Vec<bool> = farthest.iter().map(|nanos| self.is_near(*nanos)).collect();
-        if near.iter().filter(|near| **near).count() >= ENOUGH { near } else { vec![true; farthest.len()] }
-    }
+/// Which rounds count: of those that are steady the nearest that are like each other, if they are at least [`ENOUGH`].
+/// `None` if there are not so many of any place: nothing can be said then but with all of them.
+pub(super) fn choose(rounds: &[Apart]) -> Option<Vec<bool>> {
+    let mut steady: Vec<Apart> = rounds.iter().copied().filter(|round| round.is_like(*round)).collect();
+    steady.sort_by(|one, other| one.most.total_cmp(&other.most));
+    let alike = |to: Apart| rounds.iter().map(move |round| round.is_like(to)).collect::<Vec<_>>();
+    steady.into_iter().map(alike).find(|alike| count(alike) >= ENOUGH)
+}
+
+/// How many of the rounds lie together, where most do.
+pub(super) fn most_alike(rounds: &[Apart]) -> usize {
+    rounds.iter().map(|to| rounds.iter().filter(|round| round.is_like(*to)).count()).max().unwrap_or(0)
+}
+
+fn count(chosen: &[bool]) -> usize {
+    chosen.iter().filter(|chosen| **chosen).count()
 }
 
 /// Fewer rounds than this say nothing.
 const ENOUGH: usize = 3;
-/// Of the same place: the four places that were seen are 80, 185, 250 and 490 ns apart.
+/// Of like places: those that were seen are 80, 185, 250 and 490 ns apart.
 const TOLERANCE: f64 = 1.6;
 const PROBE: Duration = Duration::from_millis(4);
-/// CPUs that are apart for longer are left to be so.
-const SETTLE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::machine;
 
-    #[test]
-    fn rounds_count_while_the_cpus_are_near() {
-        let nearest = Nearest { nanos: 80.0 };
-        assert_eq!(nearest.choose(&[81.0, 490.0, 120.0, 185.0, 90.0]), [true, false, true, false, true]);
-        assert_eq!(nearest.choose(&[490.0, 81.0, 82.0]), [true; 3], "two are not enough");
-        assert!(nearest.choose(&[]).is_empty());
+    fn rounds(nanos: &[(u16, u16)]) -> Vec<Apart> {
+        nanos.iter().map(|(least, most)| Apart { least: (*least).into(), most: (*most).into() }).collect()
     }
 
     #[test]
-    fn the_nearest_is_remembered() {
-        let cpus = machine::two_cpus().unwrap_or((0, 0));
-        let mut nearest = Nearest::default();
-        let nanos = nearest.settle(cpus).unwrap();
-        assert!(nanos > 0.0 && nearest.nanos <= nanos && nearest.is_near(nearest.nanos));
+    fn the_nearest_steady_rounds_count() {
+        let near = [(80, 90), (80, 490), (85, 120), (480, 490), (90, 95), (481, 500), (470, 480)];
+        assert_eq!(choose(&rounds(&near)).unwrap(), [true, false, true, false, true, false, false]);
+        assert_eq!(most_alike(&rounds(&near)), 3);
+        let far = [(80, 90), (80, 490), (480, 490), (470, 500), (470, 480), (475, 480)];
+        assert_eq!(
+            choose(&rounds(&far)).unwrap(),
+            [false, false, true, true, true, true],
+            "one near round is not enough"
+        );
+        assert_eq!(most_alike(&rounds(&far)), 4);
+        assert_eq!(choose(&rounds(&[(80, 90), (80, 490), (80, 85)])), None);
+        assert_eq!((choose(&[]), most_alike(&[])), (None, 0));
+    }
+
+    #[test]
+    fn a_word_comes_back() {
+        let mut apart = Apart::default();
+        apart.probe(machine::two_cpus().unwrap_or((0, 0))).unwrap();
+        assert!(apart.least > 0.0 && apart.most() >= apart.least);
     }
 }

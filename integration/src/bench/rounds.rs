@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::args::Question;
 use super::limit;
-use super::near::Nearest;
+use super::near::{self, Apart};
 use super::result::{BenchReport, Config, DpdkCore, Forward, Nearness, Samples, Versus};
 use super::sample::{self, Method, Sample};
 use super::sums::{Ratio, Spread};
@@ -39,7 +39,7 @@ pub(super) fn measure(
     let vs_path = vs.map(|vs| known.path(vs, question, window, cpus)).transpose()?.flatten();
     let method = |path: Option<Path22>| Method { window, path: path.unwrap_or(Path22::Vectorized), forward, cycles };
     let methods = (method(first_path), method(vs_path));
-    let rounds = play(question, methods, cpus, samples, &mut known.nearest)?;
+    let rounds = play(question, methods, cpus, samples)?;
     let loops = matches!(work.dir, Direction::Loop | Direction::Latency);
     let config = Config {
         pairing: first.name(),
@@ -50,7 +50,7 @@ pub(super) fn measure(
         seconds,
         samples,
     };
-    let mut report = report(rounds, known.nearest, config, vs);
+    let mut report = report(rounds, config, vs);
     if let Some(versus) = &mut report.vs {
         versus.dpdk_path = vs_path;
     }
@@ -71,8 +71,8 @@ struct Round {
     limit: f64,
     /// What testpmd recorded: whose it was, and how much.
     cores: Vec<(&'static str, &'static str, Core)>,
-    /// The longest that a word took back and forth, before, between and after the samples.
-    farthest: f64,
+    /// How far apart the CPUs were, before, between and after the samples.
+    apart: Apart,
 }
 
 /// What a core of testpmd's did in one sample.
@@ -88,15 +88,14 @@ fn play(
     methods: (Method, Method),
     cpus: (usize, usize),
     samples: u32,
-    nearest: &mut Nearest,
 ) -> Result<Vec<Round>, Failure> {
     let progress = output::progress("bench");
     let mut rounds: Vec<Round> = Vec::new();
     for number in 0..samples.saturating_mul(TRIES) {
-        rounds.push(play_one(question, methods, turned(cpus, number), number, nearest)?);
-        let count = rounds.iter().filter(|round| nearest.is_near(round.farthest)).count() as u64;
-        progress.frames(count, samples.into());
-        if count >= samples.into() {
+        rounds.push(play_one(question, methods, turned(cpus, number), number)?);
+        let alike = near::most_alike(&apart(&rounds)) as u64;
+        progress.frames(alike, samples.into());
+        if alike >= samples.into() {
             break;
         }
     }
@@ -109,14 +108,13 @@ fn play_one(
     methods: (Method, Method),
     cpus: (usize, usize),
     number: u32,
-    nearest: &mut Nearest,
 ) -> Result<Round, Failure> {
     let Question { first, vs, work, .. } = question;
-    let (mut cores, mut farthest) = (Vec::new(), 0.0f64);
+    let (mut cores, mut apart) = (Vec::new(), Apart::default());
+    apart.probe(cpus).map_err(Failure::unable)?;
     let mut take = |pairing: &Pairing, method| {
-        farthest = farthest.max(nearest.settle(cpus)?);
         let sample = sample::take(*pairing, work, method, cpus)?;
-        farthest = farthest.max(nearest.probe(cpus)?);
+        apart.probe(cpus)?;
         add_cores(*pairing, &sample, &mut cores);
         Ok(sample)
     };
@@ -131,7 +129,7 @@ fn play_one(
     };
     let (sample, again, other) = rounds(&mut take).map_err(Failure::broke)?;
     let limit = limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?;
-    Ok(Round { first: sample, again, other, limit, cores, farthest })
+    Ok(Round { first: sample, again, other, limit, cores, apart })
 }
 
 fn add_cores(pairing: Pairing, sample: &Sample, cores: &mut Vec<(&'static str, &'static str, Core)>) {
@@ -156,10 +154,11 @@ impl Round {
 }
 
 /// What the rounds that count come to.
-fn report(rounds: Vec<Round>, nearest: Nearest, config: Config, vs: Option<Pairing>) -> BenchReport {
-    let counts = nearest.choose(&rounds.iter().map(|round| round.farthest).collect::<Vec<_>>());
+fn report(rounds: Vec<Round>, config: Config, vs: Option<Pairing>) -> BenchReport {
+    let chosen = near::choose(&apart(&rounds));
+    let settled = chosen.is_some();
     let (mut near, mut apart) = (Vec::new(), Vec::new());
-    for (round, counts) in rounds.into_iter().zip(counts) {
+    for (round, counts) in rounds.into_iter().zip(chosen.into_iter().flatten().chain(std::iter::repeat(true))) {
         if counts { near.push(round) } else { apart.push(round) }
     }
     let first: Vec<f64> = near.iter().map(|round| round.first.rate).collect();
@@ -168,7 +167,7 @@ fn report(rounds: Vec<Round>, nearest: Nearest, config: Config, vs: Option<Pairi
     let limit: Vec<f64> = near.iter().map(|round| round.limit).collect();
     let mpps = spread_of(&first.iter().chain(&again).copied().collect::<Vec<_>>());
     let ratio = |rounds: &[Round]| Ratio::of(&rounds.iter().filter_map(Round::ratio).collect::<Vec<_>>());
-    let farthest = |rounds: &[Round]| Spread::of(&rounds.iter().map(|round| round.farthest).collect::<Vec<_>>());
+    let farthest = |rounds: &[Round]| Spread::of(&rounds.iter().map(|round| round.apart.most()).collect::<Vec<_>>());
     let versus = vs.map(|vs| Versus { name: vs.name(), mpps: spread_of(&other), ratio: ratio(&near), dpdk_path: None });
     let noise: Vec<f64> =
         near.iter().filter_map(|round| round.again.map(|again| round.first.rate / again.max(1.0))).collect();
@@ -188,11 +187,9 @@ fn report(rounds: Vec<Round>, nearest: Nearest, config: Config, vs: Option<Pairi
         ("limit".to_owned(), limit),
     ];
     let samples = named.into_iter().filter(|(_, rates)| !rates.is_empty());
-    let moved = near.iter().any(|round| !nearest.is_near(round.farthest));
-    let moved = moved.then(|| {
-        "the two CPUs were hardly ever near each other, so no round was left out for that; \
-         pin the CPUs of this virtual machine"
-            .to_owned()
+    // With few samples of a machine that stays as it is that need not be said.
+    let moved = (!settled && !farthest(&near).is_narrow()).then(|| {
+        "the two CPUs were never in the same place for long, and all rounds count; pin the CPUs of this virtual machine".to_owned()
     });
     BenchReport {
         mpps,
@@ -208,6 +205,10 @@ fn report(rounds: Vec<Round>, nearest: Nearest, config: Config, vs: Option<Pairi
         warnings: BenchReport::noise(noise_floor.as_ref()).into_iter().chain(moved).collect(),
         skipped: Vec::new(),
     }
+}
+
+fn apart(rounds: &[Round]) -> Vec<Apart> {
+    rounds.iter().map(|round| round.apart).collect()
 }
 
 /// Medians of what testpmd recorded.
@@ -259,7 +260,6 @@ const fn turned(cpus: (usize, usize), round: u32) -> (usize, usize) {
 pub(super) struct Known {
     /// Which path of virtio-user is fastest at which work, as far as it was tried.
     paths: HashMap<(Pairing, String, Forward), Path22>,
-    nearest: Nearest,
 }
 
 impl Known {
@@ -291,7 +291,6 @@ impl Known {
         for path in possible {
             for round in 0..TRIALS {
                 let method = Method { window, path: *path, forward, cycles: false };
-                self.nearest.settle(cpus).map_err(Failure::unable)?;
                 let sample = sample::take(pairing, &work, method, turned(cpus, round * 2)).map_err(Failure::broke)?;
                 if sample.rate > best.1 {
                     best = (*path, sample.rate);
@@ -333,5 +332,5 @@ const DPDK_PAGES: u32 = 160;
 /// Samples of each path of virtio-user before the fastest one is taken.
 const TRIALS: u32 = 2;
 /// Rounds for each sample that is asked for, at most.
-const TRIES: u32 = 3;
+const TRIES: u32 = 2;
 const LIMIT_WINDOW: Duration = Duration::from_millis(200);

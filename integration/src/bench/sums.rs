@@ -32,6 +32,13 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// Whether the largest is less than twice the smallest.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.max < 2.0 * self.min
+    }
+}
+
 impl Ratio {
     /// Of samples that were taken in pairs: one ratio each. Resampled with numbers that are always the same, so that the
     /// same samples give the same interval.
