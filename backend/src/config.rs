@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use self::values::{LogFormat, LogOptions, Mac, PAIRS_MAX, PortSpec, RingFeature, StatsFormat};
 
-use self::values::{parse_id, parse_pairs, parse_socket_mode};
+use self::values::{parse_id, parse_interval, parse_pairs, parse_socket_mode};
 
 use crate::net::MAX_FRAME;
 use crate::sandbox::{Refusal, Sandbox};
@@ -256,8 +256,8 @@ struct Args {
     sandbox_kill: bool,
 
     /// Write the counters to stderr at this interval and at the end of a session
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    stats: Option<u64>,
+    #[arg(long, value_name = "SECONDS", value_parser = parse_interval)]
+    stats: Option<Duration>,
 
     /// Form of the counters
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = StatsFormat::Json)]
@@ -306,7 +306,7 @@ impl Args {
             mtu: self.mtu,
             wait: self.wait.policy(),
             seals: if self.allow_unsealed_memory { SealPolicy::Tolerate } else { SealPolicy::Require },
-            stats: self.stats.map(Duration::from_secs),
+            stats: self.stats,
             stats_format: self.stats_format,
             once: self.once,
             access: Access { mode: self.socket_mode, owner: self.socket_owner, group: self.socket_group },

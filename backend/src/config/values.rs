@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use ironring_common::features::Feature;
@@ -178,6 +179,13 @@ impl std::fmt::Display for Mac {
     }
 }
 
+/// Seconds, or parts of one, as `0.25`.
+pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let lawful = interval.filter(|interval| (INTERVAL_MIN..=INTERVAL_MAX).contains(interval));
+    lawful.ok_or_else(|| "expected seconds: 0.01 to 86400".to_owned())
+}
+
 pub(super) fn parse_pairs(text: &str) -> Result<u16, String> {
     let pairs = text.parse().ok().filter(|pairs| (1..=PAIRS_MAX).contains(pairs));
     pairs.ok_or_else(|| format!("queues are pairs of a receive and a transmit queue; 1 to {PAIRS_MAX} are served"))
@@ -203,3 +211,21 @@ pub(super) fn parse_id(text: &str, file: &str) -> Result<u32, String> {
 
 /// The most queue pairs of a device.
 pub const PAIRS_MAX: u16 = 64;
+
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+const INTERVAL_MAX: Duration = Duration::from_secs(86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_seconds_or_parts_of_one() {
+        assert_eq!(parse_interval("1"), Ok(Duration::from_secs(1)));
+        assert_eq!(parse_interval("0.25"), Ok(Duration::from_millis(250)));
+        for text in ["0", "0.009", "86401", "-1", "nan", "inf", "1e300", "x", ""] {
+            let refused = parse_interval(text);
+            assert!(refused.is_err_and(|sentence| sentence.contains("0.01 to 86400")), "{text:?}");
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use serde::Deserialize;
 
 use super::driver::{DriverArgs, Told};
@@ -27,6 +28,8 @@ pub(super) struct End {
     console: Arc<Console>,
     reader: Option<JoinHandle<()>>,
     what: What,
+    /// When its clock began.
+    began: Option<Instant>,
 }
 
 /// Whose words they are.
@@ -70,7 +73,7 @@ impl End {
         // DPDK's memory is huge pages, which take no seal.
         command.args(["--queue-size", &work.ring_size.to_string(), "--allow-unsealed-memory"]);
         command.args(["--queues", &work.pairs().to_string()]);
-        command.args(["--stats", "1", "--stats-format", "json", "--log", "error"]);
+        command.args(["--stats", "0.05", "--stats-format", "json", "--log", "error"]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut end = Self::of(child.map_err(cannot_start)?, What::Backend(work.dir));
         let stderr = end.child.stderr.take();
@@ -94,7 +97,7 @@ impl End {
     }
 
     fn of(child: Child, what: What) -> Self {
-        Self { child, input: None, console: Arc::default(), reader: None, what }
+        Self { child, input: None, console: Arc::default(), reader: None, what, began: None }
     }
 
     fn listen(&mut self, from: Option<impl std::io::Read + Send + 'static>) {
@@ -122,18 +125,21 @@ impl End {
         if up { Ok(()) } else { Err(why()) }
     }
 
-    /// Frames a second, over `window` at least, by the end's own clock.
-    pub(super) fn rate(&mut self, window: Duration) -> Result<f64, String> {
-        let first = self.next()?;
-        let enough = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
-        loop {
-            let now = self.next()?;
-            let passed = now.micros.saturating_sub(first.micros);
-            // Words come at about the time that is asked for.
-            if passed.saturating_add(10_000) >= enough {
-                return Ok(per_second(now.frames.saturating_sub(first.frames), passed));
-            }
+    /// How many frames there were so far, and when that was. Waits for the next word.
+    pub(super) fn frames(&mut self) -> Result<(u64, Instant), String> {
+        // Words come late now and then, never early: the one that came soonest tells when the clock began.
+        for _ in 0..3 {
+            let Reading { micros, .. } = self.next()?;
+            let began = Instant::now().checked_sub(Duration::from_micros(micros));
+            self.began = self.began.into_iter().chain(began).min();
         }
+        let Reading { frames, micros } = self.next()?;
+        let began = self.began.ok_or("a clock that began before this machine did")?;
+        Ok((frames, began + Duration::from_micros(micros)))
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     /// What it tells next.
@@ -206,11 +212,6 @@ fn this_program() -> Result<Command, String> {
 
 fn cannot_start(error: std::io::Error) -> String {
     format!("cannot start a process of our own: {error}; check the limit of processes")
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of a measurement are far below 2^52")]
-pub(super) fn per_second(frames: u64, micros: u64) -> f64 {
-    frames as f64 * 1e6 / (micros.max(1) as f64)
 }
 
 /// How long it may take to be connected.

@@ -3,59 +3,64 @@
 //! The CPUs of a virtual machine are moved about on their host: now they are neighbours that share a cache, a few seconds later they
 //! sit on different dies, and a word that goes back and forth takes six times as long. Then everything that is measured here takes
 //! longer too, not all of it by as much, and a ratio of samples from two such times says nothing. So a word is sent back and forth
-//! before and after each sample. A round is steady if it took about as long each time, and of the steady rounds those
+//! between the turns of a round. A round is steady if it took about as long most of the times, and of the steady rounds those
 //! count in which the CPUs were nearest. What the others came to is told beside it. On a machine whose CPUs stay where they are all
 //! rounds count.
 
 use std::time::Duration;
 
 use super::limit;
+use super::sums::Spread;
 
-/// What a word took back and forth during a round, in nanoseconds: at least, and at most.
-#[derive(Clone, Copy, Debug)]
+/// What a word took back and forth during a round, in nanoseconds, each time.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Apart {
-    least: f64,
-    most: f64,
-}
-
-impl Default for Apart {
-    fn default() -> Self {
-        Self { least: f64::INFINITY, most: 0.0 }
-    }
+    nanos: Vec<f64>,
 }
 
 impl Apart {
     /// Sends a word now.
     pub(super) fn probe(&mut self, cpus: (usize, usize)) -> Result<(), String> {
-        // The smaller of two: a probe may lose its CPU for a moment.
-        let nanos = limit::ping_pong(cpus, PROBE)?.min(limit::ping_pong(cpus, PROBE)?);
-        (self.least, self.most) = (self.least.min(nanos), self.most.max(nanos));
+        self.nanos.push(limit::ping_pong(cpus, PROBE)?);
         Ok(())
     }
 
-    /// At most.
-    pub(super) const fn most(self) -> f64 {
-        self.most
+    /// What half of the words took less than.
+    pub(super) fn middle(&self) -> f64 {
+        Spread::of(&self.nanos).median
     }
 
-    /// Whether both have taken about as long: their CPUs were in like places.
-    fn is_like(self, other: Self) -> bool {
-        self.most.max(other.most) <= self.least.min(other.least) * TOLERANCE
+    /// Whether most of the words took about as long.
+    fn is_steady(&self) -> bool {
+        let (middle, all) = (self.middle(), self.nanos.len());
+        let like = self.nanos.iter().filter(|nanos| is_like(**nanos, middle)).count();
+        all > 0 && like * 5 >= all * 4
     }
+
+    /// Whether both were steady, and took about as long: their CPUs were in like places.
+    fn is_like(&self, other: &Self) -> bool {
+        self.is_steady() && other.is_steady() && is_like(self.middle(), other.middle())
+    }
+}
+
+fn is_like(one: f64, other: f64) -> bool {
+    one.max(other) <= one.min(other) * TOLERANCE
 }
 
 /// Which rounds count: of those that are steady the nearest that are like each other, if they are at least [`ENOUGH`].
 /// `None` if there are not so many of any place: nothing can be said then but with all of them.
 pub(super) fn choose(rounds: &[Apart]) -> Option<Vec<bool>> {
-    let mut steady: Vec<Apart> = rounds.iter().copied().filter(|round| round.is_like(*round)).collect();
-    steady.sort_by(|one, other| one.most.total_cmp(&other.most));
-    let alike = |to: Apart| rounds.iter().map(move |round| round.is_like(to)).collect::<Vec<_>>();
+    let mut steady: Vec<&Apart> = rounds.iter().filter(|round| round.is_steady()).collect();
+    steady.sort_by(|one, other| one.middle().total_cmp(&other.middle()));
+    let alike = |to: &Apart| rounds.iter().map(|round| round.is_like(to)).collect::<Vec<_>>();
     steady.into_iter().map(alike).find(|alike| count(alike) >= ENOUGH)
 }
 
-/// How many of the rounds lie together, where most do.
-pub(super) fn most_alike(rounds: &[Apart]) -> usize {
-    rounds.iter().map(|to| rounds.iter().filter(|round| round.is_like(*to)).count()).max().unwrap_or(0)
+/// How many of the rounds are like the nearest one.
+pub(super) fn nearest(rounds: &[Apart]) -> usize {
+    let steady = rounds.iter().filter(|round| round.is_steady());
+    let nearest = steady.min_by(|one, other| one.middle().total_cmp(&other.middle()));
+    nearest.map_or(0, |to| rounds.iter().filter(|round| round.is_like(to)).count())
 }
 
 fn count(chosen: &[bool]) -> usize {
@@ -73,30 +78,27 @@ mod tests {
     use super::*;
     use crate::machine;
 
-    fn rounds(nanos: &[(u16, u16)]) -> Vec<Apart> {
-        nanos.iter().map(|(least, most)| Apart { least: (*least).into(), most: (*most).into() }).collect()
+    fn rounds(nanos: &[&[u16]]) -> Vec<Apart> {
+        nanos.iter().map(|nanos| Apart { nanos: nanos.iter().copied().map(f64::from).collect() }).collect()
     }
 
     #[test]
     fn the_nearest_steady_rounds_count() {
-        let near = [(80, 90), (80, 490), (85, 120), (480, 490), (90, 95), (481, 500), (470, 480)];
-        assert_eq!(choose(&rounds(&near)).unwrap(), [true, false, true, false, true, false, false]);
-        assert_eq!(most_alike(&rounds(&near)), 3);
-        let far = [(80, 90), (80, 490), (480, 490), (470, 500), (470, 480), (475, 480)];
-        assert_eq!(
-            choose(&rounds(&far)).unwrap(),
-            [false, false, true, true, true, true],
-            "one near round is not enough"
-        );
-        assert_eq!(most_alike(&rounds(&far)), 4);
-        assert_eq!(choose(&rounds(&[(80, 90), (80, 490), (80, 85)])), None);
-        assert_eq!((choose(&[]), most_alike(&[])), (None, 0));
+        let (near, far, mixed) = (&[80u16, 90, 85, 81, 490][..], &[480u16, 490, 485][..], &[80u16, 490, 80, 490][..]);
+        let all = rounds(&[near, mixed, near, far, near, far, far]);
+        assert_eq!(choose(&all).unwrap(), [true, false, true, false, true, false, false]);
+        assert_eq!(nearest(&all), 3);
+        let all = rounds(&[near, mixed, far, far, far, far]);
+        assert_eq!(choose(&all).unwrap(), [false, false, true, true, true, true], "one near round is not enough");
+        assert_eq!(nearest(&all), 1);
+        assert_eq!(choose(&rounds(&[near, mixed, near, &[]])), None);
+        assert_eq!((choose(&[]), nearest(&[])), (None, 0));
     }
 
     #[test]
     fn a_word_comes_back() {
         let mut apart = Apart::default();
         apart.probe(machine::two_cpus().unwrap_or((0, 0))).unwrap();
-        assert!(apart.least > 0.0 && apart.most() >= apart.least);
+        assert!(apart.middle() > 0.0 && apart.is_steady() && apart.is_like(&apart));
     }
 }

@@ -93,9 +93,9 @@ fn play(
     let mut rounds: Vec<Round> = Vec::new();
     for number in 0..samples.saturating_mul(TRIES) {
         rounds.push(play_one(question, methods, turned(cpus, number), number)?);
-        let alike = near::most_alike(&apart(&rounds)) as u64;
-        progress.frames(alike, samples.into());
-        if alike >= samples.into() {
+        let near = near::nearest(&apart(&rounds)) as u64;
+        progress.frames(near, samples.into());
+        if near >= samples.into() {
             break;
         }
     }
@@ -110,26 +110,25 @@ fn play_one(
     number: u32,
 ) -> Result<Round, Failure> {
     let Question { first, vs, work, .. } = question;
-    let (mut cores, mut apart) = (Vec::new(), Apart::default());
-    apart.probe(cpus).map_err(Failure::unable)?;
-    let mut take = |pairing: &Pairing, method| {
-        let sample = sample::take(*pairing, work, method, cpus)?;
-        apart.probe(cpus)?;
-        add_cores(*pairing, &sample, &mut cores);
-        Ok(sample)
-    };
-    let rounds = |take: &mut dyn FnMut(&Pairing, Method) -> Result<Sample, String>| {
-        // Who begins changes, so that nobody has always the warmer machine.
-        let vs_first = number % 2 == 1;
-        let early = vs.filter(|_| vs_first).map(|vs| take(&vs, methods.1)).transpose()?;
-        let sample = take(first, methods.0)?;
-        let again = vs.map(|_| take(first, methods.0)).transpose()?;
-        let late = vs.filter(|_| !vs_first).map(|vs| take(&vs, methods.1)).transpose()?;
-        Ok::<_, String>((sample, again.map(|again| again.rate), early.or(late).map(|other| other.rate)))
-    };
-    let (sample, again, other) = rounds(&mut take).map_err(Failure::broke)?;
+    let mut pairings = vec![(*first, methods.0)];
+    if let Some(vs) = vs {
+        pairings.extend([(*vs, methods.1), (*first, methods.0)]);
+    }
+    // Who begins changes, so that nobody has always the warmer machine.
+    let turn = usize::try_from(number).unwrap_or(0) % pairings.len();
+    pairings.rotate_left(turn);
+    let mut apart = Apart::default();
+    let mut samples = sample::take(&pairings, work, cpus, || apart.probe(cpus)).map_err(Failure::broke)?;
+    samples.rotate_right(turn);
     let limit = limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?;
-    Ok(Round { first: sample, again, other, limit, cores, apart })
+    let mut cores = Vec::new();
+    for (pairing, sample) in [Some(*first), *vs].into_iter().flatten().zip(&samples) {
+        add_cores(pairing, sample, &mut cores);
+    }
+    let rate = |at: usize| samples.get(at).map(|sample| sample.rate);
+    let (other, again) = (rate(1), rate(2));
+    let first = samples.first().copied().ok_or_else(|| Failure::broke("no sample was taken".to_owned()))?;
+    Ok(Round { first, again, other, limit, cores, apart })
 }
 
 fn add_cores(pairing: Pairing, sample: &Sample, cores: &mut Vec<(&'static str, &'static str, Core)>) {
@@ -167,7 +166,7 @@ fn report(rounds: Vec<Round>, config: Config, vs: Option<Pairing>) -> BenchRepor
     let limit: Vec<f64> = near.iter().map(|round| round.limit).collect();
     let mpps = spread_of(&first.iter().chain(&again).copied().collect::<Vec<_>>());
     let ratio = |rounds: &[Round]| Ratio::of(&rounds.iter().filter_map(Round::ratio).collect::<Vec<_>>());
-    let farthest = |rounds: &[Round]| Spread::of(&rounds.iter().map(|round| round.apart.most()).collect::<Vec<_>>());
+    let farthest = |rounds: &[Round]| Spread::of(&rounds.iter().map(|round| round.apart.middle()).collect::<Vec<_>>());
     let versus = vs.map(|vs| Versus { name: vs.name(), mpps: spread_of(&other), ratio: ratio(&near), dpdk_path: None });
     let noise: Vec<f64> =
         near.iter().filter_map(|round| round.again.map(|again| round.first.rate / again.max(1.0))).collect();
@@ -208,7 +207,7 @@ fn report(rounds: Vec<Round>, config: Config, vs: Option<Pairing>) -> BenchRepor
 }
 
 fn apart(rounds: &[Round]) -> Vec<Apart> {
-    rounds.iter().map(|round| round.apart).collect()
+    rounds.iter().map(|round| round.apart.clone()).collect()
 }
 
 /// Medians of what testpmd recorded.
@@ -288,13 +287,12 @@ impl Known {
             return Ok(Some(*path));
         }
         let mut best = (Path22::InOrder, 0.0);
-        for path in possible {
-            for round in 0..TRIALS {
-                let method = Method { window, path: *path, forward, cycles: false };
-                let sample = sample::take(pairing, &work, method, turned(cpus, round * 2)).map_err(Failure::broke)?;
-                if sample.rate > best.1 {
-                    best = (*path, sample.rate);
-                }
+        let method = |path| Method { window: window / TRIALS, path, forward, cycles: false };
+        let pairings: Vec<_> = possible.iter().map(|path| (pairing, method(*path))).collect();
+        let samples = sample::take(&pairings, &work, cpus, || Ok(())).map_err(Failure::broke)?;
+        for (path, sample) in possible.iter().zip(samples) {
+            if sample.rate > best.1 {
+                best = (*path, sample.rate);
             }
         }
         self.paths.insert(key, best.0);
@@ -327,10 +325,10 @@ pub(super) fn two_cpus() -> Result<(usize, usize), Failure> {
     machine::two_cpus().ok_or_else(|| Failure::unable(sentence))
 }
 
-/// Huge pages of 2 MiB for two testpmd.
-const DPDK_PAGES: u32 = 160;
-/// Samples of each path of virtio-user before the fastest one is taken.
+/// Huge pages of 2 MiB for six testpmd: three pairs that take turns.
+const DPDK_PAGES: u32 = 480;
+/// The part of a window in which the fastest path of virtio-user is found.
 const TRIALS: u32 = 2;
 /// Rounds for each sample that is asked for, at most.
-const TRIES: u32 = 2;
+const TRIES: u32 = 3;
 const LIMIT_WINDOW: Duration = Duration::from_millis(200);

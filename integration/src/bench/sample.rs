@@ -1,7 +1,12 @@
-//! One sample: two fresh processes, a warm-up, a window.
+//! Samples: of each pairing two fresh processes and a warm-up; then all take turns.
+//!
+//! While one pairing works the others are stopped, each for a twentieth of the window, until each has had all of it. So whatever
+//! happens to the machine happens to all of them.
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::ends::End;
 use super::result::Forward;
@@ -36,50 +41,145 @@ enum Side {
     Theirs(Testpmd),
 }
 
-/// Takes one sample; `cpus` are those of driver and backend.
-pub(super) fn take(pairing: Pairing, work: &Work, method: Method, cpus: (usize, usize)) -> Result<Sample, String> {
-    let dir = tempdir().map_err(|error| format!("cannot make a directory for a socket: {error}"))?;
-    let result = take_in(&dir.join("s"), pairing, work, method, cpus);
-    let _ = std::fs::remove_dir_all(&dir);
-    result
+/// Takes a sample of each pairing, in turns; `cpus` are those of driver and backend. `between` runs before the first turn and
+/// after each round of turns, while all are stopped.
+pub(super) fn take(
+    pairings: &[(Pairing, Method)],
+    work: &Work,
+    cpus: (usize, usize),
+    mut between: impl FnMut() -> Result<(), String>,
+) -> Result<Vec<Sample>, String> {
+    let mut pairs = Vec::new();
+    for (pairing, method) in pairings {
+        pairs.push(Pair::start(*pairing, work, *method, cpus)?);
+    }
+    between()?;
+    for _ in 0..TURNS {
+        for (pair, (_, method)) in pairs.iter_mut().zip(pairings) {
+            pair.go_on()?;
+            pass(method.window / TURNS);
+            pair.stop()?;
+        }
+        between()?;
+    }
+    pairs.into_iter().map(|pair| pair.finish(work)).collect()
 }
 
-fn take_in(
+/// A pairing that was started: both processes are stopped while it is not their turn.
+struct Pair {
+    driver: Side,
+    backend: Side,
+    dir: Direction,
+    /// Frames at the receiver when the measurement began, and when that was.
+    first: (u64, Instant),
+    /// Since when it is stopped, and for how long it was altogether since the measurement began.
+    stopped: Option<Instant>,
+    idle: Duration,
+    /// Where its socket is, removed at the end.
+    _place: Place,
+}
+
+impl Pair {
+    /// Starts both ends, lets them get warm, and stops them.
+    fn start(pairing: Pairing, work: &Work, method: Method, cpus: (usize, usize)) -> Result<Self, String> {
+        let place = Place(tempdir().map_err(|error| format!("cannot make a directory for a socket: {error}"))?);
+        let socket = place.0.join("s");
+        let (mut driver, mut backend) = start_ends(&socket, pairing, work, method, cpus)?;
+        if let (Side::Theirs(testpmd), Direction::Loop | Direction::Latency) = (&mut driver, work.dir) {
+            // The other end has to be ready for them.
+            pass(WARM_UP);
+            testpmd.send_first(work);
+        }
+        pass(WARM_UP);
+        let receiver = if work.dir == Direction::Tx { &mut backend } else { &mut driver };
+        let first = receiver.frames()?;
+        let mut pair =
+            Self { driver, backend, dir: work.dir, first, stopped: None, idle: Duration::ZERO, _place: place };
+        pair.stop()?;
+        Ok(pair)
+    }
+
+    fn stop(&mut self) -> Result<(), String> {
+        self.signal(Signal::STOP)?;
+        self.stopped = Some(Instant::now());
+        Ok(())
+    }
+
+    fn go_on(&mut self) -> Result<(), String> {
+        self.idle += self.stopped.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), String> {
+        [&self.driver, &self.backend].into_iter().try_for_each(|side| {
+            kill_process(side.pid(), signal)
+                .map_err(|error| format!("cannot stop a process of the measurement: {error}"))
+        })
+    }
+
+    fn finish(mut self, work: &Work) -> Result<Sample, String> {
+        self.go_on()?;
+        let Self { mut driver, mut backend, dir, first, idle, .. } = self;
+        let receiver = if dir == Direction::Tx { &mut backend } else { &mut driver };
+        let last = receiver.frames()?;
+        let busy = last.1.saturating_duration_since(first.1).saturating_sub(idle);
+        let rate = per_second(last.0.saturating_sub(first.0), busy);
+        let driver = finish(driver, dir == Direction::Tx)?;
+        let backend = finish(backend, dir == Direction::Rx)?;
+        agree(work, driver.frames, backend.frames)?;
+        Ok(Sample { rate, percentiles: driver.percentiles, cycles: [driver.cycles, backend.cycles] })
+    }
+}
+
+/// A directory that is removed.
+struct Place(PathBuf);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Side {
+    fn pid(&self) -> Pid {
+        match self {
+            Self::Ours(end) => end.pid(),
+            Self::Theirs(testpmd) => testpmd.pid(),
+        }
+    }
+
+    /// Frames so far, and when that was.
+    fn frames(&mut self) -> Result<(u64, Instant), String> {
+        match self {
+            Self::Ours(end) => end.frames(),
+            Self::Theirs(testpmd) => testpmd.frames(),
+        }
+    }
+}
+
+/// Starts the listening end, then the one that connects.
+fn start_ends(
     socket: &Path,
     pairing: Pairing,
     work: &Work,
     method: Method,
     cpus: (usize, usize),
-) -> Result<Sample, String> {
+) -> Result<(Side, Side), String> {
     let ours = |work: &Work| End::backend(work, cpus.1, socket).map(Side::Ours);
     let theirs =
         |device, cpu| Testpmd::start(device, work, (method.forward, method.cycles), cpu, socket).map(Side::Theirs);
-    let mut backend = match pairing {
+    let backend = match pairing {
         Pairing::Vhost(_, Maker::Ironring) | Pairing::Trusting(Maker::Ironring) => ours(work)?,
         Pairing::Vhost(_, Maker::Dpdk) | Pairing::Trusting(Maker::Dpdk) => theirs(Device::Vhost, cpus.1)?,
         Pairing::Memif => theirs(Device::MemifServer, cpus.1)?,
     };
-    let mut driver = match pairing {
+    let driver = match pairing {
         Pairing::Vhost(Maker::Ironring, _) => End::driver(work, Trust::Hardened, cpus.0, socket).map(Side::Ours)?,
         Pairing::Trusting(_) => End::driver(work, Trust::Trusting, cpus.0, socket).map(Side::Ours)?,
         Pairing::Vhost(Maker::Dpdk, _) => theirs(Device::VirtioUser(method.path), cpus.0)?,
         Pairing::Memif => theirs(Device::MemifClient, cpus.0)?,
     };
-    if let (Side::Theirs(testpmd), Direction::Loop | Direction::Latency) = (&mut driver, work.dir) {
-        // The other end has to be ready for them.
-        pass(WARM_UP);
-        testpmd.send_first(work);
-    }
-    pass(WARM_UP);
-    let receiver = if work.dir == Direction::Tx { &mut backend } else { &mut driver };
-    let rate = match receiver {
-        Side::Ours(end) => end.rate(method.window),
-        Side::Theirs(testpmd) => testpmd.rate(method.window),
-    }?;
-    let driver = finish(driver, work.dir == Direction::Tx)?;
-    let backend = finish(backend, work.dir == Direction::Rx)?;
-    agree(work, driver.frames, backend.frames)?;
-    Ok(Sample { rate, percentiles: driver.percentiles, cycles: [driver.cycles, backend.cycles] })
+    Ok((driver, backend))
 }
 
 /// What an end said last.
@@ -116,12 +216,19 @@ fn agree(work: &Work, at_driver: u64, at_backend: u64) -> Result<(), String> {
     ))
 }
 
+#[expect(clippy::cast_precision_loss, reason = "counts of a measurement are far below 2^52")]
+fn per_second(frames: u64, time: Duration) -> f64 {
+    frames as f64 / time.as_secs_f64().max(1e-6)
+}
+
 /// Lets time pass in which others work.
 #[expect(clippy::disallowed_methods, reason = "a measurement takes its time; there is no event that ends it")]
-pub(super) fn pass(time: Duration) {
+fn pass(time: Duration) {
     std::thread::sleep(time);
 }
 
+/// Into so many turns a window is cut.
+const TURNS: u32 = 20;
 /// Before the window.
 const WARM_UP: Duration = Duration::from_millis(300);
 

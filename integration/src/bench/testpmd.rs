@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ironring_driver::queue::RingLayout;
+use rustix::process::Pid;
 use serde::Serialize;
 
 use super::result::Forward;
-use super::sample::pass;
 use super::work::{Completions, Direction, Size, Work};
 use crate::console::Console;
 
@@ -225,12 +225,16 @@ impl Testpmd {
         }
     }
 
-    /// Frames received a second, over `window`.
-    pub(super) fn rate(&mut self, window: Duration) -> Result<f64, String> {
-        self.ask("Rx-pps:")?;
-        pass(window);
-        let line = self.ask("Rx-pps:")?;
-        line.split_whitespace().nth(1).and_then(|pps| pps.parse().ok()).ok_or_else(|| format!("testpmd said {line:?}"))
+    /// Frames received so far, and when that was.
+    pub(super) fn frames(&mut self) -> Result<(u64, Instant), String> {
+        let line = self.ask("RX-packets:")?;
+        let now = Instant::now();
+        let count = line.split_whitespace().nth(1).and_then(|count| count.parse().ok());
+        count.map(|count| (count, now)).ok_or_else(|| format!("testpmd said {line:?}"))
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     /// Frames received and sent, after the end of its traffic, and what each cost its core, if that was recorded.
