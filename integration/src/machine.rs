@@ -1,5 +1,8 @@
 //! CPUs and memory of this machine, as far as pairs and benchmarks care.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use ironring_common::error::OsError;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -47,6 +50,16 @@ pub(crate) fn rss_bytes(pid: Option<u32>) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kilobytes.checked_mul(1024)
+}
+
+/// Set when somebody wants this program to end, by SIGINT or SIGTERM. It ends in order then, with what it has.
+pub(crate) fn interruptions() -> Arc<AtomicBool> {
+    let interrupted = Arc::<AtomicBool>::default();
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // Where that is not possible, a signal ends the program at once, as before.
+        let _ = signal_hook::flag::register(signal, Arc::clone(&interrupted));
+    }
+    interrupted
 }
 
 #[cfg(test)]

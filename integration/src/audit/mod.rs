@@ -19,7 +19,6 @@ mod victims;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -214,7 +213,7 @@ pub fn run(args: &AuditArgs, mut progress: impl FnMut(usize, usize, &str)) -> Re
         let (attack, config, ring) = (attack.id.to_owned(), *config, *ring);
         Some(Cell { attack, config, ring, seed: args.seed, seeds: args.seeds })
     };
-    let interrupted = interruptions();
+    let interrupted = crate::machine::interruptions();
     let done = in_children(cell, jobs(args), deadline(args.seeds), &interrupted, |done, at| {
         progress(done, cells.len(), cells.get(at).map_or("", |(attack, ..)| attack.name));
     })?;
@@ -307,16 +306,6 @@ pub fn mirror_main(args: &MirrorArgs) -> ExitCode {
 fn jobs(args: &AuditArgs) -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     args.jobs.map_or(cpus, usize::from).max(1)
-}
-
-/// Set when somebody wants the audit to end. It ends with the rows that it has.
-fn interruptions() -> Arc<AtomicBool> {
-    let interrupted = Arc::<AtomicBool>::default();
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // Where that is not possible, a signal ends the program at once, as before.
-        let _ = signal_hook::flag::register(signal, Arc::clone(&interrupted));
-    }
-    interrupted
 }
 
 /// Runs cells in children, several at a time, until `cell` has no more. Their results, in the order of the cells. `progress`

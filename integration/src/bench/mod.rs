@@ -66,7 +66,7 @@ fn run(args: &BenchArgs, json: bool) -> Result<Exit, Failure> {
     }
     let question = args.question()?;
     let samples = args.samples.unwrap_or(if question.vs.is_some() { 10 } else { 3 });
-    let report = rounds::measure(&question, args.seconds, samples, &mut Known::default())?;
+    let report = rounds::measure(&question, args.seconds, samples, &mut Known::new())?;
     write_page(args, || report.to_html())?;
     say(json, &report, &report.to_text());
     Ok(Exit::Held)

@@ -1,6 +1,8 @@
 //! Rounds of samples: each pairing in turn, the first one twice, and what the machine can do beside them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::args::Question;
@@ -39,7 +41,7 @@ pub(super) fn measure(
     let vs_path = vs.map(|vs| known.path(vs, question, window, cpus)).transpose()?.flatten();
     let method = |path: Option<Path22>| Method { window, path: path.unwrap_or(Path22::Vectorized), forward, cycles };
     let methods = (method(first_path), method(vs_path));
-    let rounds = play(question, methods, cpus, samples)?;
+    let rounds = play(question, methods, cpus, samples, known)?;
     let loops = matches!(work.dir, Direction::Loop | Direction::Latency);
     let config = Config {
         pairing: first.name(),
@@ -88,11 +90,12 @@ fn play(
     methods: (Method, Method),
     cpus: (usize, usize),
     samples: u32,
+    known: &Known,
 ) -> Result<Vec<Round>, Failure> {
     let progress = output::progress("bench");
     let mut rounds: Vec<Round> = Vec::new();
     for number in 0..samples.saturating_mul(TRIES) {
-        rounds.push(play_one(question, methods, turned(cpus, number), number)?);
+        rounds.push(play_one(question, methods, turned(cpus, number), number, known)?);
         let near = near::nearest(&apart(&rounds)) as u64;
         progress.frames(near, samples.into());
         if near >= samples.into() {
@@ -108,6 +111,7 @@ fn play_one(
     methods: (Method, Method),
     cpus: (usize, usize),
     number: u32,
+    known: &Known,
 ) -> Result<Round, Failure> {
     let Question { first, vs, work, .. } = question;
     let mut pairings = vec![(*first, methods.0)];
@@ -118,7 +122,11 @@ fn play_one(
     let turn = usize::try_from(number).unwrap_or(0) % pairings.len();
     pairings.rotate_left(turn);
     let mut apart = Apart::default();
-    let mut samples = sample::take(&pairings, work, cpus, || apart.probe(cpus)).map_err(Failure::broke)?;
+    let between = || {
+        known.goes_on()?;
+        apart.probe(cpus)
+    };
+    let mut samples = sample::take(&pairings, work, cpus, between).map_err(Failure::broke)?;
     samples.rotate_right(turn);
     let limit = limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?;
     let mut cores = Vec::new();
@@ -255,13 +263,29 @@ const fn turned(cpus: (usize, usize), round: u32) -> (usize, usize) {
 }
 
 /// What earlier measurements of this run have found out about this machine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Known {
     /// Which path of virtio-user is fastest at which work, as far as it was tried.
     paths: HashMap<(Pairing, String, Forward), Path22>,
+    /// Set when somebody wants it to end.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Known {
+    /// Nothing yet. From now on a signal ends a measurement in order, with nothing left behind.
+    pub(super) fn new() -> Self {
+        Self { paths: HashMap::new(), interrupted: machine::interruptions() }
+    }
+
+    /// Whether somebody wants it to end.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    fn goes_on(&self) -> Result<(), String> {
+        if self.is_interrupted() { Err("interrupted".to_owned()) } else { Ok(()) }
+    }
+
     /// The fastest path for a pairing; `None` if there is no virtio-user in it.
     fn path(
         &mut self,
@@ -289,7 +313,7 @@ impl Known {
         let mut best = (Path22::InOrder, 0.0);
         let method = |path| Method { window: window / TRIALS, path, forward, cycles: false };
         let pairings: Vec<_> = possible.iter().map(|path| (pairing, method(*path))).collect();
-        let samples = sample::take(&pairings, &work, cpus, || Ok(())).map_err(Failure::broke)?;
+        let samples = sample::take(&pairings, &work, cpus, || self.goes_on()).map_err(Failure::broke)?;
         for (path, sample) in possible.iter().zip(samples) {
             if sample.rate > best.1 {
                 best = (*path, sample.rate);

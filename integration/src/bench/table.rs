@@ -130,12 +130,16 @@ pub(super) fn run(args: &BenchArgs) -> Result<TableReport, Failure> {
         let names: Vec<String> = self::rows().into_iter().map(|row| row.name).collect();
         return Err(Failure::usage(format!("no row matches `{glob}`; there are {}", names.join(", "))));
     }
-    let (mut known, mut report) = (Known::default(), TableReport { rows: Vec::new(), skipped: Vec::new() });
+    let (mut known, mut report) = (Known::new(), TableReport { rows: Vec::new(), skipped: Vec::new() });
     let all = rows.len();
     for (at, row) in rows.into_iter().enumerate() {
         output::note(&format!("row {} of {all}: {}", at + 1, row.name));
         let question = Question { cycles: args.record_core_cycles, ..row.question };
         match measure(&question, args.seconds, samples, &mut known) {
+            Err(_) if known.is_interrupted() => {
+                report.skipped.push(format!("interrupted after {at} of {all} rows"));
+                break;
+            }
             Err(failure) if failure.exit == Exit::Unable => {
                 report.skipped.push(format!("{}: {}", row.name, failure.sentence));
             }
