@@ -53,7 +53,7 @@ pub(super) fn choose(rounds: &[Apart]) -> Option<Vec<bool>> {
     let mut steady: Vec<&Apart> = rounds.iter().filter(|round| round.is_steady()).collect();
     steady.sort_by(|one, other| one.middle().total_cmp(&other.middle()));
     let alike = |to: &Apart| rounds.iter().map(|round| round.is_like(to)).collect::<Vec<_>>();
-    steady.into_iter().map(alike).find(|alike| count(alike) >= ENOUGH)
+    steady.into_iter().map(alike).find(|alike| count(alike) >= ENOUGH as usize)
 }
 
 /// How many of the rounds are like the nearest one.
@@ -68,7 +68,7 @@ fn count(chosen: &[bool]) -> usize {
 }
 
 /// Fewer rounds than this say nothing.
-const ENOUGH: usize = 3;
+pub(super) const ENOUGH: u32 = 3;
 /// Of like places: those that were seen are 80, 185, 250 and 490 ns apart.
 const TOLERANCE: f64 = 1.6;
 const PROBE: Duration = Duration::from_millis(4);
