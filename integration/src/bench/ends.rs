@@ -127,15 +127,22 @@ impl End {
 
     /// How many frames there were so far, and when that was. Waits for the next word.
     pub(super) fn frames(&mut self) -> Result<(u64, Instant), String> {
-        // Words come late now and then, never early: the one that came soonest tells when the clock began.
+        let began = match self.began {
+            Some(began) => began,
+            None => self.find_began()?,
+        };
+        let Reading { frames, micros } = self.next()?;
+        Ok((frames, began + Duration::from_micros(micros)))
+    }
+
+    /// When its clock began. Words come late now and then, never early: the one that came soonest tells.
+    fn find_began(&mut self) -> Result<Instant, String> {
         for _ in 0..3 {
             let Reading { micros, .. } = self.next()?;
             let began = Instant::now().checked_sub(Duration::from_micros(micros));
             self.began = self.began.into_iter().chain(began).min();
         }
-        let Reading { frames, micros } = self.next()?;
-        let began = self.began.ok_or("a clock that began before this machine did")?;
-        Ok((frames, began + Duration::from_micros(micros)))
+        self.began.ok_or_else(|| "a clock that began before this machine did".to_owned())
     }
 
     pub(super) fn pid(&self) -> Pid {

@@ -1,10 +1,10 @@
 //! How fast driver and backend are, and how that compares with others.
 //!
 //! Each sample is two new processes, each on a CPU of its own: `driver` is our driver's half, `ends` starts it and
-//! our backend, `testpmd` DPDK's ends, `sample` puts two together. Comparisons take their samples in turn (`rounds`), with a
-//! second sample of the first pairing in each round, so that the noise floor is known: what the same thing measured
-//! twice differs by, and count while the two CPUs stay where they are (`near`). `sums` makes medians and intervals of them, `limit` finds what the machine can do at best. `step`
-//! is for counting instructions. `table` asks all questions one after the other, `show` and `page` say what came out.
+//! our backend, `testpmd` DPDK's ends, `sample` puts two together and has several pairs take turns. A comparison plays
+//! `rounds` of such turns, with a second sample of the first pairing in each, so that the noise floor is known: what the same
+//! thing measured twice differs by. `near` says which rounds count, `sums` makes medians and intervals of them, `limit` finds what
+//! the machine can do at best. `table` asks all questions one after the other, `show` and `page` say what came out.
 
 mod args;
 mod driver;

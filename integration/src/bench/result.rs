@@ -63,9 +63,9 @@ impl std::fmt::Display for DpdkCore {
 /// How near to each other the two CPUs were.
 #[derive(Clone, Debug, Serialize)]
 pub struct Nearness {
-    /// What a word takes back and forth, in nanoseconds, at most in each of the rounds that count.
+    /// What a word took back and forth, in nanoseconds: the middle of each round that counts.
     pub ping_pong_ns: Spread,
-    /// Rounds that do not count: the CPUs were further apart in them.
+    /// Rounds that do not count: the CPUs were further apart in them, or were moved, or were nearer in too few rounds.
     pub left_out: usize,
     /// What a word took in those.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -128,7 +128,7 @@ fn play_one(
         known.goes_on()?;
         apart.probe(cpus)
     };
-    let mut samples = sample::take(&pairings, work, cpus, between).map_err(Failure::broke)?;
+    let mut samples = sample::take(&pairings, work, cpus, between).map_err(|sentence| known.failure(sentence))?;
     samples.rotate_right(turn);
     let limit = limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?;
     let mut cores = Vec::new();
@@ -288,6 +288,11 @@ impl Known {
         if self.is_interrupted() { Err("interrupted".to_owned()) } else { Ok(()) }
     }
 
+    /// Samples could not be taken, or somebody did not want them any more.
+    fn failure(&self, sentence: String) -> Failure {
+        if self.is_interrupted() { Failure::unable(sentence) } else { Failure::broke(sentence) }
+    }
+
     /// The fastest path for a pairing; `None` if there is no virtio-user in it.
     fn path(
         &mut self,
@@ -315,7 +320,8 @@ impl Known {
         let mut best = (Path22::InOrder, 0.0);
         let method = |path| Method { window: window / TRIALS, path, forward, cycles: false };
         let pairings: Vec<_> = possible.iter().map(|path| (pairing, method(*path))).collect();
-        let samples = sample::take(&pairings, &work, cpus, || self.goes_on()).map_err(Failure::broke)?;
+        let samples = sample::take(&pairings, &work, cpus, || self.goes_on());
+        let samples = samples.map_err(|sentence| self.failure(sentence))?;
         for (path, sample) in possible.iter().zip(samples) {
             if sample.rate > best.1 {
                 best = (*path, sample.rate);

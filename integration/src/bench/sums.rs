@@ -30,9 +30,7 @@ impl Spread {
         let (Some(min), Some(max)) = (sorted.first(), sorted.last()) else { return Self::default() };
         Self { median: median_of(&sorted), min: *min, max: *max }
     }
-}
 
-impl Spread {
     /// Whether the largest is less than twice the smallest.
     pub(super) fn is_narrow(&self) -> bool {
         self.max < 2.0 * self.min

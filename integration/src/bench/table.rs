@@ -32,6 +32,8 @@ pub struct TableReport {
     pub rows: Vec<RowResult>,
     /// Rows that could not be run here, and why.
     pub skipped: Vec<String>,
+    /// Whether somebody ended it before all rows had their turn.
+    pub interrupted: bool,
 }
 
 /// What a row came to.
@@ -130,13 +132,15 @@ pub(super) fn run(args: &BenchArgs) -> Result<TableReport, Failure> {
         let names: Vec<String> = self::rows().into_iter().map(|row| row.name).collect();
         return Err(Failure::usage(format!("no row matches `{glob}`; there are {}", names.join(", "))));
     }
-    let (mut known, mut report) = (Known::new(), TableReport { rows: Vec::new(), skipped: Vec::new() });
+    let (mut known, mut report) =
+        (Known::new(), TableReport { rows: Vec::new(), skipped: Vec::new(), interrupted: false });
     let all = rows.len();
     for (at, row) in rows.into_iter().enumerate() {
         output::note(&format!("row {} of {all}: {}", at + 1, row.name));
         let question = Question { cycles: args.record_core_cycles, ..row.question };
         match measure(&question, args.seconds, samples, &mut known) {
             Err(_) if known.is_interrupted() => {
+                report.interrupted = true;
                 report.skipped.push(format!("interrupted after {at} of {all} rows"));
                 break;
             }
@@ -188,10 +192,13 @@ impl Row {
 }
 
 impl TableReport {
-    /// Whether every row was measured. What was reached is told, and is no failure: a machine may be slow.
+    /// Whether every row was measured, or it was interrupted. What was reached is told, and is no failure: a machine may be slow.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        Exit::of(self.rows.iter().all(|row| row.error.is_none()))
+        match self.rows.iter().all(|row| row.error.is_none()) {
+            true if self.interrupted => Exit::Unable,
+            measured => Exit::of(measured),
+        }
     }
 
     /// For people.
@@ -336,8 +343,11 @@ mod tests {
     #[test]
     fn a_row_that_failed_stands_in_the_table() {
         let row = rows().swap_remove(0);
-        let report =
-            TableReport { rows: vec![row.came_to(Err(Failure::broke("it did not <come> up")))], skipped: vec![] };
+        let report = TableReport {
+            rows: vec![row.came_to(Err(Failure::broke("it did not <come> up")))],
+            skipped: vec![],
+            interrupted: false,
+        };
         assert_eq!((report.exit(), report.rows[0].reaches), (Exit::Broke, Reaches::Failed));
         let page = report.to_html();
         assert!(page.contains("it did not &lt;come&gt; up") && page.ends_with("</html>\n"));
