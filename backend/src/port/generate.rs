@@ -155,15 +155,29 @@ impl<S: Sizes> Port for Generate<S> {
     }
 
     #[inline]
-    fn rx_ready(&mut self) -> usize {
-        usize::MAX
-    }
-
-    #[inline]
     fn rx_consume(&mut self) {
         self.given.gave(self.sizes.bytes(self.next.turn));
         self.next = self.after(self.next);
         self.write_number();
+    }
+
+    #[inline]
+    fn rx_burst<'a>(&'a mut self, to: &mut [&'a [u8]]) -> usize {
+        let mut place = self.next;
+        let count = to.len();
+        for to in to {
+            let end = place.at.saturating_add(self.sizes.bytes(place.turn));
+            *to = self.templates.get(place.at..end).unwrap_or_default();
+            place = self.after(place);
+        }
+        count
+    }
+
+    #[inline]
+    fn rx_consume_burst(&mut self, count: usize) {
+        for _ in 0..count {
+            self.rx_consume();
+        }
     }
 
     fn stats(&self) -> PortStats {

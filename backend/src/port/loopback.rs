@@ -102,14 +102,26 @@ impl Port for Loopback {
     }
 
     #[inline]
-    fn rx_ready(&mut self) -> usize {
-        self.waiting.len()
-    }
-
-    #[inline]
     fn rx_consume(&mut self) {
         if let Some(place) = self.waiting.pop_front() {
             self.stats.gave(place.len);
+        }
+    }
+
+    #[inline]
+    fn rx_burst<'a>(&'a mut self, to: &mut [&'a [u8]]) -> usize {
+        let mut count = 0usize;
+        for (to, Place { start, len }) in to.iter_mut().zip(&self.waiting) {
+            *to = self.bytes.get(*start..start.saturating_add(*len)).unwrap_or_default();
+            count = count.wrapping_add(1);
+        }
+        count
+    }
+
+    #[inline]
+    fn rx_consume_burst(&mut self, count: usize) {
+        for _ in 0..count {
+            self.rx_consume();
         }
     }
 

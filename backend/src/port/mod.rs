@@ -33,14 +33,29 @@ pub trait Port: Send {
     /// The next frame for the guest, if there is one. It stays until it is consumed.
     fn rx_peek(&mut self) -> Option<&[u8]>;
 
-    /// How many frames there are for the guest at least, as far as that is known without a look: a hint.
-    #[inline]
-    fn rx_ready(&mut self) -> usize {
-        usize::from(self.rx_peek().is_some())
-    }
-
     /// The frame of the last [`rx_peek`](Self::rx_peek) is done with.
     fn rx_consume(&mut self);
+
+    /// The next frames for the guest, oldest first, as many as `to` has places and as are there in private memory already. How
+    /// many: none only if there are none. They stay until they are consumed.
+    #[inline]
+    fn rx_burst<'a>(&'a mut self, to: &mut [&'a [u8]]) -> usize {
+        match (to.first_mut(), self.rx_peek()) {
+            (Some(to), Some(frame)) => {
+                *to = frame;
+                1
+            }
+            _ => 0,
+        }
+    }
+
+    /// The first `count` frames of the last [`rx_burst`](Self::rx_burst) are done with.
+    #[inline]
+    fn rx_consume_burst(&mut self, count: usize) {
+        if count > 0 {
+            self.rx_consume();
+        }
+    }
 
     /// Hands over what was taken and held back to make system calls rarer. Called when a worker runs out of work and
     /// when its rings stop, never per frame.

@@ -344,6 +344,29 @@ impl<W: Words> PackedVring<W> {
         self.first = first;
     }
 
+    /// Writes the used slots of chains of one slot, of those that the driver only lets us read the last one for all that come one
+    /// after the other.
+    #[inline(always)]
+    fn end_in_order<H: Hook>(&mut self, hook: &mut H, done: &[Single]) {
+        let mut done = done;
+        while let Some(Single { writable, .. }) = done.first() {
+            let alike = done.iter().take_while(|single| single.writable == *writable).count();
+            let Some((now, later)) = done.split_at_checked(alike) else { return };
+            if *writable {
+                self.write_batch(hook);
+                self.write_singles(now);
+            } else if let Some(Single { id, .. }) = now.last() {
+                let first = self.batch.map_or(self.next_used, |batch| batch.first);
+                self.batch = Some(Batch { first, last: *id });
+                // No more than a burst.
+                let count = u16::try_from(alike).unwrap_or(u16::MAX);
+                self.next_used = self.next_used.advance(count, self.size);
+                self.unpublished = self.unpublished.wrapping_add(count);
+            }
+            done = later;
+        }
+    }
+
     /// Says in our event area when the driver is to kick.
     #[inline]
     fn say(&mut self, event: Event) {
@@ -427,10 +450,12 @@ impl<W: Words> DeviceRing for PackedVring<W> {
 
     #[inline(always)]
     fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
-        if H::ACTIVE || self.in_order {
+        if H::ACTIVE {
             for single in done {
                 self.give_back(hook, single.at(), single.written);
             }
+        } else if self.in_order {
+            self.end_in_order(hook, done);
         } else {
             self.write_singles(done);
         }

@@ -254,6 +254,41 @@ impl<W: Words> SplitVring<W> {
         }
     }
 
+    /// Writes the used elements of chains of one descriptor.
+    #[inline(always)]
+    fn write_singles(&mut self, done: &[Single]) {
+        let (size, mut at) = (self.size, self.next_used);
+        let elements = self.used.lane(USED_RING, USED_ELEM_BYTES, usize::from(size.get()));
+        for Single { id, written, .. } in done {
+            let elem = UsedElem { id: u32::from(*id), len: *written };
+            elements.store_u64(usize::from(size.slot(SplitIndex(at))), elem.to_word());
+            at = at.wrapping_add(1);
+        }
+        self.entries = self.entries.wrapping_add(at.wrapping_sub(self.next_used));
+        self.next_used = at;
+    }
+
+    /// As [`write_singles`](Self::write_singles), of those that the driver only lets us read the last one for all that come one
+    /// after the other.
+    #[inline(always)]
+    fn end_in_order<H: Hook>(&mut self, hook: &mut H, done: &[Single]) {
+        let mut done = done;
+        while let Some(Single { writable, .. }) = done.first() {
+            let alike = done.iter().take_while(|single| single.writable == *writable).count();
+            let Some((now, later)) = done.split_at_checked(alike) else { return };
+            if *writable {
+                self.write_batch(hook);
+                self.write_singles(now);
+            } else if let Some(Single { id, .. }) = now.last() {
+                let first = self.batch.map_or(self.next_used, |batch| batch.first);
+                self.batch = Some(Batch { first, last: *id });
+                // No more than a burst.
+                self.next_used = self.next_used.wrapping_add(u16::try_from(alike).unwrap_or(u16::MAX));
+            }
+            done = later;
+        }
+    }
+
     /// Says when the driver is to kick: with event indices at an index, otherwise always or never.
     #[inline]
     fn say(&mut self, kicks: Kicks, event: u16) {
@@ -347,20 +382,14 @@ impl<W: Words> DeviceRing for SplitVring<W> {
 
     #[inline(always)]
     fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
-        if H::ACTIVE || self.in_order || self.elements == ElementStores::Two {
+        if H::ACTIVE || self.elements == ElementStores::Two {
             for single in done {
                 self.complete(hook, single.at(), single.written);
             }
+        } else if self.in_order {
+            self.end_in_order(hook, done);
         } else {
-            let (size, mut at) = (self.size, self.next_used);
-            let elements = self.used.lane(USED_RING, USED_ELEM_BYTES, usize::from(size.get()));
-            for Single { id, written, .. } in done {
-                let elem = UsedElem { id: u32::from(*id), len: *written };
-                elements.store_u64(usize::from(size.slot(SplitIndex(at))), elem.to_word());
-                at = at.wrapping_add(1);
-            }
-            self.entries = self.entries.wrapping_add(at.wrapping_sub(self.next_used));
-            self.next_used = at;
+            self.write_singles(done);
         }
         if !back.is_empty() {
             self.undo_last(u16::try_from(back.len()).unwrap_or(u16::MAX));
