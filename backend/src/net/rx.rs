@@ -107,7 +107,7 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
     let taken = vring.next_singles(singles.get_mut(..ready).unwrap_or_default());
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
     let mut found: Found<'_> = [None; _];
-    let memory = memory.hot();
+    let mut memory = memory.hot();
     let (mut fit, mut sum, mut outside) = (0usize, 0usize, false);
     for ((single, to), frame) in singles.iter_mut().zip(&mut found).zip(&frames) {
         let Segment { addr, len } = single.writable();

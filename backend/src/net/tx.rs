@@ -61,7 +61,7 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook>(
     let taken = vring.next_singles(&mut singles);
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
     let mut found: Found<'_> = [None; _];
-    let memory = memory.hot();
+    let mut memory = memory.hot();
     for (single, to) in singles.iter().zip(&mut found) {
         let segment = single.readable();
         *to = memory.bytes(segment.addr, segment.len);

@@ -3,8 +3,6 @@
 //! Frames wait in a private ring of bytes, each in one piece. When it runs empty, which is the rule while the guest has
 //! receive buffers posted, it starts over at its first byte, so that the same few lines of cache serve every burst.
 
-use std::collections::VecDeque;
-
 use super::{Port, PortStats};
 use crate::net::MAX_FRAME;
 
@@ -12,9 +10,8 @@ use crate::net::MAX_FRAME;
 #[derive(Debug)]
 pub struct Loopback {
     bytes: Box<[u8]>,
-    /// The frames that wait, oldest first, at most `max_frames` of them.
-    waiting: VecDeque<Place>,
-    max_frames: usize,
+    /// The frames that wait.
+    waiting: Waiting,
     /// Where the next frame goes if it fits there.
     tail: usize,
     slot: Option<Place>,
@@ -22,10 +19,70 @@ pub struct Loopback {
 }
 
 /// Where a frame lies.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Place {
     start: usize,
     len: usize,
+}
+
+/// Places of frames, oldest first, in a ring that does not grow.
+#[derive(Debug)]
+struct Waiting {
+    /// A power of two, so that places come from counters by a mask.
+    places: Box<[Place]>,
+    /// Free-running: frames that were taken.
+    first: usize,
+    /// Free-running: frames that were added.
+    end: usize,
+    /// At most so many.
+    most: usize,
+}
+
+impl Waiting {
+    fn new(most: usize) -> Self {
+        Self { places: vec![Place::default(); most.next_power_of_two()].into_boxed_slice(), first: 0, end: 0, most }
+    }
+
+    #[inline(always)]
+    const fn len(&self) -> usize {
+        self.end.wrapping_sub(self.first)
+    }
+
+    #[inline(always)]
+    const fn is_full(&self) -> bool {
+        self.len() >= self.most
+    }
+
+    /// Number `n` of those that wait.
+    #[inline(always)]
+    fn get(&self, n: usize) -> Option<Place> {
+        if n >= self.len() {
+            return None;
+        }
+        self.places.get(self.first.wrapping_add(n) & self.mask()).copied()
+    }
+
+    /// Adds one to those that are not full.
+    #[inline(always)]
+    fn push(&mut self, place: Place) {
+        let at = self.end & self.mask();
+        if let Some(to) = self.places.get_mut(at) {
+            *to = place;
+            self.end = self.end.wrapping_add(1);
+        }
+    }
+
+    #[inline(always)]
+    fn pop(&mut self) -> Option<Place> {
+        let oldest = self.get(0)?;
+        self.first = self.first.wrapping_add(1);
+        Some(oldest)
+    }
+
+    #[inline(always)]
+    const fn mask(&self) -> usize {
+        self.places.len().wrapping_sub(1)
+    }
 }
 
 impl Loopback {
@@ -38,11 +95,9 @@ impl Loopback {
     /// A loop for `frames` frames and `bytes` bytes, whichever is full first; at least one frame of any size.
     #[must_use]
     pub fn with_capacity(frames: usize, bytes: usize) -> Self {
-        let max_frames = frames.max(1);
         Self {
             bytes: vec![0; bytes.max(MAX_FRAME)].into_boxed_slice(),
-            waiting: VecDeque::with_capacity(max_frames),
-            max_frames,
+            waiting: Waiting::new(frames.max(1)),
             tail: 0,
             slot: None,
             stats: PortStats::default(),
@@ -52,10 +107,10 @@ impl Loopback {
     /// Where `len` bytes in one piece are free.
     #[inline]
     fn place(&self, len: usize) -> Option<usize> {
-        let Some(oldest) = self.waiting.front() else {
+        let Some(oldest) = self.waiting.get(0) else {
             return (len <= self.bytes.len()).then_some(0);
         };
-        if self.waiting.len() >= self.max_frames {
+        if self.waiting.is_full() {
             return None;
         }
         let head = oldest.start;
@@ -90,30 +145,30 @@ impl Port for Loopback {
     fn tx_commit(&mut self) {
         if let Some(place) = self.slot.take() {
             self.tail = place.start.saturating_add(place.len);
-            self.waiting.push_back(place);
+            self.waiting.push(place);
             self.stats.took(place.len);
         }
     }
 
     #[inline]
     fn rx_peek(&mut self) -> Option<&[u8]> {
-        let place = self.waiting.front()?;
+        let place = self.waiting.get(0)?;
         self.bytes.get(place.start..place.start.checked_add(place.len)?)
     }
 
     #[inline]
     fn rx_consume(&mut self) {
-        if let Some(place) = self.waiting.pop_front() {
+        if let Some(place) = self.waiting.pop() {
             self.stats.gave(place.len);
         }
     }
 
     #[inline]
     fn rx_burst<'a>(&'a mut self, to: &mut [&'a [u8]]) -> usize {
-        let mut count = 0usize;
-        for (to, Place { start, len }) in to.iter_mut().zip(&self.waiting) {
-            *to = self.bytes.get(*start..start.saturating_add(*len)).unwrap_or_default();
-            count = count.wrapping_add(1);
+        let count = to.len().min(self.waiting.len());
+        for (n, to) in to.iter_mut().take(count).enumerate() {
+            let Place { start, len } = self.waiting.get(n).unwrap_or_default();
+            *to = self.bytes.get(start..start.wrapping_add(len)).unwrap_or_default();
         }
         count
     }

@@ -175,7 +175,6 @@ impl RegionTable {
         Some(unsafe { Area::from_raw(region.host.add(offset), len, region.keep.clone()) })
     }
 
-    /// The region that holds [addr, addr + len) and the offset in it.
     /// The region of the last hit, for a burst.
     #[inline]
     #[must_use]
@@ -189,6 +188,7 @@ impl RegionTable {
         })
     }
 
+    /// The region that holds [addr, addr + len) and the offset in it.
     #[inline]
     fn find(&self, addr: GuestAddr, len: u64) -> Option<(&Region, usize)> {
         if let Some(region) = self.regions.get(self.last.get())
@@ -199,9 +199,11 @@ impl RegionTable {
         self.find_slow(addr, len)
     }
 
+    /// Bytes of another region, and that region.
     #[cold]
-    fn bytes_elsewhere(&self, addr: GuestAddr, len: u32) -> Option<Bytes<'_>> {
-        self.bytes(addr, len)
+    fn bytes_elsewhere(&self, addr: GuestAddr, len: u32) -> Option<(Bytes<'_>, HotRegion<'_>)> {
+        let bytes = self.bytes(addr, len)?;
+        Some((bytes, self.hot()))
     }
 
     #[cold]
@@ -244,12 +246,14 @@ pub struct HotRegion<'a> {
 }
 
 impl<'a> HotRegion<'a> {
-    /// As [`RegionTable::bytes`]; but an empty table has no bytes at address 0.
+    /// As [`RegionTable::bytes`], and goes on with the region where they lie; but an empty table has no bytes at address 0.
     #[inline(always)]
     #[must_use]
-    pub fn bytes(&self, addr: GuestAddr, len: u32) -> Option<Bytes<'a>> {
+    pub fn bytes(&mut self, addr: GuestAddr, len: u32) -> Option<Bytes<'a>> {
         let Some(offset) = offset_in(self.start, self.len, addr, u64::from(len)) else {
-            return self.table.bytes_elsewhere(addr, len);
+            let (bytes, region) = self.table.bytes_elsewhere(addr, len)?;
+            *self = region;
+            return Some(bytes);
         };
         let len = usize::try_from(len).ok()?;
         // SAFETY: [offset, offset + len) lies inside the region, which the table holds mapped for at least as long as it is
