@@ -11,7 +11,6 @@
 pub mod rx;
 pub mod tx;
 
-use ironring_common::shm::mapping::Bytes;
 use ironring_common::spec::net::ETH_HEADER_BYTES;
 
 /// Bytes of the shortest frame: an Ethernet header.
@@ -23,16 +22,25 @@ pub const MAX_FRAME: usize = 65535;
 /// How many chains of one ring are served before the next ring has its turn.
 pub const BURST: u16 = 32;
 
+/// A burst of up to so many, after one that was as short, takes a way of its own, with less to set up.
+pub(crate) const FEW: u16 = 4;
+
 /// So many frames ahead their lines are asked for: as many as a processor waits for at a time. Those of a whole burst would have it
 /// wait before it has begun.
 const AHEAD: usize = 10;
-/// Buffers of a burst as they were found, and none behind them.
-type Found<'a> = [Option<Bytes<'a>>; BURST as usize + AHEAD];
 
-/// The buffers, each with the one that comes [`AHEAD`] after it.
+/// Each of the items with its companion, after `ask` was told of it [`AHEAD`] items before; until `each` says that it is enough.
 #[inline(always)]
-fn ahead<'f, 'a>(found: &'f Found<'a>) -> impl Iterator<Item = (&'f Option<Bytes<'a>>, &'f Option<Bytes<'a>>)> {
-    found.iter().zip(found.get(AHEAD..).unwrap_or_default())
+fn each_ahead<T: Copy, U>(items: &[T], with: &[U], ask: impl Fn(T), mut each: impl FnMut(T, &U) -> bool) {
+    items.iter().take(AHEAD).for_each(|item| ask(*item));
+    for (at, (item, with)) in items.iter().zip(with).enumerate() {
+        if let Some(later) = items.get(at.wrapping_add(AHEAD)) {
+            ask(*later);
+        }
+        if !each(*item, with) {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};
 
 use super::tx::{fault_outside, outside};
-use super::{AHEAD, BURST, Found, ahead};
+use super::{BURST, FEW, each_ahead};
 use crate::boundary;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
@@ -52,7 +52,7 @@ enum Stop {
 /// are no more frames or chains, or at a fault, which is then latched in the ring; the frame stays in the port.
 ///
 /// Without `merge`, a frame that does not fit into the next chain is dropped, and the chain stays on the ring for a frame
-/// that fits. With it, a frame goes over as many chains as it takes.
+/// that fits. With it, a frame goes over as many chains as it takes. After a burst of a `few` frames that is what is expected.
 #[inline]
 pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     vring: &mut R,
@@ -61,9 +61,17 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
+    few: bool,
 ) -> Delivered {
     let (chain, mut merge) = scratch;
-    let mut done = deliver_singles(vring, memory, port, hook, tally);
+    let mut done = Delivered::default();
+    if few {
+        done.add(deliver_singles::<_, _, _, { FEW as usize }>(FEW, vring, memory, port, hook, tally));
+    }
+    if !few || done.frames == FEW {
+        let most = BURST.saturating_sub(done.frames);
+        done.add(deliver_singles::<_, _, _, { BURST as usize }>(most, vring, memory, port, hook, tally));
+    }
     while done.frames < BURST && vring.fault().is_none() {
         let Some(frame) = port.rx_peek() else { break };
         match vring.next_chain(chain) {
@@ -92,21 +100,31 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     done
 }
 
-/// The frames that fit into a buffer each, until one does not, or what comes next is no single buffer.
+impl Delivered {
+    #[inline(always)]
+    const fn add(&mut self, more: Self) {
+        self.chains = self.chains.wrapping_add(more.chains);
+        self.frames = self.frames.wrapping_add(more.frames);
+    }
+}
+
+/// The frames that fit into a buffer each, at most `most`, until one does not, or what comes next is no single buffer. With
+/// `ROOM` for so many.
 #[inline]
-fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
+fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
+    most: u16,
     vring: &mut R,
     memory: &RegionTable,
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
 ) -> Delivered {
-    let mut singles = [Single::default(); BURST as usize];
-    let mut frames = [&[][..]; BURST as usize];
-    let ready = port.rx_burst(&mut frames);
+    let mut singles = [Single::default(); ROOM];
+    let mut frames = [&[][..]; ROOM];
+    let ready = port.rx_burst(frames.get_mut(..usize::from(most)).unwrap_or_default());
     let taken = vring.next_singles(singles.get_mut(..ready).unwrap_or_default());
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
-    let mut found: Found<'_> = [None; _];
+    let mut found = [None; ROOM];
     let mut memory = memory.hot();
     let (mut fit, mut sum, mut outside) = (0usize, 0usize, false);
     for ((single, to), frame) in singles.iter_mut().zip(&mut found).zip(&frames) {
@@ -126,13 +144,12 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
     }
     // Nothing else is stored meanwhile: what a processor has stored waits in a row, in which the lines that the driver has
     // looked at last take long. Where frames stand close together there, many of their lines are on the way at a time.
-    found.iter().take(AHEAD).for_each(ask);
-    for ((bytes, later), frame) in ahead(&found).zip(frames.iter().take(fit)) {
-        ask(later);
+    each_ahead(found.get(..fit).unwrap_or_default(), &frames, ask, |bytes, frame| {
         if let Some(bytes) = bytes {
-            write_frame(*bytes, frame);
+            write_frame(bytes, frame);
         }
-    }
+        true
+    });
     port.rx_consume_burst(fit);
     // A burst at most.
     let frames = u16::try_from(fit).unwrap_or(BURST);
@@ -149,7 +166,7 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook>(
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are written. That of the
 /// header is most often only looked at.
 #[inline(always)]
-fn ask(found: &Option<Bytes<'_>>) {
+fn ask(found: Option<Bytes<'_>>) {
     if let Some(bytes) = found {
         bytes.prefetch(0, false);
         bytes.prefetch(HDR_BYTES, true);

@@ -31,6 +31,8 @@ struct Bench {
     tally: Tally,
     /// Offset of memory for buffers.
     data: usize,
+    /// What the last burst was told to expect.
+    few: bool,
 }
 
 const DATA: usize = 1 << 20;
@@ -44,7 +46,8 @@ impl Bench {
         let chain = Chain::with_capacity(ring.size);
         let memory = guest.table();
         let data = guest.alloc(DATA, 4096, 0);
-        Self { guest, ring, vring, chain, merge: None, memory, port: Loopback::new(), tally: Tally::default(), data }
+        let (port, tally) = (Loopback::new(), Tally::default());
+        Self { guest, ring, vring, chain, merge: None, memory, port, tally, data, few: false }
     }
 
     /// Cuts `len` bytes at the start of the data area into buffers; the rest is the last buffer.
@@ -71,16 +74,19 @@ impl Bench {
 
     fn transmit(&mut self) -> u16 {
         self.vring.poll().unwrap();
-        let Self { vring, chain, memory, port, tally, .. } = self;
-        let done = tx::burst(vring, chain, memory, port, &mut NoHook, tally);
+        // Whatever is expected, the same comes of it.
+        self.few = !self.few;
+        let Self { vring, chain, memory, port, tally, few, .. } = self;
+        let done = tx::burst(vring, chain, memory, port, &mut NoHook, tally, *few);
         self.tally.used_entries += u64::from(self.vring.publish(&mut NoHook));
         done
     }
 
     fn receive(&mut self) -> rx::Delivered {
         self.vring.poll().unwrap();
-        let Self { vring, chain, merge, memory, port, tally, .. } = self;
-        let done = rx::burst(vring, (chain, merge.as_mut()), memory, port, &mut NoHook, tally);
+        self.few = !self.few;
+        let Self { vring, chain, merge, memory, port, tally, few, .. } = self;
+        let done = rx::burst(vring, (chain, merge.as_mut()), memory, port, &mut NoHook, tally, *few);
         self.tally.used_entries += u64::from(self.vring.publish(&mut NoHook));
         done
     }
@@ -432,7 +438,7 @@ fn dropping_is_bounded_by_the_burst() {
     bench.ring.publish();
     bench.vring.poll().unwrap();
     let Bench { vring, chain, memory, tally, .. } = &mut bench;
-    let done = rx::burst(vring, (chain, None), memory, &mut Endless, &mut NoHook, tally);
+    let done = rx::burst(vring, (chain, None), memory, &mut Endless, &mut NoHook, tally, false);
     assert_eq!(done, rx::Delivered { chains: 0, frames: BURST, full: false });
 }
 

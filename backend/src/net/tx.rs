@@ -5,7 +5,7 @@ use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, Header};
 
-use super::{AHEAD, BURST, Found, MAX_FRAME, MIN_FRAME, ahead};
+use super::{BURST, FEW, MAX_FRAME, MIN_FRAME, each_ahead};
 use crate::boundary;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
@@ -14,7 +14,8 @@ use crate::vring::hook::Hook;
 use crate::vring::{DeviceRing, RingFault};
 
 /// Serves at most [`BURST`] chains that the last poll saw, and returns how many were completed. It ends early when there
-/// are no more, when the port is full (the chain stays on the ring), or at a fault, which is then latched in the ring.
+/// are no more, when the port is full (the chain stays on the ring), or at a fault, which is then latched in the ring. After a
+/// burst of a `few` that is what is expected.
 #[inline]
 pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     vring: &mut R,
@@ -23,11 +24,23 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
+    few: bool,
 ) -> u16 {
-    let mut done = match forward_singles(vring, memory, port, hook, tally) {
-        (done, true) => done,
-        (done, false) => return done,
-    };
+    let mut done = 0u16;
+    if few {
+        match forward_singles::<_, _, _, { FEW as usize }>(FEW, vring, memory, port, hook, tally) {
+            (now, true) => done = now,
+            (now, false) => return now,
+        }
+    }
+    if !few || done == FEW {
+        let most = BURST.saturating_sub(done);
+        let (now, more) = forward_singles::<_, _, _, { BURST as usize }>(most, vring, memory, port, hook, tally);
+        done = done.wrapping_add(now);
+        if !more {
+            return done;
+        }
+    }
     while done < BURST {
         let Ok(true) = vring.next_chain(chain) else { break };
         match forward(chain, memory, port) {
@@ -48,29 +61,29 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     done
 }
 
-/// The chains of one buffer, until something else comes. How many were completed, and whether to go on.
+/// The chains of one buffer, at most `most`, until something else comes. How many were completed, and whether to go on. With
+/// `ROOM` for so many.
 #[inline]
-fn forward_singles<R: DeviceRing, P: Port, H: Hook>(
+fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
+    most: u16,
     vring: &mut R,
     memory: &RegionTable,
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
 ) -> (u16, bool) {
-    let mut singles = [Single::default(); BURST as usize];
-    let taken = vring.next_singles(&mut singles);
+    let mut singles = [Single::default(); ROOM];
+    let taken = vring.next_singles(singles.get_mut(..usize::from(most)).unwrap_or_default());
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
-    let mut found: Found<'_> = [None; _];
+    let mut found = [None; ROOM];
     let mut memory = memory.hot();
     for (single, to) in singles.iter().zip(&mut found) {
         let segment = single.readable();
         *to = memory.bytes(segment.addr, segment.len);
     }
-    found.iter().take(AHEAD).for_each(ask);
     let (mut frames, mut dropped, mut sum, mut stop) = (0u16, 0u16, 0usize, None);
-    for (single, (bytes, later)) in singles.iter().zip(ahead(&found)) {
-        ask(later);
-        match forward_single(single.readable(), *bytes, port) {
+    each_ahead(found.get(..singles.len()).unwrap_or_default(), singles, ask, |bytes, single| {
+        match forward_single(single.readable(), bytes, port) {
             Ok(bytes) => {
                 frames = frames.wrapping_add(1);
                 sum = sum.wrapping_add(bytes);
@@ -79,12 +92,10 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook>(
                 dropped = dropped.wrapping_add(1);
                 tally.drop_packet(reason);
             }
-            Err(why) => {
-                stop = Some(why);
-                break;
-            }
+            Err(why) => stop = Some(why),
         }
-    }
+        stop.is_none()
+    });
     tally.all_frames(frames, sum);
     let done = frames.wrapping_add(dropped);
     hook.order(singles.get_mut(..usize::from(done)).unwrap_or_default());
@@ -149,7 +160,7 @@ fn forward_single<P: Port>(only: Segment, bytes: Option<Bytes<'_>>, port: &mut P
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are copied. Longer ones
 /// come by themselves.
 #[inline(always)]
-fn ask(found: &Option<Bytes<'_>>) {
+fn ask(found: Option<Bytes<'_>>) {
     if let Some(bytes) = found {
         bytes.prefetch(0, false);
         bytes.prefetch(HDR_BYTES, false);

@@ -13,7 +13,7 @@ use ironring_common::shm::table::RegionTable;
 
 use super::command::{ControlError, RingSetup, Signals};
 use super::layout::{Areas, Layout};
-use crate::net::{BURST, rx, tx};
+use crate::net::{BURST, FEW, rx, tx};
 use crate::port::Port;
 use crate::stats::{QueueState, Stats, Tally};
 use crate::vring::any::AnyVring;
@@ -57,6 +57,8 @@ struct Running {
     quiet: bool,
     /// Whether the other side had no room, and no progress was made since.
     full: bool,
+    /// Whether the last burst was of a few frames.
+    few: bool,
     /// Whether it has ever given a chain back.
     served: bool,
     /// Kicks that came before the first chain.
@@ -113,6 +115,7 @@ impl Ring {
             reported: false,
             quiet: false,
             full: false,
+            few: true,
             served: false,
             vain: 0,
         });
@@ -162,16 +165,17 @@ impl Ring {
             self.nothing(shared);
             return None;
         }
-        let Running { vring, chain, .. } = running;
+        let Running { vring, chain, few, .. } = running;
         let done = match (&mut *vring, self.enabled) {
             (AnyVring::Split(vring), true) => {
-                tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally)
+                tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally, *few)
             }
             (AnyVring::Packed(vring), true) => {
-                tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally)
+                tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally, *few)
             }
             (vring, false) => tx::discard(vring, chain, shared.hook, &mut self.tally),
         };
+        *few = done <= FEW;
         // Chains are left, which a fault would have forgotten, and there was time for more: the port took none.
         let full = done < BURST && vring.available() > 0;
         Some(Sent { done, full })
@@ -201,16 +205,17 @@ impl Ring {
             }
             return self.nothing(shared);
         }
-        let Running { vring, chain, merge, .. } = running;
+        let Running { vring, chain, merge, few, .. } = running;
         let scratch = (chain, merge.as_mut());
         let done = match vring {
             AnyVring::Split(vring) => {
-                rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally)
+                rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally, *few)
             }
             AnyVring::Packed(vring) => {
-                rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally)
+                rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally, *few)
             }
         };
+        *few = done.frames <= FEW;
         self.finish(done.chains, u32::from(done.frames), done.full, shared)
     }
 
