@@ -8,8 +8,10 @@
 //! - a slot of a packed ring at the private position, its second word by one 64-bit Acquire load, and only if something is
 //!   out: flags, id and length of one moment; the id redeemed by the ledger, the length checked as above;
 //! - `used.flags`, `avail_event`, or the device's event area, by one load: hints about kicks;
-//! - the bytes of a completed device-writable buffer, as many as the checked length says, by one copy to private memory, or
-//!   of a frame that is forwarded, by one copy into a transmit slot.
+//! - of the header in a completed device-writable buffer of the network device the two bytes that may ask for something, each by one
+//!   load;
+//! - the bytes of such a buffer, as many as the checked length says, by one copy to private memory, or of a frame that is
+//!   forwarded, by one copy into a transmit slot.
 //!
 //! Never a descriptor, an entry of the available ring, an indirect table, the address in a slot, a buffer that the device
 //! only reads, or a word that this side alone writes. A test double counts the loads and fails on any other.
@@ -23,6 +25,8 @@ use ironring_common::shm::view::{Both, BothLane, Theirs};
 use ironring_common::shm::words::Words;
 #[cfg(feature = "std")]
 use ironring_common::shm::{mapping::Area, view::Ours};
+#[cfg(feature = "std")]
+use ironring_common::spec::net;
 use ironring_common::spec::packed::{self, Event, SlotRest};
 use ironring_common::spec::split::{self, UsedElem};
 
@@ -177,6 +181,16 @@ impl<W: Words> DeviceEvent<W> {
 #[inline]
 pub(crate) fn copy_completed<W: Words>(area: &Theirs<W>, at: usize, to: &mut [u8]) {
     area.copy_out_alleged(at, to);
+}
+
+/// Loads flags and segmentation type of the net header that begins at `at` of a completed device-writable buffer, a byte each,
+/// once. The caller has checked that there is a header.
+#[cfg(feature = "std")]
+#[inline(always)]
+pub(crate) fn header_wishes<W: Words>(area: &Theirs<W>, at: usize) -> (u8, u8) {
+    let why = "a frame whose header asks for something is dropped, and nothing else of a header is used";
+    let byte = |word: usize| area.load_u8_alleged(at.wrapping_add(word)).check_advisory(why);
+    (byte(net::HDR_FLAGS), byte(net::HDR_GSO_TYPE))
 }
 
 /// Copies `len` bytes of a completed device-writable buffer into memory that the device reads: what a lease forwards. They are

@@ -175,9 +175,9 @@ impl Port for Loopback {
 
     #[inline]
     fn rx_consume_burst(&mut self, count: usize) {
-        for _ in 0..count {
-            self.rx_consume();
-        }
+        let places = (0..count).filter_map(|_| self.waiting.pop());
+        let bytes = places.fold(0usize, |sum, place| sum.wrapping_add(place.len));
+        self.stats.gave_all(count, bytes);
     }
 
     fn stats(&self) -> PortStats {

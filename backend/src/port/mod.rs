@@ -108,7 +108,12 @@ impl PortStats {
 
     #[inline]
     pub(crate) fn gave(&mut self, bytes: usize) {
-        self.given_frames = self.given_frames.wrapping_add(1);
+        self.gave_all(1, bytes);
+    }
+
+    #[inline]
+    pub(crate) fn gave_all(&mut self, frames: usize, bytes: usize) {
+        self.given_frames = self.given_frames.wrapping_add(u64::try_from(frames).unwrap_or(u64::MAX));
         self.given_bytes = self.given_bytes.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 }

@@ -324,24 +324,31 @@ impl<W: Words> PackedVring<W> {
     /// Writes the used slots of chains of one slot.
     #[inline(always)]
     fn write_singles(&mut self, done: &[Single]) {
-        let (size, mut at, mut first) = (self.size, self.next_used, self.first);
+        let (size, mut at, mut left) = (self.size, self.next_used, done);
         let rests = self.ring.lane(SLOT_REST, SLOT_BYTES, usize::from(size.get()));
-        for Single { id, written, .. } in done {
-            let word = used_rest(at, *id, *written).to_word();
-            let slot = usize::from(at.slot());
-            if first.is_none() {
-                first = Some((slot.wrapping_mul(SLOT_BYTES).wrapping_add(SLOT_REST), word));
-            } else {
-                rests.store_u64(slot, word);
-            }
+        if self.first.is_none()
+            && let Some((Single { id, written, .. }, others)) = left.split_first()
+        {
+            let offset = usize::from(at.slot()).wrapping_mul(SLOT_BYTES).wrapping_add(SLOT_REST);
+            self.first = Some((offset, used_rest(at, *id, *written).to_word()));
             at = at.advance(1, size);
+            left = others;
+        }
+        while !left.is_empty() {
+            // To the end of the ring, and then from its start, in its next round.
+            let room = size.get().wrapping_sub(at.slot());
+            let now;
+            (now, left) = left.split_at_checked(usize::from(room)).unwrap_or((left, &[]));
+            for (Single { id, written, .. }, slot) in now.iter().zip(usize::from(at.slot())..) {
+                rests.store_u64(slot, used_rest(at, *id, *written).to_word());
+            }
+            at = at.advance(u16::try_from(now.len()).unwrap_or(room), size);
         }
         // At most a burst, of no more chains than there are slots.
         let count = u16::try_from(done.len()).unwrap_or(u16::MAX);
         self.entries = self.entries.wrapping_add(count);
         self.unpublished = self.unpublished.wrapping_add(count);
         self.next_used = at;
-        self.first = first;
     }
 
     /// Writes the used slots of chains of one slot, of those that the driver only lets us read the last one for all that come one
@@ -429,18 +436,31 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         let slots = boundary::slots(&self.ring, size);
         let mut taken = 0u16;
         let most = out.len().min(usize::from(size.get().saturating_sub(self.in_use())));
-        for to in out.get_mut(..most).unwrap_or_default() {
-            let Some(first) = seen.take().or_else(|| boundary::slot_available(&slots, at)) else { break };
-            if first.flags & (DESC_F_NEXT | DESC_F_INDIRECT) != 0 {
-                // For the walk, which need not look again.
-                seen = Some(first);
+        let mut left = out.get_mut(..most).unwrap_or_default();
+        while !left.is_empty() {
+            // To the end of the ring, and then from its start, in its next round.
+            let room = usize::from(size.get().wrapping_sub(at.slot())).min(left.len());
+            let Some((now, later)) = left.split_at_mut_checked(room) else { break };
+            let mut slot = at.slot();
+            for to in now {
+                let here = at.in_its_round(slot, size);
+                let Some(first) = seen.take().or_else(|| boundary::slot_available(&slots, here)) else { break };
+                if first.flags & (DESC_F_NEXT | DESC_F_INDIRECT) != 0 {
+                    // For the walk, which need not look again.
+                    seen = Some(first);
+                    break;
+                }
+                let found = boundary::first_slot(&slots, here, first);
+                let writable = found.writable && found.segment.len > 0;
+                *to = Single { segment: found.segment, id: found.id, writable, written: 0 };
+                slot = slot.wrapping_add(1);
+            }
+            let count = slot.wrapping_sub(at.slot());
+            (at, taken) = (at.advance(count, size), taken.wrapping_add(count));
+            if usize::from(count) < room {
                 break;
             }
-            let slot = boundary::first_slot(&slots, at, first);
-            let writable = slot.writable && slot.segment.len > 0;
-            *to = Single { segment: slot.segment, id: slot.id, writable, written: 0 };
-            at = at.advance(1, size);
-            taken = taken.wrapping_add(1);
+            left = later;
         }
         self.seen = seen;
         self.next_avail = at;

@@ -86,52 +86,61 @@ pub struct RxBatch {
     bytes: Box<[u8]>,
     /// Bytes from one frame to the next.
     slot: usize,
-    /// The longest frame with its header.
+    /// The longest frame.
     longest: usize,
-    lens: Vec<usize>,
-    capacity: usize,
+    lens: Box<[usize]>,
+    /// Frames that are there.
+    count: usize,
 }
 
 impl RxBatch {
     /// Room for `frames` frames of up to `frame_max` bytes.
     #[must_use]
     pub fn new(frames: usize, frame_max: u32) -> Self {
-        let longest = usize::try_from(frame_max.min(FRAME_MAX)).unwrap_or(usize::MAX).saturating_add(net::HDR_BYTES);
+        let longest = usize::try_from(frame_max.min(FRAME_MAX)).unwrap_or(usize::MAX);
         // Not a power of two apart, where equal offsets of all frames would compete for the same sets of the cache.
         let slot = longest.next_multiple_of(64).saturating_add(64);
         let bytes = vec![0; slot.saturating_mul(frames)].into_boxed_slice();
-        Self { bytes, slot, longest, lens: Vec::with_capacity(frames), capacity: frames }
+        Self { bytes, slot, longest, lens: vec![0; frames].into_boxed_slice(), count: 0 }
     }
 
     /// The frames of the last burst, in the order in which they came. Without net headers.
     pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.lens.iter().zip(self.bytes.chunks_exact(self.slot)).map(|(len, slot)| {
-            // The length was checked against the slot when the frame was copied.
-            slot.get(net::HDR_BYTES..net::HDR_BYTES.saturating_add(*len)).unwrap_or_default()
+        self.lens().iter().zip(self.bytes.chunks_exact(self.slot)).map(|(len, slot)| {
+            // The length was checked against the room when the frame was copied.
+            slot.get(..*len).unwrap_or_default()
         })
     }
 
     /// Frames in the batch.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.lens.len()
+    pub const fn len(&self) -> usize {
+        self.count
     }
 
     /// Whether there are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.lens.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
-    fn clear(&mut self) {
-        self.lens.clear();
+    const fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    const fn capacity(&self) -> usize {
+        self.lens.len()
+    }
+
+    fn lens(&self) -> &[usize] {
+        self.lens.get(..self.count).unwrap_or_default()
     }
 }
 
 impl core::fmt::Debug for RxBatch {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         // Lengths only: the bytes are the peer's.
-        f.debug_struct("RxBatch").field("lens", &self.lens).field("capacity", &self.capacity).finish()
+        f.debug_struct("RxBatch").field("lens", &self.lens()).field("capacity", &self.capacity()).finish()
     }
 }
 
@@ -383,7 +392,7 @@ impl RxSlots {
     /// the device is shown the slots.
     #[inline]
     fn burst<R: SlotRing>(&mut self, ring: &mut R, batch: &mut RxBatch) -> (bool, Result<(), Violation>) {
-        let (mut posted, mut left) = (false, batch.capacity);
+        let (mut posted, mut left) = (false, batch.capacity());
         while left > 0 {
             let most = left.min(BURST);
             let (taken, end) = self.take(ring, most);
@@ -427,9 +436,7 @@ impl RxSlots {
                 stats.dropped_short = stats.dropped_short.wrapping_add(1);
                 continue;
             }
-            let mut header = [0; net::HDR_BYTES];
-            boundary::copy_completed(words, *at, &mut header);
-            if !plain(&header) {
+            if !plain(words, *at) {
                 stats.dropped_header = stats.dropped_header.wrapping_add(1);
                 continue;
             }
@@ -446,15 +453,17 @@ impl RxSlots {
         count
     }
 
-    /// Copies the first `taken` of the completed slots out, and keeps the frames of those that have one.
+    /// Copies the frames of the first `taken` of the completed slots out, without their headers; not of those that have none that is
+    /// lawful.
     #[inline]
     fn copy_frames(&mut self, taken: usize, batch: &mut RxBatch) {
         let Self { words, filled, stats, .. } = self;
         let (words, done) = (words.view(), &mut filled.0);
-        let RxBatch { bytes: room, slot, longest, lens, .. } = batch;
-        let (before, mut sum) = (lens.len(), 0usize);
+        let RxBatch { bytes: room, slot, longest, lens, count: before } = batch;
+        let (slot, longest, mut sum, mut kept) = (*slot, *longest, 0usize, 0usize);
         // Where the next frame goes, and what is behind that.
-        let mut room = room.get_mut(before.saturating_mul(*slot)..).unwrap_or_default();
+        let mut room = room.get_mut(before.wrapping_mul(slot)..).unwrap_or_default();
+        let mut lens = lens.get_mut(*before..).unwrap_or_default().iter_mut();
         done.iter().take(taken.min(AHEAD)).for_each(|first| first.ask(&words));
         for (Filled { at, bytes }, later) in ahead(done, taken) {
             later.ask(&words);
@@ -463,24 +472,27 @@ impl RxSlots {
                 continue;
             }
             // It is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
-            let to = room.get_mut(..*bytes).filter(|to| to.len() <= *longest);
-            let Some(to) = to else {
+            let len = bytes.wrapping_sub(net::HDR_BYTES);
+            let Some(to) = room.get_mut(..len.min(longest)).filter(|to| to.len() == len) else {
                 stats.dropped_long = stats.dropped_long.wrapping_add(1);
                 continue;
             };
-            boundary::copy_completed(&words, *at, to);
-            if !plain(to) {
+            if !plain(&words, *at) {
                 stats.dropped_header = stats.dropped_header.wrapping_add(1);
                 continue;
             }
-            let len = bytes.wrapping_sub(net::HDR_BYTES);
-            lens.push(len);
+            boundary::copy_completed(&words, at.wrapping_add(net::HDR_BYTES), to);
+            if let Some(to) = lens.next() {
+                *to = len;
+                kept = kept.wrapping_add(1);
+            }
             sum = sum.wrapping_add(len);
-            room = core::mem::take(&mut room).get_mut(*slot..).unwrap_or_default();
+            room = core::mem::take(&mut room).get_mut(slot..).unwrap_or_default();
         }
+        *before = before.wrapping_add(kept);
         let count = |count: usize| u64::try_from(count).unwrap_or(0);
         stats.used_entries = stats.used_entries.wrapping_add(count(taken));
-        stats.frames = stats.frames.wrapping_add(count(lens.len().wrapping_sub(before)));
+        stats.frames = stats.frames.wrapping_add(count(kept));
         stats.bytes = stats.bytes.wrapping_add(count(sum));
     }
 }
@@ -501,11 +513,12 @@ impl Filled {
     }
 }
 
-/// Whether a private copy of a frame has a header that uses nothing that was not negotiated. No offload is negotiated, so
-/// a checksum to be finished or a segmented frame is not lawful (5.1.6.4.1); the other fields are then ignored.
-#[inline]
-fn plain(slot: &[u8]) -> bool {
-    slot.first_chunk::<{ net::HDR_BYTES }>().is_some_and(|bytes| is_plain(Header::from_bytes(*bytes)))
+/// Whether the header at `at` uses nothing that was not negotiated. No offload is negotiated, so a checksum to be finished or a
+/// segmented frame is not lawful (5.1.6.4.1); the other fields are then ignored.
+#[inline(always)]
+fn plain<W: Words>(words: &Theirs<W>, at: usize) -> bool {
+    let (flags, gso_type) = boundary::header_wishes(words, at);
+    is_plain(Header { flags, gso_type, ..Header::PLAIN_RX })
 }
 
 /// Whether a header uses nothing that was not negotiated: what a receive queue drops frames by.

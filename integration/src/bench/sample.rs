@@ -124,10 +124,11 @@ impl Pair {
         let last = receiver.frames()?;
         let busy = last.1.saturating_duration_since(first.1).saturating_sub(idle);
         let rate = per_second(last.0.saturating_sub(first.0), busy);
-        let driver = finish(driver, dir == Direction::Tx)?;
-        let backend = finish(backend, dir == Direction::Rx)?;
-        agree(work, driver.frames, backend.frames)?;
-        Ok(Sample { rate, percentiles: driver.percentiles, cycles: [driver.cycles, backend.cycles] })
+        // Both are asked before either leaves: a memif that is left forgets what it has seen.
+        let at_driver = finish(&mut driver, dir == Direction::Tx)?;
+        let at_backend = finish(&mut backend, dir == Direction::Rx)?;
+        agree(work, at_driver.frames, at_backend.frames)?;
+        Ok(Sample { rate, percentiles: at_driver.percentiles, cycles: [at_driver.cycles, at_backend.cycles] })
     }
 }
 
@@ -190,14 +191,14 @@ struct Finished {
     cycles: Option<Cycles>,
 }
 
-/// Ends one end.
-fn finish(side: Side, sends: bool) -> Result<Finished, String> {
+/// Ends the traffic of one end.
+fn finish(side: &mut Side, sends: bool) -> Result<Finished, String> {
     match side {
-        Side::Ours(mut end) => {
+        Side::Ours(end) => {
             let (frames, percentiles) = end.finish()?;
             Ok(Finished { frames, percentiles, cycles: None })
         }
-        Side::Theirs(mut testpmd) => {
+        Side::Theirs(testpmd) => {
             let ([received, sent], cycles) = testpmd.finish()?;
             Ok(Finished { frames: if sends { sent } else { received }, percentiles: None, cycles })
         }

@@ -124,6 +124,25 @@ impl Fifo {
         self.end = self.end.wrapping_add(u32::try_from(count).unwrap_or(0));
     }
 
+    /// The oldest `count` become the newest, in their order.
+    #[inline]
+    pub(super) fn rotate(&mut self, count: usize) {
+        assert!(count <= self.len(), "only what is there is taken");
+        let steps = u32::try_from(count).unwrap_or(0);
+        if self.len() < self.ids.len() {
+            for n in 0..steps {
+                let (from, to) = (self.place(self.first.wrapping_add(n)), self.place(self.end.wrapping_add(n)));
+                if let Some(id) = self.ids.get(from).copied()
+                    && let Some(to) = self.ids.get_mut(to)
+                {
+                    *to = id;
+                }
+            }
+        }
+        // In a ring without a free place each of them stands where it goes.
+        (self.first, self.end) = (self.first.wrapping_add(steps), self.end.wrapping_add(steps));
+    }
+
     /// Adds these ids.
     #[inline]
     pub(super) fn extend(&mut self, ids: &[DescId]) {
@@ -190,6 +209,25 @@ mod tests {
         }
         assert!(Fifo::new(size).front_run(3).is_empty());
         assert!(Fifo::full(QueueSize::packed(8).unwrap()).back_run(3).is_empty());
+    }
+
+    /// In a ring with free places and in one without, against single steps.
+    #[test]
+    fn a_rotation_is_what_single_steps_are() {
+        for (size, ids) in [(8, 8), (8, 5), (7, 7), (7, 1), (1, 1)] {
+            let size = QueueSize::packed(size).unwrap();
+            let start = u32::MAX - 4;
+            let (mut row, mut oracle) = (Fifo { first: start, end: start, ..Fifo::new(size) }, Vec::new());
+            for id in (0..ids).filter_map(|id| DescId::below(id, size)) {
+                row.push_back(id);
+                oracle.push(id);
+            }
+            for count in (0..=usize::from(ids)).chain(0..=usize::from(ids)) {
+                row.rotate(count);
+                oracle.rotate_left(count);
+                assert_eq!(row.iter().collect::<Vec<_>>(), oracle, "{size:?} {ids} {count}");
+            }
+        }
     }
 
     #[test]

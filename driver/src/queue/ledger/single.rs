@@ -180,45 +180,60 @@ impl Ledger<()> {
         let Self { records, size, order, batch, .. } = self;
         let (records, size) = (&mut **records, *size);
         let mut ended = Ended::default();
-        let mut place = place;
-        while usize::from(ended.taken) < most {
-            let Some((slot, claim)) = next() else { break };
-            // What was posted again in this burst counts: the device was not shown it.
-            let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
-            let decided = Self::decide(records, size, claim, unshown);
-            let Lawful { head, record, written, idle_claim } = match decided {
-                Ok(lawful) => lawful,
-                Err(kind) => return ended.with(self.fault(kind, claim, slot)),
-            };
-            assert!(record.count == 1, "only single descriptors are lent here");
-            let number = core::mem::replace(&mut record.place, place);
-            let desc = record.desc;
-            let done = Done { head, at: desc.addr.into(), written };
-            if let Some(order) = order {
-                if order.front() != Some(done.head) {
-                    // The oldest is another: all up to the named one are back. It is lent still.
-                    if let Some(record) = records.get_mut(done.head.index()) {
-                        record.place = number;
+        let (mut place, mut refused, mut goes_on) = (place, None, true);
+        while usize::from(ended.taken) < most && goes_on {
+            let left = most.wrapping_sub(usize::from(ended.taken));
+            // In order, those that are out longest, as far as they lie in one piece.
+            let oldest = order.as_ref().map(|order| order.front_run(left));
+            let (now, before) = (oldest.map_or(left, <[DescId]>::len), ended.taken);
+            let mut oldest = oldest.map(<[DescId]>::iter);
+            goes_on = now > 0;
+            for _ in 0..now {
+                let Some((slot, claim)) = next() else {
+                    goes_on = false;
+                    break;
+                };
+                // What was posted again in this burst counts: the device was not shown it.
+                let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
+                let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
+                    Ok(lawful) => lawful,
+                    Err(kind) => {
+                        (refused, goes_on) = (Some((kind, claim, slot)), false);
+                        break;
                     }
-                    let oldest = order.front().unwrap_or(done.head);
+                };
+                assert!(record.count == 1, "only single descriptors are lent here");
+                if let Some(oldest) = &mut oldest
+                    && let Some(oldest) = oldest.next()
+                    && *oldest != head
+                {
+                    // The oldest is another: all up to the named one are back. It is lent still.
+                    let number = record.place;
                     let from = records.get(oldest.index()).map_or(0, |record| record.place);
-                    let left = limit.saturating_sub(ended.taken);
-                    return match Self::batch_of(number, from, left, slot) {
+                    match Self::batch_of(number, from, limit.saturating_sub(ended.taken), slot) {
                         Ok(chains) => {
-                            *batch = Batch { left: chains, written: done.written, idle_claim };
-                            Ended { opened: true, ..ended }
+                            *batch = Batch { left: chains, written, idle_claim };
+                            ended.opened = true;
                         }
-                        Err(fault) => ended.with(fault),
-                    };
+                        Err(fault) => ended.fault = Some(fault),
+                    }
+                    goes_on = false;
+                    break;
                 }
-                order.pop_front();
-                order.push_back(done.head);
+                record.place = place;
+                let desc = record.desc;
+                place = place.wrapping_add(1);
+                ended.count(idle_claim);
+                each(Done { head, at: desc.addr.into(), written }, desc);
             }
-            place = place.wrapping_add(1);
-            ended.count(idle_claim);
-            each(done, desc);
+            if let Some(order) = order {
+                order.rotate(usize::from(ended.taken.wrapping_sub(before)));
+            }
         }
-        ended
+        match refused {
+            Some((kind, claim, slot)) => ended.with(self.fault(kind, claim, slot)),
+            None => ended,
+        }
     }
 
     /// Ends the loans of the oldest chains of an opened batch, `most` at most, as
@@ -234,16 +249,18 @@ impl Ledger<()> {
             let left = most.saturating_sub(usize::from(ended.taken)).min(usize::from(batch.left));
             let run = order.front_run(left);
             assert!(!run.is_empty(), "chains of a batch are out");
+            let mut of_batch = *batch;
             for head in run {
                 let Some(record) = records.get_mut(head.index()) else { return ended.with(nothing) };
                 assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
                 record.token = None;
                 record.state = State::Free;
-                batch.left = batch.left.wrapping_sub(1);
-                let (written, idle_claim) = batch.of_next(record.writable);
+                of_batch.left = of_batch.left.wrapping_sub(1);
+                let (written, idle_claim) = of_batch.of_next(record.writable);
                 ended.count(idle_claim);
                 each(Done { head: *head, at: record.desc.addr.into(), written });
             }
+            *batch = of_batch;
             let count = run.len();
             free.extend(run);
             order.pop_run(count);

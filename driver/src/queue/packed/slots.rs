@@ -27,13 +27,14 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         lens: impl IntoIterator<Item = u32>,
         mut each: impl FnMut(DescId, GuestAddr),
     ) -> usize {
-        let (place, staged) = (self.posted, &mut self.staged);
-        staged.goes_on(self.next_avail);
+        self.staged.goes_on(self.next_avail);
+        let (place, mut room) = (self.posted, self.staged.room());
         let write = |Lent { head, desc, .. }| {
-            staged.push(head, desc);
+            room.push(head, desc);
             each(head, desc.addr.into());
         };
         let posted = self.ledger.lend_singles(most, place, (direction, lens), write, |_| {});
+        self.staged.end(posted);
         self.ask_for(posted);
         self.end_posts(posted);
         usize::from(posted)
@@ -68,10 +69,10 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         let mut taken = 0usize;
         while taken < most {
             let (left, round) = (most.wrapping_sub(taken), self.round());
-            let staged = &mut self.staged;
-            staged.goes_on(self.next_avail);
+            self.staged.goes_on(self.next_avail);
+            let mut room = self.staged.room();
             let again = |done: Done, desc| {
-                staged.push(done.head, desc);
+                room.push(done.head, desc);
                 each(done);
             };
             let (ended, single) = if self.ledger.in_batch() > 0 {
@@ -82,6 +83,7 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
                 let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
                 (self.ledger.exchange_singles((left, self.held_slots), places, next, again), true)
             };
+            self.staged.end(ended.taken);
             // For less than a line it is too early: the device is about to write what stands behind.
             if ended.taken >= SLOTS_A_LINE {
                 self.ask_for(ended.taken);

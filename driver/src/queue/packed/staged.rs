@@ -31,6 +31,22 @@ struct Slot {
     rest: u64,
 }
 
+/// Where slots of a burst go.
+#[cfg(feature = "std")]
+pub(super) struct Room<'a>(core::slice::IterMut<'a, Slot>);
+
+#[cfg(feature = "std")]
+impl Room<'_> {
+    /// A chain of one slot.
+    #[inline(always)]
+    pub(super) fn push(&mut self, head: DescId, desc: Descriptor) {
+        let rest = SlotRest { len: desc.len, id: head.get(), flags: desc.flags };
+        if let Some(to) = self.0.next() {
+            *to = Slot { addr: desc.addr, rest: rest.to_word() };
+        }
+    }
+}
+
 impl Staged {
     pub(super) fn new(size: QueueSize) -> Self {
         let slots = apart::filled(Slot::default(), usize::from(size.get()));
@@ -46,15 +62,19 @@ impl Staged {
         }
     }
 
-    /// A chain of one slot. There are never more than the ring has.
+    /// Room for chains of one slot each, of which there are never more than the ring has. They count after
+    /// [`end`](Self::end).
     #[cfg(feature = "std")]
     #[inline(always)]
-    pub(super) fn push(&mut self, head: DescId, desc: Descriptor) {
-        let rest = SlotRest { len: desc.len, id: head.get(), flags: desc.flags };
-        if let Some(to) = self.slots.get_mut(self.count) {
-            *to = Slot { addr: desc.addr, rest: rest.to_word() };
-            self.count = self.count.wrapping_add(1);
-        }
+    pub(super) fn room(&mut self) -> Room<'_> {
+        Room(self.slots.get_mut(self.count..).unwrap_or_default().iter_mut())
+    }
+
+    /// So many chains were put into the room.
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    pub(super) fn end(&mut self, count: u16) {
+        self.count = self.count.wrapping_add(usize::from(count)).min(self.slots.len());
     }
 
     /// Writes all of them but the second word of the `first` slot that the device was not shown, if that is among them: it
