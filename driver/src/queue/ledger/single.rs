@@ -7,7 +7,7 @@ use ironring_common::index::DescId;
 use ironring_common::spec::split::Descriptor;
 
 use super::fifo::Fifo;
-use super::{Batch, Lawful, Ledger, State, Unshown, is_writable};
+use super::{Batch, Lawful, Ledger, Record, State, Unshown, is_writable};
 use crate::boundary::Claim;
 use crate::mapper::Direction;
 use crate::queue::slots::Done;
@@ -117,50 +117,82 @@ impl Ledger<()> {
 
     /// Decides completions of such loans, as `next` tells them with the slot where each stands, and ends those that are
     /// lawful: their descriptors are free again. At most `most`, and up to the first that is not lawful.
+    ///
+    /// With in-order use (`IN_ORDER`, as the ledger was made) it ends at a completion that stands for many, but for no more than
+    /// what is left of `limit`, and opens that as a batch.
     #[inline(always)]
-    pub(crate) fn redeem_singles(
+    pub(crate) fn redeem_singles<const IN_ORDER: bool>(
         &mut self,
-        most: usize,
+        (most, limit): (usize, u16),
         unshown: Unshown,
         mut next: impl FnMut() -> Option<(u32, Claim)>,
         mut each: impl FnMut(Done),
     ) -> Ended {
-        let Self { records, size, free, .. } = self;
+        debug_assert_eq!(self.order.is_some(), IN_ORDER, "as the ledger was made");
+        let Self { records, size, free, order, batch, .. } = self;
         let (records, size) = (&mut **records, *size);
-        let (mut taken, mut idle_claims, mut refused) = (0usize, 0u16, None);
-        while taken < most && refused.is_none() {
-            let run = free.back_run(most.saturating_sub(taken));
-            let mut count = 0usize;
-            for to in &mut *run {
-                let Some((slot, claim)) = next() else { break };
-                match Self::decide(records, size, claim, unshown) {
-                    Ok(Lawful { head, record, written, idle_claim }) => {
-                        assert!(record.count == 1, "only single descriptors are lent here");
-                        record.token = None;
-                        record.state = State::Free;
-                        *to = head;
-                        idle_claims = idle_claims.wrapping_add(u16::from(idle_claim));
-                        count = count.wrapping_add(1);
-                        each(Done { head, at: record.desc.addr.into(), written });
-                    }
+        let (mut ended, mut refused, mut goes_on) = (Ended::default(), None, true);
+        while usize::from(ended.taken) < most && goes_on {
+            let left = most.wrapping_sub(usize::from(ended.taken));
+            // In order, those that are out longest, as far as they lie in one piece.
+            let oldest = order.as_ref().filter(|_| IN_ORDER).map(|order| order.front_run(left));
+            let run = free.back_run(oldest.map_or(left, <[DescId]>::len));
+            let (mut oldest, mut count) = (oldest.map(<[DescId]>::iter), 0usize);
+            goes_on = !run.is_empty();
+            for to in run {
+                let Some((slot, claim)) = next() else {
+                    goes_on = false;
+                    break;
+                };
+                let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
+                    Ok(lawful) => lawful,
                     Err(kind) => {
-                        refused = Some((kind, claim, slot));
+                        (refused, goes_on) = (Some((kind, claim, slot)), false);
                         break;
                     }
+                };
+                assert!(record.count == 1, "only single descriptors are lent here");
+                if let Some(oldest) = &mut oldest
+                    && let Some(oldest) = oldest.next()
+                    && *oldest != head
+                {
+                    let number = record.place;
+                    let limit = limit.saturating_sub(ended.taken);
+                    ended = match Self::open(records, (number, *oldest), limit, slot) {
+                        Ok(left) => {
+                            *batch = Batch { left, written, idle_claim };
+                            Ended { opened: true, ..ended }
+                        }
+                        Err(fault) => ended.with(fault),
+                    };
+                    goes_on = false;
+                    break;
                 }
+                record.token = None;
+                record.state = State::Free;
+                *to = head;
+                count = count.wrapping_add(1);
+                ended.count(idle_claim);
+                each(Done { head, at: record.desc.addr.into(), written });
             }
-            let whole = count == run.len();
             free.push_run(count);
-            taken = taken.wrapping_add(count);
-            if !whole || count == 0 {
-                break;
+            if let Some(order) = order.as_mut().filter(|_| IN_ORDER) {
+                order.pop_run(count);
             }
         }
-        // Never more than there are descriptors.
-        let taken = u16::try_from(taken).unwrap_or(0);
-        self.outstanding = self.outstanding.wrapping_sub(taken);
-        let fault = refused.map(|(kind, claim, slot)| self.fault(kind, claim, slot));
-        Ended { taken, idle_claims, opened: false, fault }
+        self.outstanding = self.outstanding.wrapping_sub(ended.taken);
+        match refused {
+            Some((kind, claim, slot)) => ended.with(self.fault(kind, claim, slot)),
+            None => ended,
+        }
+    }
+
+    /// How many chains a completion stands for that names chain `number`, and not the `oldest` of those that are out: all up to
+    /// the named one. They are lent still.
+    #[cold]
+    fn open(records: &[Record<()>], (number, oldest): (u16, DescId), limit: u16, slot: u32) -> Result<u16, Fault> {
+        let from = records.get(oldest.index()).map_or(0, |record| record.place);
+        Self::batch_of(number, from, limit, slot)
     }
 
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
@@ -170,13 +202,14 @@ impl Ledger<()> {
     /// With in-order use it ends at a completion that stands for many, but for no more than what is left of `limit`, and opens
     /// that as a batch.
     #[inline(always)]
-    pub(crate) fn exchange_singles(
+    pub(crate) fn exchange_singles<const IN_ORDER: bool>(
         &mut self,
         (most, limit): (usize, u16),
         (shown, place): (u16, u16),
         mut next: impl FnMut() -> Option<(u32, Claim)>,
         mut each: impl FnMut(Done, Descriptor),
     ) -> Ended {
+        debug_assert_eq!(self.order.is_some(), IN_ORDER, "as the ledger was made");
         let Self { records, size, order, batch, .. } = self;
         let (records, size) = (&mut **records, *size);
         let mut ended = Ended::default();
@@ -184,7 +217,7 @@ impl Ledger<()> {
         while usize::from(ended.taken) < most && goes_on {
             let left = most.wrapping_sub(usize::from(ended.taken));
             // In order, those that are out longest, as far as they lie in one piece.
-            let oldest = order.as_ref().map(|order| order.front_run(left));
+            let oldest = order.as_ref().filter(|_| IN_ORDER).map(|order| order.front_run(left));
             let (now, before) = (oldest.map_or(left, <[DescId]>::len), ended.taken);
             let mut oldest = oldest.map(<[DescId]>::iter);
             goes_on = now > 0;
@@ -207,16 +240,15 @@ impl Ledger<()> {
                     && let Some(oldest) = oldest.next()
                     && *oldest != head
                 {
-                    // The oldest is another: all up to the named one are back. It is lent still.
                     let number = record.place;
-                    let from = records.get(oldest.index()).map_or(0, |record| record.place);
-                    match Self::batch_of(number, from, limit.saturating_sub(ended.taken), slot) {
-                        Ok(chains) => {
-                            *batch = Batch { left: chains, written, idle_claim };
-                            ended.opened = true;
+                    let limit = limit.saturating_sub(ended.taken);
+                    ended = match Self::open(records, (number, *oldest), limit, slot) {
+                        Ok(left) => {
+                            *batch = Batch { left, written, idle_claim };
+                            Ended { opened: true, ..ended }
                         }
-                        Err(fault) => ended.fault = Some(fault),
-                    }
+                        Err(fault) => ended.with(fault),
+                    };
                     goes_on = false;
                     break;
                 }
@@ -226,7 +258,7 @@ impl Ledger<()> {
                 ended.count(idle_claim);
                 each(Done { head, at: desc.addr.into(), written }, desc);
             }
-            if let Some(order) = order {
+            if let Some(order) = order.as_mut().filter(|_| IN_ORDER) {
                 order.rotate(usize::from(ended.taken.wrapping_sub(before)));
             }
         }

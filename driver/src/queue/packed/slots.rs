@@ -11,7 +11,6 @@ use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::ledger::{Ended, Lent, Unshown};
 use crate::queue::slots::{Done, SlotRing, Taken};
-use crate::queue::violation::Fault;
 
 impl<W: Words> SlotRing for PackedRing<W, ()> {
     fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
@@ -41,28 +40,48 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
     }
 
     #[inline(always)]
-    fn take_slots(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
-        if let Err(violation) = self.latch.check() {
-            return (0, Err(violation));
-        }
-        if self.in_order {
-            return self.each_batch(most, |ring, left, slot| ring.ledger.redeem_batch(left, slot, &mut each));
-        }
-        let mut taken = 0usize;
-        loop {
-            let (unshown, round) = (self.unshown(), self.round());
-            let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
-            let ended = self.ledger.redeem_singles(most.wrapping_sub(taken), unshown, next, &mut each);
-            let (now, end) = self.end_slots(ended);
-            taken = taken.wrapping_add(now);
-            if end.is_err() || taken >= most || now < round {
-                return (taken, end);
-            }
-        }
+    fn take_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken {
+        if self.in_order { self.take_burst::<true>(most, each) } else { self.take_burst::<false>(most, each) }
     }
 
     #[inline(always)]
-    fn exchange_slots(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
+    fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken {
+        if self.in_order { self.exchange_burst::<true>(most, each) } else { self.exchange_burst::<false>(most, each) }
+    }
+}
+
+impl<W: Words> PackedRing<W, ()> {
+    /// [`SlotRing::take_slots`], for rings in order or for the others.
+    #[inline(always)]
+    fn take_burst<const IN_ORDER: bool>(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
+        if let Err(violation) = self.latch.check() {
+            return (0, Err(violation));
+        }
+        let mut taken = 0usize;
+        while taken < most {
+            let (left, round) = (most.wrapping_sub(taken), self.round());
+            let (ended, single) = if IN_ORDER && self.ledger.in_batch() > 0 {
+                (self.ledger.redeem_batch(left, u32::from(self.next_used.slot()), &mut each), false)
+            } else {
+                let unshown = self.unshown();
+                let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
+                (self.ledger.redeem_singles::<IN_ORDER>((left, self.held_slots), unshown, next, &mut each), true)
+            };
+            let (now, end) = if single { self.end_slots(ended) } else { self.end(ended) };
+            taken = taken.wrapping_add(now);
+            if end.is_err() {
+                return (taken, end);
+            }
+            if single && !ended.opened && now < round {
+                break;
+            }
+        }
+        (taken, Ok(()))
+    }
+
+    /// [`SlotRing::exchange_slots`], for rings in order or for the others.
+    #[inline(always)]
+    fn exchange_burst<const IN_ORDER: bool>(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
         if let Err(violation) = self.latch.check() {
             return (0, Err(violation));
         }
@@ -75,13 +94,13 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
                 room.push(done.head, desc);
                 each(done);
             };
-            let (ended, single) = if self.ledger.in_batch() > 0 {
+            let (ended, single) = if IN_ORDER && self.ledger.in_batch() > 0 {
                 let slot = u32::from(self.next_used.slot());
                 (self.ledger.exchange_batch(left, self.posted, slot, again), false)
             } else {
                 let places = (self.published, self.posted);
                 let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
-                (self.ledger.exchange_singles((left, self.held_slots), places, next, again), true)
+                (self.ledger.exchange_singles::<IN_ORDER>((left, self.held_slots), places, next, again), true)
             };
             self.staged.end(ended.taken);
             // For less than a line it is too early: the device is about to write what stands behind.
@@ -100,9 +119,7 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         }
         (taken, Ok(()))
     }
-}
 
-impl<W: Words> PackedRing<W, ()> {
     /// Chains that were added and not published.
     #[inline(always)]
     fn unshown(&self) -> Unshown {
@@ -113,42 +130,6 @@ impl<W: Words> PackedRing<W, ()> {
     #[inline(always)]
     fn round(&self) -> usize {
         usize::from(self.size.get().wrapping_sub(self.next_used.slot()))
-    }
-
-    /// Takes batches by `take`, which is told how many chains are wanted still and the slot of the completion.
-    #[inline(always)]
-    fn each_batch(&mut self, most: usize, mut take: impl FnMut(&mut Self, usize, u32) -> Ended) -> Taken {
-        let mut taken = 0usize;
-        while taken < most {
-            let slot = u32::from(self.next_used.slot());
-            let ended = match self.open_batch(slot) {
-                Ok(true) => take(self, most.wrapping_sub(taken), slot),
-                Ok(false) => break,
-                Err(fault) => Ended { fault: Some(fault), ..Ended::default() },
-            };
-            taken = taken.wrapping_add(usize::from(ended.taken));
-            let (_, end) = self.end(ended);
-            if end.is_err() {
-                return (taken, end);
-            }
-        }
-        (taken, Ok(()))
-    }
-
-    /// Looks at the next slot if nothing is left of the one before, which may stand for any number of chains that are out, of
-    /// one slot each: as many as a chain that was shown can be away from the oldest. Whether there is something.
-    #[inline(always)]
-    fn open_batch(&mut self, slot: u32) -> Result<bool, Fault> {
-        if self.ledger.in_batch() > 0 {
-            return Ok(true);
-        }
-        let mut next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
-        let Some((_, (id, len))) = next() else { return Ok(false) };
-        self.counters.used_entries = self.counters.used_entries.wrapping_add(1);
-        let chains = self.ledger.open_batch(id, len, slot, self.unshown(), self.held_slots)?;
-        let batches = &mut self.counters.in_order_batches;
-        *batches = batches.wrapping_add(u64::from(chains > 1));
-        Ok(true)
     }
 
     /// Books what was posted.

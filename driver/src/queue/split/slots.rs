@@ -11,7 +11,7 @@ use crate::mapper::slots::FixedSlots;
 use crate::queue::DriverRing;
 use crate::queue::ledger::{Ended, Lent, Unshown};
 use crate::queue::slots::{BURST, Done, SlotRing, Taken};
-use crate::queue::violation::{Fault, Violation};
+use crate::queue::violation::Violation;
 
 impl<W: Words> SlotRing for SplitRing<W, ()> {
     fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
@@ -46,22 +46,49 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
     }
 
     #[inline(always)]
-    fn take_slots(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
-        if self.in_order {
-            return self.each_batch(most, |ring, left, slot| ring.ledger.redeem_batch(left, slot, &mut each));
-        }
+    fn take_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken {
+        if self.in_order { self.take_burst::<true>(most, each) } else { self.take_burst::<false>(most, each) }
+    }
+
+    #[inline(always)]
+    fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken {
+        if self.in_order { self.exchange_burst::<true>(most, each) } else { self.exchange_burst::<false>(most, each) }
+    }
+}
+
+impl<W: Words> SplitRing<W, ()> {
+    /// [`SlotRing::take_slots`], for rings in order or for the others.
+    #[inline(always)]
+    fn take_burst<const IN_ORDER: bool>(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
         let there = match self.look_for(most) {
             Ok(there) => usize::from(there),
             Err(violation) => return (0, Err(violation)),
         };
-        let unshown = self.unshown();
-        let (ledger, next) = (&mut self.ledger, claims(&self.used, self.next_used));
-        let ended = ledger.redeem_singles(there, unshown, next, each);
-        self.end_elements(ended)
+        let mut taken = 0usize;
+        while taken < there {
+            let left = there.wrapping_sub(taken);
+            let (now, end) = if IN_ORDER && self.ledger.in_batch() > 0 {
+                let slot = u32::from(self.size.slot(self.next_used));
+                let ended = self.ledger.redeem_batch(left, slot, &mut each);
+                self.end(ended)
+            } else {
+                let unshown = self.unshown();
+                let (limit, next) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
+                let ended = self.ledger.redeem_singles::<IN_ORDER>((left, limit), unshown, next, &mut each);
+                self.end_elements(ended)
+            };
+            taken = taken.wrapping_add(now);
+            // Without a step there would be no end; there is one, for no more is there than is held.
+            if end.is_err() || (now == 0 && self.ledger.in_batch() == 0) {
+                return (taken, end);
+            }
+        }
+        (taken, Ok(()))
     }
 
+    /// [`SlotRing::exchange_slots`], for rings in order or for the others.
     #[inline(always)]
-    fn exchange_slots(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
+    fn exchange_burst<const IN_ORDER: bool>(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
         let there = match self.look_for(most) {
             Ok(there) => usize::from(there),
             Err(violation) => return (0, Err(violation)),
@@ -79,27 +106,26 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
                 each(done);
             };
             let left = left.min(BURST);
-            let (now, end) = if self.ledger.in_batch() > 0 {
+            let (now, end) = if IN_ORDER && self.ledger.in_batch() > 0 {
                 let slot = u32::from(size.slot(self.next_used));
                 let ended = self.ledger.exchange_batch(left, places.1, slot, again);
                 self.show(&heads, ended.taken);
                 self.end(ended)
             } else {
                 let (limit, next) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
-                let ended = self.ledger.exchange_singles((left, limit), places, next, again);
+                let ended = self.ledger.exchange_singles::<IN_ORDER>((left, limit), places, next, again);
                 self.show(&heads, ended.taken);
                 self.end_elements(ended)
             };
             taken = taken.wrapping_add(now);
-            if end.is_err() {
+            // Without a step there would be no end; there is one, for no more is there than is held.
+            if end.is_err() || (now == 0 && self.ledger.in_batch() == 0) {
                 return (taken, end);
             }
         }
         (taken, Ok(()))
     }
-}
 
-impl<W: Words> SplitRing<W, ()> {
     /// Puts the first `count` heads into the next slots of the available ring.
     #[inline(always)]
     fn show(&mut self, heads: &[DescId; BURST], count: u16) {
@@ -130,45 +156,6 @@ impl<W: Words> SplitRing<W, ()> {
         self.used.prefetch(self.seen_used, more.min(BURST_ELEMENTS));
         self.seen_used = self.seen_used.advance(more);
         Ok(seen.wrapping_add(more).min(most))
-    }
-
-    /// Takes batches by `take`, which is told how many chains are wanted still and where the element stands.
-    #[inline(always)]
-    fn each_batch(&mut self, most: usize, mut take: impl FnMut(&mut Self, usize, u32) -> Ended) -> Taken {
-        let there = match self.look_for(most) {
-            Ok(there) => usize::from(there),
-            Err(violation) => return (0, Err(violation)),
-        };
-        let mut taken = 0usize;
-        while taken < there {
-            let slot = u32::from(self.size.slot(self.next_used));
-            let opened = self.open_batch(slot);
-            let ended = match opened {
-                Ok(()) => take(self, there.wrapping_sub(taken), slot),
-                Err(fault) => Ended { fault: Some(fault), ..Ended::default() },
-            };
-            taken = taken.wrapping_add(usize::from(ended.taken));
-            let (_, end) = self.end(ended);
-            if end.is_err() {
-                return (taken, end);
-            }
-        }
-        (taken, Ok(()))
-    }
-
-    /// Loads the next used element if none is left of the one before: it may stand for many, but for no more than the index
-    /// says.
-    #[inline(always)]
-    fn open_batch(&mut self, slot: u32) -> Result<(), Fault> {
-        if self.ledger.in_batch() > 0 {
-            return Ok(());
-        }
-        let (id, len) = self.used.element(self.next_used);
-        self.counters.used_entries = self.counters.used_entries.wrapping_add(1);
-        let chains = self.ledger.open_batch(id, len, slot, self.unshown(), self.seen_used.since(self.next_used))?;
-        let batches = &mut self.counters.in_order_batches;
-        *batches = batches.wrapping_add(u64::from(chains > 1));
-        Ok(())
     }
 
     /// Books what became of a burst with an element for each chain.
