@@ -54,7 +54,8 @@ pub struct BenchArgs {
     /// What testpmd does with the frames of a loop, or with those that it receives
     #[arg(long, value_enum, default_value_t = Forward::Io)]
     dpdk_forward: Forward,
-    /// Have testpmd record what its cores do, which costs it a little: how busy they were, and cycles a packet
+    /// Have testpmd record what its cores do, which costs it a little: how busy they were, and cycles a packet. Pairings run one
+    /// after the other then, and take no turns
     #[arg(long)]
     pub(super) record_core_cycles: bool,
     /// Make the memory of our driver of huge pages, which are reserved for it (root)

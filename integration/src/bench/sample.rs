@@ -31,7 +31,7 @@ pub(super) struct Method {
     pub(super) window: Duration,
     pub(super) path: Path22,
     pub(super) forward: Forward,
-    /// Whether testpmd records what its cores do, which costs it a little.
+    /// Whether testpmd records what its cores do, which costs it a little. No turns are taken then.
     pub(super) cycles: bool,
 }
 
@@ -49,6 +49,9 @@ pub(super) fn take(
     cpus: (usize, usize),
     mut between: impl FnMut() -> Result<(), String>,
 ) -> Result<Vec<Sample>, String> {
+    if pairings.iter().any(|(_, method)| method.cycles) {
+        return one_by_one(pairings, work, cpus, between);
+    }
     let mut pairs = Vec::new();
     for (pairing, method) in pairings {
         pairs.push(Pair::start(*pairing, work, *method, cpus)?);
@@ -63,6 +66,25 @@ pub(super) fn take(
         between()?;
     }
     pairs.into_iter().map(|pair| pair.finish(work)).collect()
+}
+
+/// As [`take`], without turns: to testpmd the time for which it is stopped is work of its core.
+fn one_by_one(
+    pairings: &[(Pairing, Method)],
+    work: &Work,
+    cpus: (usize, usize),
+    mut between: impl FnMut() -> Result<(), String>,
+) -> Result<Vec<Sample>, String> {
+    let mut samples = Vec::new();
+    for (pairing, method) in pairings {
+        between()?;
+        let mut pair = Pair::start(*pairing, work, *method, cpus)?;
+        pair.go_on()?;
+        pass(method.window);
+        samples.push(pair.finish(work)?);
+        between()?;
+    }
+    Ok(samples)
 }
 
 /// A pairing that was started: both processes are stopped while it is not their turn.
@@ -106,7 +128,8 @@ impl Pair {
     }
 
     fn go_on(&mut self) -> Result<(), String> {
-        self.idle += self.stopped.take().map_or(Duration::ZERO, |since| since.elapsed());
+        let Some(since) = self.stopped.take() else { return Ok(()) };
+        self.idle += since.elapsed();
         self.signal(Signal::CONT)
     }
 
@@ -124,8 +147,9 @@ impl Pair {
         let last = receiver.frames()?;
         let busy = last.1.saturating_duration_since(first.1).saturating_sub(idle);
         let rate = per_second(last.0.saturating_sub(first.0), busy);
-        // Both are asked before either leaves: a memif that is left forgets what it has seen.
         let at_driver = finish(&mut driver, dir == Direction::Tx)?;
+        // Our backend ends when it is left. A memif that is left forgets what it has seen.
+        let _stays = matches!(backend, Side::Theirs(_)).then_some(driver);
         let at_backend = finish(&mut backend, dir == Direction::Rx)?;
         agree(work, at_driver.frames, at_backend.frames)?;
         Ok(Sample { rate, percentiles: at_driver.percentiles, cycles: [at_driver.cycles, at_backend.cycles] })
