@@ -34,7 +34,10 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         };
         let posted = self.ledger.lend_singles(most, place, (direction, lens), write, |_| {});
         self.staged.end(posted);
-        self.ask_for(posted);
+        // For less than a line it takes it from a device that looks at the next slot all the time, and takes it back.
+        if posted >= SLOTS_A_LINE {
+            self.ask_for(posted);
+        }
         self.end_posts(posted);
         usize::from(posted)
     }
