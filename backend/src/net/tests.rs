@@ -464,3 +464,23 @@ proptest! {
         prop_assert_eq!(bench.guest.read(bench.data + HDR_BYTES, len), frame);
     }
 }
+
+/// Of every length that a burst has, and however early it ends.
+#[test]
+fn each_item_is_asked_for_once_and_before_its_turn() {
+    for (count, end) in (0..=40usize).flat_map(|count| [(count, count), (count, count / 2)]) {
+        let items: Vec<usize> = (0..count).collect();
+        let (asked, mut seen) = (std::cell::RefCell::new(Vec::new()), Vec::new());
+        let ask = |item: usize| asked.borrow_mut().push(item);
+        super::each_ahead(&items, &items, ask, |item, with| {
+            assert_eq!(item, *with);
+            assert!(asked.borrow().contains(&item));
+            seen.push(item);
+            seen.len() < end
+        });
+        assert!(seen.iter().eq(items.iter().take(end.max(1))), "{count} {end}");
+        let asked = asked.into_inner();
+        assert!(asked.iter().eq(items.iter().take(asked.len())), "{count} {end}");
+        assert_eq!(asked.len(), count.min(seen.len() + super::AHEAD), "{count} {end}");
+    }
+}

@@ -239,6 +239,26 @@ mod tests {
         assert_eq!((count(64), count(570), count(1518)), (7, 4, 1));
     }
 
+    /// Of the first so many, and what comes then.
+    #[test]
+    fn bursts_are_what_single_frames_are() {
+        fn compare<S: Sizes>(mut port: Generate<S>, mut oracle: Generate<S>) {
+            for most in (0..=64usize).cycle().take(2_000) {
+                let mut frames = vec![&[][..]; most];
+                assert_eq!(port.rx_burst(&mut frames), most);
+                let done = most.div_ceil(2);
+                for frame in frames.iter().take(done) {
+                    assert_eq!(oracle.rx_peek(), Some(*frame));
+                    oracle.rx_consume();
+                }
+                port.rx_consume_burst(done);
+                assert_eq!(port.stats(), oracle.stats());
+            }
+        }
+        compare(Generate::new(64).unwrap(), Generate::new(64).unwrap());
+        compare(Generate::imix(), Generate::imix());
+    }
+
     #[test]
     fn sizes_that_cannot_be_are_refused() {
         for bytes in [0, 21, MAX_FRAME + 1, usize::MAX] {

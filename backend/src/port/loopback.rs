@@ -224,11 +224,11 @@ mod tests {
     }
 
     proptest! {
-        /// Any order of sends and receives, against a queue of vectors.
+        /// Any order of sends, receives and bursts, against a queue of vectors.
         #[test]
         fn frames_come_back_in_order(steps in proptest::collection::vec((any::<bool>(), 14usize..9000), 1..400)) {
             let mut port = Loopback::with_capacity(16, 70_000);
-            let mut oracle = std::collections::VecDeque::new();
+            let mut oracle = std::collections::VecDeque::<Vec<u8>>::new();
             for (n, (out, len)) in steps.into_iter().enumerate() {
                 if out {
                     let frame: Vec<u8> = (0..len).map(|at| (at * 31 + n) as u8).collect();
@@ -236,6 +236,14 @@ mod tests {
                     let sent = send(&mut port, &frame);
                     prop_assert!(sent || oracle.len() == 16 || len + 9000 > free, "room was left");
                     if sent { oracle.push_back(frame); }
+                } else if len % 2 == 0 {
+                    let mut frames = [&[][..]; 8];
+                    let count = port.rx_burst(&mut frames);
+                    prop_assert_eq!(count, oracle.len().min(8));
+                    prop_assert!(frames.iter().zip(&oracle).take(count).all(|(frame, sent)| frame == sent));
+                    let done = len % (count + 1);
+                    port.rx_consume_burst(done);
+                    oracle.drain(..done);
                 } else {
                     prop_assert_eq!(port.rx_peek(), oracle.front().map(Vec::as_slice));
                     port.rx_consume();

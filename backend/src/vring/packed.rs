@@ -42,6 +42,8 @@ pub struct PackedVring<W: Words> {
     next_avail: PackedPosition,
     /// What that slot says, if it was found to be available.
     seen: Option<SlotRest>,
+    /// How many chains the last burst took, if it wrote a slot for each: so many are expected of the next one.
+    usual: u16,
     /// Chains that were taken and not completed, oldest first.
     taken: Row<Taken>,
     /// The slot of the next completion.
@@ -111,6 +113,7 @@ impl<W: Words> PackedVring<W> {
             only_sends: false,
             next_avail: at,
             seen: None,
+            usual: 0,
             taken: Row::new(usize::from(size.get())),
             next_used: at,
             first: None,
@@ -306,15 +309,15 @@ impl<W: Words> PackedVring<W> {
         self.unpublished = self.unpublished.wrapping_add(chain.slots);
     }
 
-    /// Asks for the lines of the next `count` used slots, which are written when the frames are copied. Not for less than a line:
-    /// a driver that waits for one slot looks at its line all the time, and would take it back.
+    /// Asks for the lines of the next `count` slots, which are read and then written: once for both. Not for less than a line: a
+    /// driver that waits for one slot looks at its line all the time, and would take it back.
     #[inline(always)]
     fn ask_for_slots(&self, count: u16) {
         if count < SLOTS_A_LINE {
             return;
         }
         let ring = self.ring.view();
-        let mut at = self.next_used;
+        let mut at = self.next_avail;
         for _ in 0..count.div_ceil(SLOTS_A_LINE) {
             ring.prefetch(usize::from(at.slot()).wrapping_mul(SLOT_BYTES));
             at = at.advance(SLOTS_A_LINE.min(self.size.get()), self.size);
@@ -365,6 +368,8 @@ impl<W: Words> PackedVring<W> {
             } else if let Some(Single { id, .. }) = now.last() {
                 let first = self.batch.map_or(self.next_used, |batch| batch.first);
                 self.batch = Some(Batch { first, last: *id });
+                // The other lines are not written.
+                self.usual = 0;
                 // No more than a burst.
                 let count = u16::try_from(alike).unwrap_or(u16::MAX);
                 self.next_used = self.next_used.advance(count, self.size);
@@ -431,6 +436,9 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         if self.fault.is_some() {
             return 0;
         }
+        if self.seen.is_some() {
+            self.ask_for_slots(self.usual);
+        }
         debug_assert!(self.taken.is_empty(), "chains are given back before single ones are taken");
         let (size, mut at, mut seen) = (self.size, self.next_avail, self.seen.take());
         let slots = boundary::slots(&self.ring, size);
@@ -464,7 +472,7 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         }
         self.seen = seen;
         self.next_avail = at;
-        self.ask_for_slots(taken);
+        self.usual = taken;
         taken
     }
 

@@ -318,5 +318,18 @@ mod tests {
             prop_assert_eq!(table.hot().bytes(GuestAddr(addr), len).is_some(), expected);
             prop_assert_eq!(table.area(GuestAddr(addr), len as usize).is_some(), expected);
         }
+
+        /// A burst may lead from region to region.
+        #[test]
+        fn a_hot_region_finds_what_the_table_finds(
+            addrs in proptest::collection::vec(prop_oneof![0u64..0x5000, any::<u64>()], 1..40),
+        ) {
+            let table = table(&[(0x1000u64, 4096usize), (0x2000, 8192)]).unwrap();
+            let mut hot = table.hot();
+            for addr in addrs.into_iter().map(GuestAddr) {
+                let start = |bytes: Option<Bytes<'_>>| bytes.map(|bytes| bytes.start_ptr());
+                prop_assert_eq!(start(hot.bytes(addr, 76)), start(table.bytes(addr, 76)), "{:?}", addr);
+            }
+        }
     }
 }

@@ -68,6 +68,9 @@ pub struct PackedRing<W, T> {
     next_used: PackedPosition,
     /// Whether that slot was seen to be used, and what it says.
     seen: Option<Seen>,
+    /// How many completions the last burst took: so many are expected of the next one.
+    #[cfg(feature = "std")]
+    usual: u16,
     /// Slots that were published and are not back.
     held_slots: u16,
     /// Chains that were posted, modulo 2^16.
@@ -128,6 +131,8 @@ impl<W: Words, T> PackedRing<W, T> {
             unasked: 0,
             next_used: PackedPosition::START,
             seen: None,
+            #[cfg(feature = "std")]
+            usual: 0,
             held_slots: 0,
             posted: 0,
             published: 0,

@@ -36,7 +36,7 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         self.staged.end(posted);
         // For less than a line it takes it from a device that looks at the next slot all the time, and takes it back.
         if posted >= SLOTS_A_LINE {
-            self.ask_for(posted);
+            self.ask_for(self.next_avail, posted);
         }
         self.end_posts(posted);
         usize::from(posted)
@@ -88,6 +88,7 @@ impl<W: Words> PackedRing<W, ()> {
         if let Err(violation) = self.latch.check() {
             return (0, Err(violation));
         }
+        self.look_ahead(most);
         let mut taken = 0usize;
         while taken < most {
             let (left, round) = (most.wrapping_sub(taken), self.round());
@@ -106,13 +107,12 @@ impl<W: Words> PackedRing<W, ()> {
                 (self.ledger.exchange_singles::<IN_ORDER>((left, self.held_slots), places, next, again), true)
             };
             self.staged.end(ended.taken);
-            // For less than a line it is too early: the device is about to write what stands behind.
-            if ended.taken >= SLOTS_A_LINE {
-                self.ask_for(ended.taken);
-            }
             self.end_posts(ended.taken);
             let (now, end) = if single { self.end_slots(ended) } else { self.end(ended) };
             taken = taken.wrapping_add(now);
+            if now > 0 {
+                self.usual = u16::try_from(taken).unwrap_or(u16::MAX);
+            }
             if end.is_err() {
                 return (taken, end);
             }
@@ -121,6 +121,20 @@ impl<W: Words> PackedRing<W, ()> {
             }
         }
         (taken, Ok(()))
+    }
+
+    /// Looks at the next slot, and if it was used, asks for the lines of as many as are usual, to read them and then to write them
+    /// again.
+    #[inline(always)]
+    fn look_ahead(&mut self, most: usize) {
+        let usual = usize::from(self.usual).min(most);
+        let seen = self.seen.is_some() || self.ledger.in_batch() > 0;
+        if usual >= usize::from(SLOTS_A_LINE) && !seen && self.held_slots > 0 {
+            self.seen = boundary::used_slot(&self.ring, self.next_used);
+            if self.seen.is_some() {
+                self.ask_for(self.next_used, u16::try_from(usual).unwrap_or(0));
+            }
+        }
     }
 
     /// Chains that were added and not published.
@@ -143,12 +157,11 @@ impl<W: Words> PackedRing<W, ()> {
         self.unpublished = self.unpublished.wrapping_add(posted);
     }
 
-    /// Asks for the lines of the next `count` slots, which will be written.
+    /// Asks for the lines of `count` slots from `at` on, which will be written.
     #[inline(always)]
-    fn ask_for(&self, count: u16) {
+    fn ask_for(&self, at: PackedPosition, count: u16) {
         let ring = self.ring.view();
-        let mut at = self.next_avail;
-        let mut left = count;
+        let (mut at, mut left) = (at, count);
         while left > 0 {
             // Where the line ends: rings of other sizes end within one.
             let here = SLOTS_A_LINE.wrapping_sub(at.slot() % SLOTS_A_LINE).min(self.size.get().wrapping_sub(at.slot()));
