@@ -8,8 +8,8 @@ use crate::boundary;
 /// A received frame in the slot where the device put it: for forwarding, which then takes one copy instead of two.
 ///
 /// **Its bytes are the device's for as long as it is lent.** The device may rewrite them at any moment, and two looks at the
-/// same byte may see two values. The length was checked and stands; so does the net header, of which a private copy was
-/// looked at. Nothing else is promised: whoever decides by bytes of the frame has to copy them out first and decide by the
+/// same byte may see two values. The length was checked and stands; so does what the net header was found not to ask
+/// for. Nothing else is promised: whoever decides by bytes of the frame has to copy them out first and decide by the
 /// copy. [`RxQueue::rx_burst`](super::RxQueue::rx_burst) has no such trap.
 #[derive(Clone, Copy, Debug)]
 pub struct LeasedFrame<'a> {

@@ -3,7 +3,8 @@
 //! Every slot is posted at all times, except between the moment its frame is copied out and the moment it is posted
 //! again in the same call. The device is shown slots that are posted again an eighth of the ring at a time, at most 32, and all of
 //! them before this side sleeps. A frame is copied to private memory by one copy of exactly the bytes that were checked, and
-//! only the copy is looked at: what the device does to the slot meanwhile or afterwards has no effect.
+//! only the copy is looked at: what the device does to the slot meanwhile or afterwards has no effect. Of its net header the two
+//! bytes that may ask for something are loaded, once each, and nothing of it is kept.
 //!
 //! A frame that is too short or whose header says what was not negotiated is a fault of the packet: it is dropped and
 //! counted, and traffic goes on.
