@@ -358,24 +358,21 @@ impl<W: Words> PackedVring<W> {
     /// after the other.
     #[inline(always)]
     fn end_in_order<H: Hook>(&mut self, hook: &mut H, done: &[Single]) {
-        let mut done = done;
-        while let Some(Single { writable, .. }) = done.first() {
-            let alike = done.iter().take_while(|single| single.writable == *writable).count();
-            let Some((now, later)) = done.split_at_checked(alike) else { return };
+        for now in done.chunk_by(|one, next| one.writable == next.writable) {
+            let Some(Single { id, writable, .. }) = now.last() else { continue };
             if *writable {
                 self.write_batch(hook);
                 self.write_singles(now);
-            } else if let Some(Single { id, .. }) = now.last() {
+            } else {
                 let first = self.batch.map_or(self.next_used, |batch| batch.first);
                 self.batch = Some(Batch { first, last: *id });
                 // The other lines are not written.
                 self.usual = 0;
                 // No more than a burst.
-                let count = u16::try_from(alike).unwrap_or(u16::MAX);
+                let count = u16::try_from(now.len()).unwrap_or(u16::MAX);
                 self.next_used = self.next_used.advance(count, self.size);
                 self.unpublished = self.unpublished.wrapping_add(count);
             }
-            done = later;
         }
     }
 

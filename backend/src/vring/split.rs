@@ -272,20 +272,17 @@ impl<W: Words> SplitVring<W> {
     /// after the other.
     #[inline(always)]
     fn end_in_order<H: Hook>(&mut self, hook: &mut H, done: &[Single]) {
-        let mut done = done;
-        while let Some(Single { writable, .. }) = done.first() {
-            let alike = done.iter().take_while(|single| single.writable == *writable).count();
-            let Some((now, later)) = done.split_at_checked(alike) else { return };
+        for now in done.chunk_by(|one, next| one.writable == next.writable) {
+            let Some(Single { id, writable, .. }) = now.last() else { continue };
             if *writable {
                 self.write_batch(hook);
                 self.write_singles(now);
-            } else if let Some(Single { id, .. }) = now.last() {
+            } else {
                 let first = self.batch.map_or(self.next_used, |batch| batch.first);
                 self.batch = Some(Batch { first, last: *id });
                 // No more than a burst.
-                self.next_used = self.next_used.wrapping_add(u16::try_from(alike).unwrap_or(u16::MAX));
+                self.next_used = self.next_used.wrapping_add(u16::try_from(now.len()).unwrap_or(u16::MAX));
             }
-            done = later;
         }
     }
 
