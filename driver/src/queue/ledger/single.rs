@@ -3,7 +3,7 @@
 //! The same records and the same decisions as for chains, in one look at the record. They come in bursts, so ids are taken
 //! from their rows and put there in runs, and what is the same for all loans of a burst is done once.
 
-use ironring_common::index::DescId;
+use ironring_common::index::{DescId, QueueSize};
 use ironring_common::spec::split::Descriptor;
 
 use super::fifo::Fifo;
@@ -47,6 +47,19 @@ impl Ended {
     fn with(self, fault: Fault) -> Self {
         Self { fault: Some(fault), ..self }
     }
+}
+
+/// Why a completion does not end one loan.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    Unlawful(ViolationKind),
+    /// It names chain `number`, and not the `oldest` of those that are out.
+    Another {
+        number: u16,
+        oldest: DescId,
+        written: u32,
+        idle_claim: bool,
+    },
 }
 
 impl Ledger<()> {
@@ -129,10 +142,10 @@ impl Ledger<()> {
         mut each: impl FnMut(Done),
     ) -> Ended {
         debug_assert_eq!(self.order.is_some(), IN_ORDER, "as the ledger was made");
-        let Self { records, size, free, order, batch, .. } = self;
+        let Self { records, size, free, order, .. } = self;
         let (records, size) = (&mut **records, *size);
-        let (mut ended, mut refused, mut goes_on) = (Ended::default(), None, true);
-        while usize::from(ended.taken) < most && goes_on {
+        let (mut ended, mut stopped, mut goes_on) = (Ended::default(), None, true);
+        while usize::from(ended.taken) < most && goes_on && stopped.is_none() {
             let left = most.wrapping_sub(usize::from(ended.taken));
             // In order, those that are out longest, as far as they lie in one piece.
             let oldest = order.as_ref().filter(|_| IN_ORDER).map(|order| order.front_run(left));
@@ -144,30 +157,15 @@ impl Ledger<()> {
                     goes_on = false;
                     break;
                 };
-                let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
-                    Ok(lawful) => lawful,
-                    Err(kind) => {
-                        (refused, goes_on) = (Some((kind, claim, slot)), false);
-                        break;
-                    }
-                };
-                assert!(record.count == 1, "only single descriptors are lent here");
-                if let Some(oldest) = &mut oldest
-                    && let Some(oldest) = oldest.next()
-                    && *oldest != head
-                {
-                    let number = record.place;
-                    let limit = limit.saturating_sub(ended.taken);
-                    ended = match Self::open(records, (number, *oldest), limit, slot) {
-                        Ok(left) => {
-                            *batch = Batch { left, written, idle_claim };
-                            Ended { opened: true, ..ended }
+                let oldest = oldest.as_mut().and_then(Iterator::next).copied();
+                let Lawful { head, record, written, idle_claim } =
+                    match Self::judge(records, size, (claim, unshown), oldest) {
+                        Ok(lawful) => lawful,
+                        Err(stop) => {
+                            stopped = Some((stop, claim, slot));
+                            break;
                         }
-                        Err(fault) => ended.with(fault),
                     };
-                    goes_on = false;
-                    break;
-                }
                 record.token = None;
                 record.state = State::Free;
                 *to = head;
@@ -181,18 +179,48 @@ impl Ledger<()> {
             }
         }
         self.outstanding = self.outstanding.wrapping_sub(ended.taken);
-        match refused {
-            Some((kind, claim, slot)) => ended.with(self.fault(kind, claim, slot)),
+        match stopped {
+            Some((stop, claim, slot)) => self.stopped(ended, stop, (claim, slot), limit),
             None => ended,
         }
     }
 
-    /// How many chains a completion stands for that names chain `number`, and not the `oldest` of those that are out: all up to
-    /// the named one. They are lent still.
+    /// Decides a completion; with in-order use it has to name the `oldest` of those that are out.
+    #[inline(always)]
+    fn judge(
+        records: &mut [Record<()>],
+        queue: QueueSize,
+        (claim, unshown): (Claim, Unshown),
+        oldest: Option<DescId>,
+    ) -> Result<Lawful<'_, ()>, Stop> {
+        let lawful = Self::decide(records, queue, claim, unshown).map_err(Stop::Unlawful)?;
+        assert!(lawful.record.count == 1, "only single descriptors are lent here");
+        if let Some(oldest) = oldest
+            && oldest != lawful.head
+        {
+            let Lawful { ref record, written, idle_claim, .. } = lawful;
+            return Err(Stop::Another { number: record.place, oldest, written, idle_claim });
+        }
+        Ok(lawful)
+    }
+
+    /// What ends a burst early: a fault, or a completion that stands for all chains from the oldest up to the one that it names,
+    /// at most `limit` with those of the burst. They are lent still.
     #[cold]
-    fn open(records: &[Record<()>], (number, oldest): (u16, DescId), limit: u16, slot: u32) -> Result<u16, Fault> {
-        let from = records.get(oldest.index()).map_or(0, |record| record.place);
-        Self::batch_of(number, from, limit, slot)
+    fn stopped(&mut self, ended: Ended, stop: Stop, (claim, slot): (Claim, u32), limit: u16) -> Ended {
+        match stop {
+            Stop::Unlawful(kind) => ended.with(self.fault(kind, claim, slot)),
+            Stop::Another { number, oldest, written, idle_claim } => {
+                let from = self.records.get(oldest.index()).map_or(0, |record| record.place);
+                match Self::batch_of(number, from, limit.saturating_sub(ended.taken), slot) {
+                    Ok(left) => {
+                        self.batch = Batch { left, written, idle_claim };
+                        Ended { opened: true, ..ended }
+                    }
+                    Err(fault) => ended.with(fault),
+                }
+            }
+        }
     }
 
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
@@ -210,11 +238,11 @@ impl Ledger<()> {
         mut each: impl FnMut(Done, Descriptor),
     ) -> Ended {
         debug_assert_eq!(self.order.is_some(), IN_ORDER, "as the ledger was made");
-        let Self { records, size, order, batch, .. } = self;
+        let Self { records, size, order, .. } = self;
         let (records, size) = (&mut **records, *size);
         let mut ended = Ended::default();
-        let (mut place, mut refused, mut goes_on) = (place, None, true);
-        while usize::from(ended.taken) < most && goes_on {
+        let (mut place, mut stopped, mut goes_on) = (place, None, true);
+        while usize::from(ended.taken) < most && goes_on && stopped.is_none() {
             let left = most.wrapping_sub(usize::from(ended.taken));
             // In order, those that are out longest, as far as they lie in one piece.
             let oldest = order.as_ref().filter(|_| IN_ORDER).map(|order| order.front_run(left));
@@ -228,30 +256,15 @@ impl Ledger<()> {
                 };
                 // What was posted again in this burst counts: the device was not shown it.
                 let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
-                let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
-                    Ok(lawful) => lawful,
-                    Err(kind) => {
-                        (refused, goes_on) = (Some((kind, claim, slot)), false);
-                        break;
-                    }
-                };
-                assert!(record.count == 1, "only single descriptors are lent here");
-                if let Some(oldest) = &mut oldest
-                    && let Some(oldest) = oldest.next()
-                    && *oldest != head
-                {
-                    let number = record.place;
-                    let limit = limit.saturating_sub(ended.taken);
-                    ended = match Self::open(records, (number, *oldest), limit, slot) {
-                        Ok(left) => {
-                            *batch = Batch { left, written, idle_claim };
-                            Ended { opened: true, ..ended }
+                let oldest = oldest.as_mut().and_then(Iterator::next).copied();
+                let Lawful { head, record, written, idle_claim } =
+                    match Self::judge(records, size, (claim, unshown), oldest) {
+                        Ok(lawful) => lawful,
+                        Err(stop) => {
+                            stopped = Some((stop, claim, slot));
+                            break;
                         }
-                        Err(fault) => ended.with(fault),
                     };
-                    goes_on = false;
-                    break;
-                }
                 record.place = place;
                 let desc = record.desc;
                 place = place.wrapping_add(1);
@@ -262,8 +275,8 @@ impl Ledger<()> {
                 order.rotate(usize::from(ended.taken.wrapping_sub(before)));
             }
         }
-        match refused {
-            Some((kind, claim, slot)) => ended.with(self.fault(kind, claim, slot)),
+        match stopped {
+            Some((stop, claim, slot)) => self.stopped(ended, stop, (claim, slot), limit),
             None => ended,
         }
     }
