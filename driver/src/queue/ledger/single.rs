@@ -3,11 +3,11 @@
 //! The same records and the same decisions as for chains, in one look at the record. They come in bursts, so ids are taken
 //! from their rows and put there in runs, and what is the same for all loans of a burst is done once.
 
-use ironring_common::index::{DescId, QueueSize};
+use ironring_common::index::DescId;
 use ironring_common::spec::split::Descriptor;
 
 use super::fifo::Fifo;
-use super::{Batch, Lawful, Ledger, Record, State, Unshown, is_writable};
+use super::{Batch, Lawful, Ledger, State, Unshown, is_writable};
 use crate::boundary::Claim;
 use crate::mapper::Direction;
 use crate::queue::slots::Done;
@@ -49,18 +49,8 @@ impl Ended {
     }
 }
 
-/// Why a completion does not end one loan.
-#[derive(Clone, Copy, Debug)]
-enum Stop {
-    Unlawful(ViolationKind),
-    /// It names chain `number`, and not the `oldest` of those that are out.
-    Another {
-        number: u16,
-        oldest: DescId,
-        written: u32,
-        idle_claim: bool,
-    },
-}
+/// Why a completion does not end one loan: what is unlawful, or with in-order use nothing: it names another than the oldest.
+type Stop = Option<ViolationKind>;
 
 impl Ledger<()> {
     /// Books what each descriptor says for ever but for its length: what `describe` gives for it. None is out.
@@ -145,27 +135,30 @@ impl Ledger<()> {
         let Self { records, size, free, order, .. } = self;
         let (records, size) = (&mut **records, *size);
         let (mut ended, mut stopped, mut goes_on) = (Ended::default(), None, true);
-        while usize::from(ended.taken) < most && goes_on && stopped.is_none() {
+        while usize::from(ended.taken) < most && goes_on {
             let left = most.wrapping_sub(usize::from(ended.taken));
             // In order, those that are out longest, as far as they lie in one piece.
             let oldest = order.as_ref().filter(|_| IN_ORDER).map(|order| order.front_run(left));
             let run = free.back_run(oldest.map_or(left, <[DescId]>::len));
-            let (mut oldest, mut count) = (oldest.map(<[DescId]>::iter), 0usize);
+            let (mut oldest, mut count) = (oldest.unwrap_or_default().iter(), 0usize);
             goes_on = !run.is_empty();
             for to in run {
                 let Some((slot, claim)) = next() else {
                     goes_on = false;
                     break;
                 };
-                let oldest = oldest.as_mut().and_then(Iterator::next).copied();
-                let Lawful { head, record, written, idle_claim } =
-                    match Self::judge(records, size, (claim, unshown), oldest) {
-                        Ok(lawful) => lawful,
-                        Err(stop) => {
-                            stopped = Some((stop, claim, slot));
-                            break;
-                        }
-                    };
+                let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
+                    Ok(lawful) => lawful,
+                    Err(kind) => {
+                        (stopped, goes_on) = (Some((Some(kind), claim, slot)), false);
+                        break;
+                    }
+                };
+                assert!(record.count == 1, "only single descriptors are lent here");
+                if IN_ORDER && oldest.next() != Some(&head) {
+                    (stopped, goes_on) = (Some((None, claim, slot)), false);
+                    break;
+                }
                 record.token = None;
                 record.state = State::Free;
                 *to = head;
@@ -185,41 +178,18 @@ impl Ledger<()> {
         }
     }
 
-    /// Decides a completion; with in-order use it has to name the `oldest` of those that are out.
-    #[inline(always)]
-    fn judge(
-        records: &mut [Record<()>],
-        queue: QueueSize,
-        (claim, unshown): (Claim, Unshown),
-        oldest: Option<DescId>,
-    ) -> Result<Lawful<'_, ()>, Stop> {
-        let lawful = Self::decide(records, queue, claim, unshown).map_err(Stop::Unlawful)?;
-        assert!(lawful.record.count == 1, "only single descriptors are lent here");
-        if let Some(oldest) = oldest
-            && oldest != lawful.head
-        {
-            let Lawful { ref record, written, idle_claim, .. } = lawful;
-            return Err(Stop::Another { number: record.place, oldest, written, idle_claim });
-        }
-        Ok(lawful)
-    }
-
     /// What ends a burst early: a fault, or a completion that stands for all chains from the oldest up to the one that it names,
     /// at most `limit` with those of the burst. They are lent still.
     #[cold]
     fn stopped(&mut self, ended: Ended, stop: Stop, (claim, slot): (Claim, u32), limit: u16) -> Ended {
-        match stop {
-            Stop::Unlawful(kind) => ended.with(self.fault(kind, claim, slot)),
-            Stop::Another { number, oldest, written, idle_claim } => {
-                let from = self.records.get(oldest.index()).map_or(0, |record| record.place);
-                match Self::batch_of(number, from, limit.saturating_sub(ended.taken), slot) {
-                    Ok(left) => {
-                        self.batch = Batch { left, written, idle_claim };
-                        Ended { opened: true, ..ended }
-                    }
-                    Err(fault) => ended.with(fault),
-                }
-            }
+        if let Some(kind) = stop {
+            return ended.with(self.fault(kind, claim, slot));
+        }
+        // Lawful, as it was found to be.
+        let shown = Unshown { from: 0, count: 0 };
+        match self.open_batch(claim.0, claim.1, slot, shown, limit.saturating_sub(ended.taken)) {
+            Ok(_) => Ended { opened: true, ..ended },
+            Err(fault) => ended.with(fault),
         }
     }
 
@@ -242,12 +212,12 @@ impl Ledger<()> {
         let (records, size) = (&mut **records, *size);
         let mut ended = Ended::default();
         let (mut place, mut stopped, mut goes_on) = (place, None, true);
-        while usize::from(ended.taken) < most && goes_on && stopped.is_none() {
+        while usize::from(ended.taken) < most && goes_on {
             let left = most.wrapping_sub(usize::from(ended.taken));
             // In order, those that are out longest, as far as they lie in one piece.
             let oldest = order.as_ref().filter(|_| IN_ORDER).map(|order| order.front_run(left));
             let (now, before) = (oldest.map_or(left, <[DescId]>::len), ended.taken);
-            let mut oldest = oldest.map(<[DescId]>::iter);
+            let mut oldest = oldest.unwrap_or_default().iter();
             goes_on = now > 0;
             for _ in 0..now {
                 let Some((slot, claim)) = next() else {
@@ -256,15 +226,18 @@ impl Ledger<()> {
                 };
                 // What was posted again in this burst counts: the device was not shown it.
                 let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
-                let oldest = oldest.as_mut().and_then(Iterator::next).copied();
-                let Lawful { head, record, written, idle_claim } =
-                    match Self::judge(records, size, (claim, unshown), oldest) {
-                        Ok(lawful) => lawful,
-                        Err(stop) => {
-                            stopped = Some((stop, claim, slot));
-                            break;
-                        }
-                    };
+                let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
+                    Ok(lawful) => lawful,
+                    Err(kind) => {
+                        (stopped, goes_on) = (Some((Some(kind), claim, slot)), false);
+                        break;
+                    }
+                };
+                assert!(record.count == 1, "only single descriptors are lent here");
+                if IN_ORDER && oldest.next() != Some(&head) {
+                    (stopped, goes_on) = (Some((None, claim, slot)), false);
+                    break;
+                }
                 record.place = place;
                 let desc = record.desc;
                 place = place.wrapping_add(1);
