@@ -24,10 +24,6 @@ ROWS = [
         *([("-indirect", ["--indirect"]), ("-in-place", ["--api", "in-place"])] if dir == "tx" else []),
         *([("-lease", ["--api", "lease"])] if dir == "rx" else []),
     )
-] + [
-    (f"{layout}-{name}", ["--layout", layout, "--dir", "loop", *options])
-    for layout in LAYOUTS
-    for name, options in (("loop", []), ("one-in-flight", ["--burst", "1", "--rounds", "20"]))
 ]
 # Whose code a function is, by its name. What is inlined into it counts too.
 SIDES = {
