@@ -12,8 +12,8 @@ use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::view::{Both, Ours, Theirs};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{
-    DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, EVENT_ALIGN, EVENT_BYTES, EVENT_F_DESC, EVENT_F_DISABLE,
-    EVENT_F_ENABLE, Event, RING_ALIGN, SLOT_BYTES, SLOT_REST, SlotRest, is_used, ring_bytes, used_flags,
+    DESC_F_WRITE, EVENT_ALIGN, EVENT_BYTES, EVENT_F_DESC, EVENT_F_DISABLE, EVENT_F_ENABLE, Event, RING_ALIGN,
+    SLOT_BYTES, SLOT_REST, SlotRest, is_used, ring_bytes, used_flags,
 };
 use ironring_common::sync::fence_handshake;
 
@@ -25,6 +25,8 @@ use super::split::check_area;
 use super::table::{Owner, TableReader};
 use super::{DeviceRing, RingFault, VringOptions};
 use crate::boundary;
+
+mod singles;
 
 /// One packed virtqueue. See the [module documentation](self).
 #[derive(Debug)]
@@ -309,73 +311,6 @@ impl<W: Words> PackedVring<W> {
         self.unpublished = self.unpublished.wrapping_add(chain.slots);
     }
 
-    /// Asks for the lines of the next `count` slots, which are read and then written: once for both. Not for less than a line: a
-    /// driver that waits for one slot looks at its line all the time, and would take it back.
-    #[inline(always)]
-    fn ask_for_slots(&self, count: u16) {
-        if count < SLOTS_A_LINE {
-            return;
-        }
-        let ring = self.ring.view();
-        let mut at = self.next_avail;
-        for _ in 0..count.div_ceil(SLOTS_A_LINE) {
-            ring.prefetch(usize::from(at.slot()).wrapping_mul(SLOT_BYTES));
-            at = at.advance(SLOTS_A_LINE.min(self.size.get()), self.size);
-        }
-    }
-
-    /// Writes the used slots of chains of one slot.
-    #[inline(always)]
-    fn write_singles(&mut self, done: &[Single]) {
-        let (size, mut at, mut left) = (self.size, self.next_used, done);
-        let rests = self.ring.lane(SLOT_REST, SLOT_BYTES, usize::from(size.get()));
-        if self.first.is_none()
-            && let Some((Single { id, written, .. }, others)) = left.split_first()
-        {
-            let offset = usize::from(at.slot()).wrapping_mul(SLOT_BYTES).wrapping_add(SLOT_REST);
-            self.first = Some((offset, used_rest(at, *id, *written).to_word()));
-            at = at.advance(1, size);
-            left = others;
-        }
-        while !left.is_empty() {
-            // To the end of the ring, and then from its start, in its next round.
-            let room = size.get().wrapping_sub(at.slot());
-            let now;
-            (now, left) = left.split_at_checked(usize::from(room)).unwrap_or((left, &[]));
-            for (Single { id, written, .. }, slot) in now.iter().zip(usize::from(at.slot())..) {
-                rests.store_u64(slot, used_rest(at, *id, *written).to_word());
-            }
-            at = at.advance(u16::try_from(now.len()).unwrap_or(room), size);
-        }
-        // At most a burst, of no more chains than there are slots.
-        let count = u16::try_from(done.len()).unwrap_or(u16::MAX);
-        self.entries = self.entries.wrapping_add(count);
-        self.unpublished = self.unpublished.wrapping_add(count);
-        self.next_used = at;
-    }
-
-    /// Writes the used slots of chains of one slot, of those that the driver only lets us read the last one for all that come one
-    /// after the other.
-    #[inline(always)]
-    fn end_in_order<H: Hook>(&mut self, hook: &mut H, done: &[Single]) {
-        for now in done.chunk_by(|one, next| one.writable == next.writable) {
-            let Some(Single { id, writable, .. }) = now.last() else { continue };
-            if *writable {
-                self.write_batch(hook);
-                self.write_singles(now);
-            } else {
-                let first = self.batch.map_or(self.next_used, |batch| batch.first);
-                self.batch = Some(Batch { first, last: *id });
-                // The other lines are not written.
-                self.usual = 0;
-                // No more than a burst.
-                let count = u16::try_from(now.len()).unwrap_or(u16::MAX);
-                self.next_used = self.next_used.advance(count, self.size);
-                self.unpublished = self.unpublished.wrapping_add(count);
-            }
-        }
-    }
-
     /// Says in our event area when the driver is to kick.
     #[inline]
     fn say(&mut self, event: Event) {
@@ -430,66 +365,12 @@ impl<W: Words> DeviceRing for PackedVring<W> {
 
     #[inline(always)]
     fn next_singles(&mut self, out: &mut [Single]) -> u16 {
-        if self.fault.is_some() {
-            return 0;
-        }
-        if self.seen.is_some() {
-            self.ask_for_slots(self.usual);
-        }
-        debug_assert!(self.taken.is_empty(), "chains are given back before single ones are taken");
-        let (size, mut at, mut seen) = (self.size, self.next_avail, self.seen.take());
-        let slots = boundary::slots(&self.ring, size);
-        let mut taken = 0u16;
-        let most = out.len().min(usize::from(size.get().saturating_sub(self.in_use())));
-        let mut left = out.get_mut(..most).unwrap_or_default();
-        while !left.is_empty() {
-            // To the end of the ring, and then from its start, in its next round.
-            let room = usize::from(size.get().wrapping_sub(at.slot())).min(left.len());
-            let Some((now, later)) = left.split_at_mut_checked(room) else { break };
-            let mut slot = at.slot();
-            for to in now {
-                let here = at.in_its_round(slot, size);
-                let Some(first) = seen.take().or_else(|| boundary::slot_available(&slots, here)) else { break };
-                if first.flags & (DESC_F_NEXT | DESC_F_INDIRECT) != 0 {
-                    // For the walk, which need not look again.
-                    seen = Some(first);
-                    break;
-                }
-                let found = boundary::first_slot(&slots, here, first);
-                let writable = found.writable && found.segment.len > 0;
-                *to = Single { segment: found.segment, id: found.id, writable, written: 0 };
-                slot = slot.wrapping_add(1);
-            }
-            let count = slot.wrapping_sub(at.slot());
-            (at, taken) = (at.advance(count, size), taken.wrapping_add(count));
-            if usize::from(count) < room {
-                break;
-            }
-            left = later;
-        }
-        self.seen = seen;
-        self.next_avail = at;
-        self.usual = taken;
-        taken
+        self.take_singles(out)
     }
 
     #[inline(always)]
     fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
-        if H::ACTIVE {
-            for single in done {
-                self.give_back(hook, single.at(), single.written);
-            }
-        } else if self.in_order {
-            self.end_in_order(hook, done);
-        } else {
-            self.write_singles(done);
-        }
-        if let Some(Single { segment, id, writable, .. }) = back.first() {
-            // The position of the first one that was put back, and what its slot said: for the walk, which need not look again.
-            self.next_avail = self.next_used;
-            let flags = if *writable { DESC_F_WRITE } else { 0 };
-            self.seen = self.fault.is_none().then_some(SlotRest { len: segment.len, id: *id, flags });
-        }
+        self.give_singles(hook, done, back);
     }
 
     #[inline]
@@ -581,9 +462,6 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         self.size
     }
 }
-
-/// Of slots that begin on a line of 64 bytes.
-const SLOTS_A_LINE: u16 = 4;
 
 /// The second word of a used slot.
 #[inline(always)]

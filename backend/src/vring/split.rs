@@ -23,6 +23,8 @@ use super::table::{Owner, TableReader};
 use super::{DeviceRing, RingFault, VringOptions};
 use crate::boundary;
 
+mod singles;
+
 /// One split virtqueue. See the [module documentation](self).
 #[derive(Debug)]
 pub struct SplitVring<W: Words> {
@@ -212,22 +214,6 @@ impl<W: Words> SplitVring<W> {
         Err(RingFault::ChainTooLong { queue, head: head.get(), bound: size.get() })
     }
 
-    /// Asks for the lines of the next `count` used elements, and of their index: the driver has looked at them. Not for a few: a
-    /// driver that waits for one looks at the index all the time, and would take its line back.
-    #[inline(always)]
-    fn prefetch_elements(&self, count: u16) {
-        if count < FEW_ELEMENTS {
-            return;
-        }
-        let used = self.used.view();
-        let first = usize::from(self.size.slot(SplitIndex(self.next_used))).wrapping_mul(USED_ELEM_BYTES);
-        let bytes = usize::from(count).wrapping_mul(USED_ELEM_BYTES);
-        used.prefetch(USED_IDX);
-        for at in (first..first.saturating_add(bytes)).step_by(64) {
-            used.prefetch(at.wrapping_add(USED_RING));
-        }
-    }
-
     /// Writes a used element for the completion with index `at`.
     #[inline(always)]
     fn write_element<H: Hook>(&mut self, hook: &mut H, at: u16, elem: UsedElem) {
@@ -251,38 +237,6 @@ impl<W: Words> SplitVring<W> {
     fn write_batch<H: Hook>(&mut self, hook: &mut H) {
         if let Some(Batch { first, last }) = self.batch.take() {
             self.write_element(hook, first, UsedElem { id: u32::from(last), len: 0 });
-        }
-    }
-
-    /// Writes the used elements of chains of one descriptor.
-    #[inline(always)]
-    fn write_singles(&mut self, done: &[Single]) {
-        let (size, mut at) = (self.size, self.next_used);
-        let elements = self.used.lane(USED_RING, USED_ELEM_BYTES, usize::from(size.get()));
-        for Single { id, written, .. } in done {
-            let elem = UsedElem { id: u32::from(*id), len: *written };
-            elements.store_u64(usize::from(size.slot(SplitIndex(at))), elem.to_word());
-            at = at.wrapping_add(1);
-        }
-        self.entries = self.entries.wrapping_add(at.wrapping_sub(self.next_used));
-        self.next_used = at;
-    }
-
-    /// As [`write_singles`](Self::write_singles), of those that the driver only lets us read the last one for all that come one
-    /// after the other.
-    #[inline(always)]
-    fn end_in_order<H: Hook>(&mut self, hook: &mut H, done: &[Single]) {
-        for now in done.chunk_by(|one, next| one.writable == next.writable) {
-            let Some(Single { id, writable, .. }) = now.last() else { continue };
-            if *writable {
-                self.write_batch(hook);
-                self.write_singles(now);
-            } else {
-                let first = self.batch.map_or(self.next_used, |batch| batch.first);
-                self.batch = Some(Batch { first, last: *id });
-                // No more than a burst.
-                self.next_used = self.next_used.wrapping_add(u16::try_from(now.len()).unwrap_or(u16::MAX));
-            }
         }
     }
 
@@ -362,35 +316,12 @@ impl<W: Words> DeviceRing for SplitVring<W> {
 
     #[inline(always)]
     fn next_singles(&mut self, out: &mut [Single]) -> u16 {
-        let (size, mut at) = (self.size, self.next_avail);
-        let (avail, table) = (self.avail.view(), boundary::table(&self.desc, size));
-        let most = out.len().min(usize::from(self.available()));
-        for to in out.get_mut(..most).unwrap_or_default() {
-            let Ok(head) = boundary::avail_head(&avail, size.slot(SplitIndex(at)), size) else { break };
-            let Some((segment, writable)) = boundary::single_descriptor(&table, head) else { break };
-            *to = Single { segment, id: head.get(), writable: writable && segment.len > 0, written: 0 };
-            at = at.wrapping_add(1);
-        }
-        let taken = at.wrapping_sub(self.next_avail);
-        self.next_avail = at;
-        self.prefetch_elements(taken);
-        taken
+        self.take_singles(out)
     }
 
     #[inline(always)]
     fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
-        if H::ACTIVE || self.elements == ElementStores::Two {
-            for single in done {
-                self.complete(hook, single.at(), single.written);
-            }
-        } else if self.in_order {
-            self.end_in_order(hook, done);
-        } else {
-            self.write_singles(done);
-        }
-        if !back.is_empty() {
-            self.undo_last(u16::try_from(back.len()).unwrap_or(u16::MAX));
-        }
+        self.give_singles(hook, done, back);
     }
 
     #[inline]
@@ -498,9 +429,6 @@ impl<W: Words> DeviceRing for SplitVring<W> {
         self.size
     }
 }
-
-/// Fewer elements than that are written without their lines being asked for before.
-const FEW_ELEMENTS: u16 = 4;
 
 /// What we last told the driver about kicks: whether it is to, and with event indices at which index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,99 @@
+//! Bursts of chains of one descriptor on a split ring, which need no walk.
+
+use ironring_common::index::SplitIndex;
+use ironring_common::shm::words::Words;
+use ironring_common::spec::split::{USED_ELEM_BYTES, USED_IDX, USED_RING, UsedElem};
+
+use super::{Batch, ElementStores, SplitVring};
+use crate::boundary;
+use crate::vring::DeviceRing;
+use crate::vring::chain::Single;
+use crate::vring::hook::Hook;
+
+impl<W: Words> SplitVring<W> {
+    /// [`next_singles`](crate::vring::DeviceRing::next_singles).
+    #[inline(always)]
+    pub(super) fn take_singles(&mut self, out: &mut [Single]) -> u16 {
+        let (size, mut at) = (self.size, self.next_avail);
+        let (avail, table) = (self.avail.view(), boundary::table(&self.desc, size));
+        let most = out.len().min(usize::from(self.available()));
+        for to in out.get_mut(..most).unwrap_or_default() {
+            let Ok(head) = boundary::avail_head(&avail, size.slot(SplitIndex(at)), size) else { break };
+            let Some((segment, writable)) = boundary::single_descriptor(&table, head) else { break };
+            *to = Single { segment, id: head.get(), writable: writable && segment.len > 0, written: 0 };
+            at = at.wrapping_add(1);
+        }
+        let taken = at.wrapping_sub(self.next_avail);
+        self.next_avail = at;
+        self.prefetch_elements(taken);
+        taken
+    }
+
+    /// [`end_singles`](crate::vring::DeviceRing::end_singles).
+    #[inline(always)]
+    pub(super) fn give_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
+        if H::ACTIVE || self.elements == ElementStores::Two {
+            for single in done {
+                self.complete(hook, single.at(), single.written);
+            }
+        } else if self.in_order {
+            self.end_in_order(hook, done);
+        } else {
+            self.write_singles(done);
+        }
+        if !back.is_empty() {
+            self.undo_last(u16::try_from(back.len()).unwrap_or(u16::MAX));
+        }
+    }
+
+    /// Asks for the lines of the next `count` used elements, and of their index: the driver has looked at them. Not for a few: a
+    /// driver that waits for one looks at the index all the time, and would take its line back.
+    #[inline(always)]
+    fn prefetch_elements(&self, count: u16) {
+        if count < FEW_ELEMENTS {
+            return;
+        }
+        let used = self.used.view();
+        let first = usize::from(self.size.slot(SplitIndex(self.next_used))).wrapping_mul(USED_ELEM_BYTES);
+        let bytes = usize::from(count).wrapping_mul(USED_ELEM_BYTES);
+        used.prefetch(USED_IDX);
+        for at in (first..first.saturating_add(bytes)).step_by(64) {
+            used.prefetch(at.wrapping_add(USED_RING));
+        }
+    }
+
+    /// Writes the used elements of chains of one descriptor.
+    #[inline(always)]
+    fn write_singles(&mut self, done: &[Single]) {
+        let (size, mut at) = (self.size, self.next_used);
+        let elements = self.used.lane(USED_RING, USED_ELEM_BYTES, usize::from(size.get()));
+        for Single { id, written, .. } in done {
+            let elem = UsedElem { id: u32::from(*id), len: *written };
+            elements.store_u64(usize::from(size.slot(SplitIndex(at))), elem.to_word());
+            at = at.wrapping_add(1);
+        }
+        self.entries = self.entries.wrapping_add(at.wrapping_sub(self.next_used));
+        self.next_used = at;
+    }
+
+    /// As [`write_singles`](Self::write_singles), of those that the driver only lets us read the last one for all that come one
+    /// after the other.
+    #[inline(always)]
+    fn end_in_order<H: Hook>(&mut self, hook: &mut H, done: &[Single]) {
+        for now in done.chunk_by(|one, next| one.writable == next.writable) {
+            let Some(Single { id, writable, .. }) = now.last() else { continue };
+            if *writable {
+                self.write_batch(hook);
+                self.write_singles(now);
+            } else {
+                let first = self.batch.map_or(self.next_used, |batch| batch.first);
+                self.batch = Some(Batch { first, last: *id });
+                // No more than a burst.
+                self.next_used = self.next_used.wrapping_add(u16::try_from(now.len()).unwrap_or(u16::MAX));
+            }
+        }
+    }
+}
+
+/// Fewer elements than that are written without their lines being asked for before.
+const FEW_ELEMENTS: u16 = 4;
