@@ -1,5 +1,6 @@
 //! The network device against the honest backend, in one process: what its calls promise besides frames.
 
+use std::collections::VecDeque;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -195,6 +196,38 @@ fn an_mtu_that_the_buffers_cannot_hold_is_incompatible() {
     assert_eq!(receive(&mut net, &mut RxBatch::new(1, 9014)), [frame]);
     drop(net);
     session.join().unwrap().unwrap();
+}
+
+/// More than are taken at a time, in slots and by tables: each by its number, and what was received goes on from any frame.
+#[test]
+fn what_was_received_goes_out_again_but_for_the_first() {
+    const FRAMES: u8 = 150;
+    for (layout, indirect) in [RingLayout::Split, RingLayout::Packed].into_iter().flat_map(|l| [(l, false), (l, true)])
+    {
+        let options = NetOptions { layout, indirect, ..NetOptions::default() };
+        let (net, session, _) = device(Settings::default(), options);
+        let mut net = net.unwrap();
+        let frames: Vec<_> = (0..FRAMES).map(|number| vec![number; 60 + usize::from(number)]).collect();
+        assert_eq!(net.tx().tx_burst(&frames).unwrap(), frames.len());
+        let mut on_their_way = VecDeque::from(frames);
+        let mut batch = RxBatch::new(on_their_way.len(), 2036);
+        while !on_their_way.is_empty() {
+            for frame in receive(&mut net, &mut batch) {
+                assert_eq!(Some(frame), on_their_way.pop_front(), "{layout:?} {indirect}");
+            }
+            let count = batch.len();
+            assert!(batch.frame(count).is_empty());
+            for skip in [count, count + 1, usize::MAX] {
+                assert_eq!(net.tx().tx_batch(&batch, skip).unwrap(), 0);
+            }
+            // About half of them, so that there is an end.
+            let skip = count.div_ceil(2);
+            assert_eq!(net.tx().tx_batch(&batch, skip).unwrap(), count - skip);
+            on_their_way.extend((skip..count).map(|number| batch.frame(number).to_vec()));
+        }
+        drop(net);
+        session.join().unwrap().unwrap();
+    }
 }
 
 /// A caller who asked for frames of some length gets none that is longer, by no byte.

@@ -106,11 +106,18 @@ impl RxBatch {
     }
 
     /// The frames of the last burst, in the order in which they came. Without net headers.
-    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.lens().iter().zip(self.bytes.chunks_exact(self.slot)).map(|(len, slot)| {
-            // The length was checked against the room when the frame was copied.
-            slot.get(..*len).unwrap_or_default()
-        })
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        (0..self.count).map(|frame| self.frame(frame))
+    }
+
+    /// Frame number `frame` of them; nothing if there are not so many.
+    #[inline]
+    #[must_use]
+    pub fn frame(&self, frame: usize) -> &[u8] {
+        let len = self.lens().get(frame).copied().unwrap_or(0);
+        let start = frame.wrapping_mul(self.slot);
+        // The length was checked against the room when the frame was copied.
+        self.bytes.get(start..start.wrapping_add(len)).unwrap_or_default()
     }
 
     /// Frames in the batch.
@@ -133,7 +140,7 @@ impl RxBatch {
         self.lens.len()
     }
 
-    fn lens(&self) -> &[usize] {
+    pub(super) fn lens(&self) -> &[usize] {
         self.lens.get(..self.count).unwrap_or_default()
     }
 }
@@ -188,13 +195,14 @@ impl RxQueue {
     pub fn rx_burst(&mut self, batch: &mut RxBatch) -> Result<usize, Violation> {
         batch.clear();
         let slots = &mut self.slots;
-        let posted = match &mut self.ring {
+        let Taken { count, broken } = match &mut self.ring {
             AnyRing::Split(ring) => slots.burst(ring, batch),
             AnyRing::Packed(ring) => slots.burst(ring, batch),
         };
-        let (posted, end) = posted;
-        end?;
-        if posted {
+        if broken {
+            return Err(self.ring.broken_by());
+        }
+        if count > 0 {
             self.show_enough();
         }
         Ok(batch.len())
@@ -207,15 +215,17 @@ impl RxQueue {
     /// As [`rx_burst`](Self::rx_burst). Frames that were taken before a violation are not lent.
     pub fn rx_lease(&mut self, most: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> Result<usize, Violation> {
         let slots = &mut self.slots;
-        let (taken, end) = match &mut self.ring {
+        let Taken { count, broken } = match &mut self.ring {
             AnyRing::Split(ring) => slots.take(ring, most),
             AnyRing::Packed(ring) => slots.take(ring, most),
         };
-        end?;
-        if taken == 0 {
+        if broken {
+            return Err(self.ring.broken_by());
+        }
+        if count == 0 {
             return Ok(0);
         }
-        let count = slots.lease(taken, with);
+        let count = slots.lease(count, with);
         self.show_enough();
         Ok(count)
     }
@@ -389,25 +399,22 @@ impl RxSlots {
         ring.post_slots(Direction::FromDevice, usize::MAX, whole, |_, _| {});
     }
 
-    /// Takes up to a batch of frames and posts their slots again; whether there were any. The frames are copied out before
-    /// the device is shown the slots.
+    /// Takes up to a batch of frames and posts their slots again. The frames are copied out before the device is shown the
+    /// slots.
     #[inline]
-    fn burst<R: SlotRing>(&mut self, ring: &mut R, batch: &mut RxBatch) -> (bool, Result<(), Violation>) {
-        let (mut posted, mut left) = (false, batch.capacity());
-        while left > 0 {
+    fn burst<R: SlotRing>(&mut self, ring: &mut R, batch: &mut RxBatch) -> Taken {
+        let (mut all, mut left) = (Taken::default(), batch.capacity());
+        while left > 0 && !all.broken {
             let most = left.min(BURST);
-            let (taken, end) = self.take(ring, most);
-            self.copy_frames(taken, batch);
-            posted |= taken > 0;
-            if end.is_err() {
-                return (posted, end);
-            }
-            if taken < most {
+            let Taken { count, broken } = self.take(ring, most);
+            self.copy_frames(count, batch);
+            all = Taken { count: all.count.wrapping_add(count), broken };
+            if count < most {
                 break;
             }
-            left = left.wrapping_sub(taken);
+            left = left.wrapping_sub(count);
         }
-        (posted, Ok(()))
+        all
     }
 
     /// Takes completed slots, `most` and a burst at most, and posts them again.
@@ -417,7 +424,7 @@ impl RxSlots {
         let mut next = self.filled.0.iter_mut();
         ring.exchange_slots(most.min(BURST), |slot| {
             if let Some(to) = next.next() {
-                *to = Filled { at: mapper.offset_of(slot.at), bytes: usize::try_from(slot.written).unwrap_or(0) };
+                *to = Filled::new(mapper.offset_of(slot.at), slot.written);
             }
         })
     }
@@ -430,14 +437,15 @@ impl RxSlots {
         let mut frames = [LeasedFrame::new(words, 0, 0); BURST];
         let mut next = frames.iter_mut();
         let mut count = 0usize;
-        done.iter().take(taken.min(AHEAD)).for_each(|first| words.prefetch(first.at));
-        for (Filled { at, bytes }, later) in ahead(done, taken) {
-            words.prefetch(later.at);
-            if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
+        done.iter().take(taken.min(AHEAD)).for_each(|first| words.prefetch(first.at()));
+        for (filled, later) in ahead(done, taken) {
+            words.prefetch(later.at());
+            let (at, bytes) = (filled.at(), filled.bytes());
+            if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
                 stats.dropped_short = stats.dropped_short.wrapping_add(1);
                 continue;
             }
-            if !plain(words, *at) {
+            if !plain(words, at) {
                 stats.dropped_header = stats.dropped_header.wrapping_add(1);
                 continue;
             }
@@ -466,9 +474,10 @@ impl RxSlots {
         let mut room = room.get_mut(before.wrapping_mul(slot)..).unwrap_or_default();
         let mut lens = lens.get_mut(*before..).unwrap_or_default().iter_mut();
         done.iter().take(taken.min(AHEAD)).for_each(|first| first.ask(&words));
-        for (Filled { at, bytes }, later) in ahead(done, taken) {
+        for (filled, later) in ahead(done, taken) {
             later.ask(&words);
-            if *bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
+            let (at, bytes) = (filled.at(), filled.bytes());
+            if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
                 stats.dropped_short = stats.dropped_short.wrapping_add(1);
                 continue;
             }
@@ -478,7 +487,7 @@ impl RxSlots {
                 stats.dropped_long = stats.dropped_long.wrapping_add(1);
                 continue;
             };
-            if !plain(&words, *at) {
+            if !plain(&words, at) {
                 stats.dropped_header = stats.dropped_header.wrapping_add(1);
                 continue;
             }
@@ -498,19 +507,33 @@ impl RxSlots {
     }
 }
 
-/// A slot that came back: where it lies, and how many bytes the device wrote there.
+/// A slot that came back, where it lies and how many bytes the device wrote there: in one word, so that noting it is one store.
 #[derive(Clone, Copy, Debug, Default)]
-struct Filled {
-    at: usize,
-    bytes: usize,
-}
+struct Filled(u64);
 
 impl Filled {
+    /// Slots begin below 2^32: there are at most 2^15, of less than 2^16 bytes and a line.
+    #[inline(always)]
+    const fn new(at: usize, bytes: u32) -> Self {
+        Self((bytes as u64) << 32 | at as u64)
+    }
+
+    /// Where it lies.
+    #[inline(always)]
+    const fn at(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+
+    #[inline(always)]
+    const fn bytes(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+
     /// Asks for the lines of the header and of the frame's first bytes; more of them come by themselves.
     #[inline(always)]
-    fn ask<W: Words>(&self, words: &Theirs<W>) {
-        words.prefetch(self.at);
-        words.prefetch(self.at.wrapping_add(net::HDR_BYTES));
+    fn ask<W: Words>(self, words: &Theirs<W>) {
+        words.prefetch(self.at());
+        words.prefetch(self.at().wrapping_add(net::HDR_BYTES));
     }
 }
 

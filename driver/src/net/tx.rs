@@ -17,7 +17,7 @@ use ironring_common::spec::net;
 use super::bells::{Bells, Kick, Kicked};
 use super::lease::LeasedFrame;
 use super::wait::Patience;
-use super::{AHEAD, NetError};
+use super::{AHEAD, NetError, RxBatch};
 use crate::arena::QueueMemory;
 use crate::queue::any::AnyRing;
 use crate::queue::violation::Violation;
@@ -168,8 +168,18 @@ impl TxQueue {
     /// [`TxError::FrameLength`] before anything is sent, or the [`Violation`], new or latched.
     pub fn tx_burst<F: AsRef<[u8]>>(&mut self, frames: &[F]) -> Result<usize, TxError> {
         self.ring.check()?;
-        let lens = frames.iter().map(|frame| frame.as_ref().len());
-        self.burst(lens, CopyIn(frames.iter()))
+        self.burst(frames.iter().map(|frame| frame.as_ref().len()), CopyIn(frames))
+    }
+
+    /// As [`tx_burst`](Self::tx_burst), for what was received: the frames of `batch` but for the first `skip`, which went out
+    /// before.
+    ///
+    /// # Errors
+    /// As [`tx_burst`](Self::tx_burst); the position of a frame counts from `skip`.
+    pub fn tx_batch(&mut self, batch: &RxBatch, skip: usize) -> Result<usize, TxError> {
+        self.ring.check()?;
+        let lens = batch.lens().get(skip..).unwrap_or_default();
+        self.burst(lens.iter().copied(), CopyOn { batch, skip })
     }
 
     /// As [`tx_burst`](Self::tx_burst), for `count` frames of `len` bytes each that `fill` writes in place, one after the
@@ -196,7 +206,7 @@ impl TxQueue {
         self.ring.check()?;
         let (first, later) = frames.split_at_checked(AHEAD).unwrap_or((frames, &[]));
         first.iter().for_each(LeasedFrame::prefetch);
-        self.burst(frames.iter().map(LeasedFrame::len), CopyOver { frames: frames.iter(), later: later.iter() })
+        self.burst(frames.iter().map(LeasedFrame::len), CopyOver { frames, later })
     }
 
     /// Sends frames of these lengths, each written by `put`.
@@ -390,14 +400,27 @@ impl TxQueue {
 }
 
 /// Copies frames of the caller's.
-struct CopyIn<'a, F>(core::slice::Iter<'a, F>);
+struct CopyIn<'a, F>(&'a [F]);
 
 impl<F: AsRef<[u8]>> Put for CopyIn<'_, F> {
     #[inline(always)]
-    fn put(&mut self, words: &Ours<Area>, at: usize) {
-        if let Some(frame) = self.0.next() {
+    fn put(&mut self, frame: usize, words: &Ours<Area>, at: usize) {
+        if let Some(frame) = self.0.get(frame) {
             words.copy_in(at, frame.as_ref());
         }
+    }
+}
+
+/// Copies frames that were received, but for the first `skip`.
+struct CopyOn<'a> {
+    batch: &'a RxBatch,
+    skip: usize,
+}
+
+impl Put for CopyOn<'_> {
+    #[inline(always)]
+    fn put(&mut self, frame: usize, words: &Ours<Area>, at: usize) {
+        words.copy_in(at, self.batch.frame(self.skip.wrapping_add(frame)));
     }
 }
 
@@ -409,22 +432,24 @@ struct InPlace<F> {
 
 impl<F: FnMut(&mut TxFrame<'_>)> Put for InPlace<F> {
     #[inline(always)]
-    fn put(&mut self, words: &Ours<Area>, at: usize) {
+    fn put(&mut self, _: usize, words: &Ours<Area>, at: usize) {
         (self.fill)(&mut TxFrame { words, at, len: self.len });
     }
 }
 
 /// Copies frames that a receive queue has lent, and asks for those that come some frames later.
 struct CopyOver<'a, 'q> {
-    frames: core::slice::Iter<'a, LeasedFrame<'q>>,
-    later: core::slice::Iter<'a, LeasedFrame<'q>>,
+    frames: &'a [LeasedFrame<'q>],
+    later: &'a [LeasedFrame<'q>],
 }
 
 impl Put for CopyOver<'_, '_> {
     #[inline(always)]
-    fn put(&mut self, words: &Ours<Area>, at: usize) {
-        self.later.next().into_iter().for_each(LeasedFrame::prefetch);
-        if let Some(frame) = self.frames.next() {
+    fn put(&mut self, frame: usize, words: &Ours<Area>, at: usize) {
+        if let Some(later) = self.later.get(frame) {
+            later.prefetch();
+        }
+        if let Some(frame) = self.frames.get(frame) {
             frame.copy_to(words, at);
         }
     }

@@ -42,6 +42,12 @@ impl<W: Words> AnyRing<W, ()> {
     pub fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
         on!(self, ring => ring.bind_slots(slots, direction));
     }
+
+    /// As [`SlotRing::broken_by`].
+    #[cold]
+    pub fn broken_by(&self) -> Violation {
+        on!(self, ring => ring.broken_by())
+    }
 }
 
 impl<W: Words, T> DriverRing<T> for AnyRing<W, T> {

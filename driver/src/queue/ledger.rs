@@ -32,7 +32,8 @@ pub(crate) use single::{Ended, Lent};
 pub(crate) struct Record<T> {
     /// `Some` at the head of a chain that is lent to the device.
     token: Option<T>,
-    /// The descriptor as it stands in the table. Kept after release: it says what the table holds without a load.
+    /// The descriptor as it stands in the table, or in a packed ring as it will stand in its slot. Kept after release: it says what
+    /// the table holds without a load.
     desc: Descriptor,
     /// At a head: bytes that the chain lends writable.
     writable: u32,
@@ -67,6 +68,9 @@ pub(crate) struct Ledger<T> {
     order: Option<Fifo>,
     /// What is left of a completion that stands for many.
     batch: Batch,
+    /// What ended a burst of single descriptors early.
+    #[cfg(feature = "std")]
+    fault: Option<Fault>,
 }
 
 /// Chains that one completion has named and that were not handed out yet.
@@ -138,6 +142,8 @@ impl<T> Ledger<T> {
             outstanding: 0,
             order: in_order.then(|| Fifo::new(size)),
             batch: Batch::default(),
+            #[cfg(feature = "std")]
+            fault: None,
         }
     }
 

@@ -5,8 +5,8 @@
 //! what it says is an id, which the ledger redeems, and a length. How far the position then moves is in the private record
 //! of that chain.
 //!
-//! A burst becomes visible all at once. Its slots are written as chains are added, except for the flags of the very first
-//! one: a device goes from slot to slot and cannot get past that. One Release store of them publishes the burst.
+//! A burst becomes visible all at once. Its slots are written as chains are added, or at its end where they come in bursts,
+//! except for the flags of the very first one: a device goes from slot to slot and cannot get past that. One Release store of them publishes the burst.
 
 use alloc::sync::Arc;
 
@@ -229,7 +229,8 @@ impl<W: Words, T> PackedRing<W, T> {
     #[inline]
     fn write_staged(&mut self) {
         if !self.staged.is_empty() {
-            self.staged.write(&self.ring, self.size, &mut self.first);
+            let Self { staged, ring, size, first, ledger, .. } = self;
+            staged.write(ring, *size, first, |head| ledger.desc(head));
         }
     }
 

@@ -22,8 +22,18 @@ pub struct Done {
     pub written: u32,
 }
 
-/// What came back of a burst: how many, and what ended it early.
-pub type Taken = (usize, Result<(), Violation>);
+/// What came back of a burst.
+///
+/// Not the violation itself: to hand it from function to function is to copy it whether there is one or not, and a load of what
+/// was stored in other pieces waits for all stores before it, the slots of the last burst among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "a broken device is to be given up"]
+pub struct Taken {
+    /// Slots.
+    pub count: usize,
+    /// Whether a violation ended it early: [`SlotRing::broken_by`] has it.
+    pub broken: bool,
+}
 
 /// A ring whose chains are single slots. The chains of others must not be posted on it.
 pub trait SlotRing {
@@ -44,6 +54,10 @@ pub trait SlotRing {
 
     /// Takes slots that came back, at most `most`, and tells `each` of them.
     fn take_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken;
+
+    /// What ended a burst early that was found [`broken`](Taken::broken): the violation that is latched, or if another queue is about to
+    /// latch one, its own.
+    fn broken_by(&self) -> Violation;
 
     /// As [`take_slots`](Self::take_slots), and posts each slot again as it was: what a receive queue does with all of its
     /// slots, always. The device may not touch them before the next publish, so until then the caller may copy out of them.

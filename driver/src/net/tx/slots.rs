@@ -20,8 +20,8 @@ use ironring_common::apart::Apart;
 
 /// What writes the frames of a burst. No closure, because those cannot be told to be part of the loop that calls them.
 pub(super) trait Put {
-    /// Writes the next frame where it goes.
-    fn put(&mut self, words: &Ours<Area>, at: usize);
+    /// Writes a frame, the one of this number among those of the call, where it goes.
+    fn put(&mut self, frame: usize, words: &Ours<Area>, at: usize);
 }
 
 /// The transmit slots, and what was counted.
@@ -66,9 +66,9 @@ impl TxSlots {
         while lens.len() > 0 {
             let most = lens.len().min(BURST);
             let now = if self.indirect {
-                self.send_by_tables(ring, most, &mut lens, put)?
+                self.send_by_tables(ring, (sent, most), &mut lens, put)?
             } else {
-                self.send_slots(ring, most, &mut lens, put)
+                self.send_slots(ring, (sent, most), &mut lens, put)
             };
             sent = sent.wrapping_add(now);
             if now < most {
@@ -78,12 +78,12 @@ impl TxSlots {
         Ok(sent)
     }
 
-    /// As [`send`](Self::send), at most a burst, each frame with its header in one buffer.
+    /// As [`send`](Self::send), from frame number `first` on and at most a burst, each frame with its header in one buffer.
     #[inline(always)]
     fn send_slots<R: SlotRing>(
         &mut self,
         ring: &mut R,
-        most: usize,
+        (first, most): (usize, usize),
         lens: &mut impl Iterator<Item = usize>,
         put: &mut impl Put,
     ) -> usize {
@@ -102,27 +102,29 @@ impl TxSlots {
         // The device was the last to touch the frames' lines. The headers' stay as they are.
         let places = &mut self.places.0;
         places.iter().take(posted.min(AHEAD)).for_each(|at| words.prefetch(*at));
-        for (at, later) in ahead(places, posted) {
+        // The frame is told by its number, so that there is little besides that goes from turn to turn: what has no place in a
+        // register is a store each time, in the row in which those of the frames wait for their lines.
+        for (frame, (at, later)) in (first..).zip(ahead(places, posted)) {
             words.prefetch(*later);
-            put.put(&self.words, *at);
+            put.put(frame, &self.words, *at);
         }
         self.stats.frames = self.stats.frames.wrapping_add(u64::try_from(posted).unwrap_or(0));
         self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(0));
         posted
     }
 
-    /// As [`send`](Self::send), at most a burst, each frame by an indirect table of two.
+    /// As [`send`](Self::send), from frame number `first` on and at most a burst, each frame by an indirect table of two.
     fn send_by_tables<R: DriverRing<()>>(
         &mut self,
         ring: &mut R,
-        most: usize,
+        (first, most): (usize, usize),
         lens: &mut impl Iterator<Item = usize>,
         put: &mut impl Put,
     ) -> Result<usize, Violation> {
         let mut sent = 0usize;
         for len in lens.take(most) {
             let Some(at) = self.post(ring, len)? else { break };
-            put.put(&self.words, at);
+            put.put(first.wrapping_add(sent), &self.words, at);
             sent = sent.wrapping_add(1);
         }
         Ok(sent)
@@ -131,9 +133,12 @@ impl TxSlots {
     /// Takes back the slots that the device is done with. Returns how many.
     #[inline]
     pub(super) fn reclaim<R: DriverRing<()> + SlotRing>(&mut self, ring: &mut R) -> Result<usize, Violation> {
-        let (taken, end) = if self.indirect { self.reclaim_tables(ring) } else { Self::reclaim_slots(ring) };
-        self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(taken).unwrap_or(0));
-        end.map(|()| taken)
+        if self.indirect {
+            return self.reclaim_tables(ring);
+        }
+        let Taken { count, broken } = Self::reclaim_slots(ring);
+        self.count_completed(count);
+        if broken { Err(ring.broken_by()) } else { Ok(count) }
     }
 
     /// Each slot that comes back is where the next frame goes, and nothing else is to be known of it.
@@ -143,16 +148,25 @@ impl TxSlots {
         ring.take_slots(most, |_| {})
     }
 
-    fn reclaim_tables<R: DriverRing<()>>(&mut self, ring: &mut R) -> Taken {
-        let mut taken = 0usize;
+    fn reclaim_tables<R: DriverRing<()>>(&mut self, ring: &mut R) -> Result<usize, Violation> {
+        let (mut taken, mut end) = (0usize, Ok(()));
         for _ in 0..ring.held() {
             match ring.take(&mut self.mapper) {
                 Ok(Some(_)) => taken = taken.wrapping_add(1),
                 Ok(None) => break,
-                Err(violation) => return (taken, Err(violation)),
+                Err(violation) => {
+                    end = Err(violation);
+                    break;
+                }
             }
         }
-        (taken, Ok(()))
+        self.count_completed(taken);
+        end.map(|()| taken)
+    }
+
+    #[inline]
+    fn count_completed(&mut self, frames: usize) {
+        self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(frames).unwrap_or(0));
     }
 
     /// Lends a slot for a frame of `len` bytes. Returns where the frame goes, or `None` if no slot is free.

@@ -32,8 +32,8 @@ pub(crate) struct Ended {
     pub(crate) idle_claims: u16,
     /// Whether the last completion stands for many, and was opened as a batch.
     pub(crate) opened: bool,
-    /// What ended the burst early.
-    pub(crate) fault: Option<Fault>,
+    /// Whether a fault ended the burst early: [`Ledger::fault_of_burst`] has it.
+    pub(crate) faulty: bool,
 }
 
 impl Ended {
@@ -41,11 +41,6 @@ impl Ended {
     fn count(&mut self, idle_claim: bool) {
         self.taken = self.taken.wrapping_add(1);
         self.idle_claims = self.idle_claims.wrapping_add(u16::from(idle_claim));
-    }
-
-    #[inline(always)]
-    fn with(self, fault: Fault) -> Self {
-        Self { fault: Some(fault), ..self }
     }
 }
 
@@ -183,18 +178,43 @@ impl Ledger<()> {
     #[cold]
     fn stopped(&mut self, ended: Ended, stop: Stop, (claim, slot): (Claim, u32), limit: u16) -> Ended {
         if let Some(kind) = stop {
-            return ended.with(self.fault(kind, claim, slot));
+            let fault = self.fault(kind, claim, slot);
+            return self.fail(ended, fault);
         }
         // Lawful, as it was found to be.
         let shown = Unshown { from: 0, count: 0 };
         match self.open_batch(claim.0, claim.1, slot, shown, limit.saturating_sub(ended.taken)) {
             Ok(_) => Ended { opened: true, ..ended },
-            Err(fault) => ended.with(fault),
+            Err(fault) => self.fail(ended, fault),
         }
     }
 
+    /// A batch that was opened has no chain, which no device can bring about.
+    #[cold]
+    fn no_chain(&mut self, ended: Ended, slot: u32) -> Ended {
+        self.fail(ended, Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 })
+    }
+
+    #[cold]
+    fn fail(&mut self, ended: Ended, fault: Fault) -> Ended {
+        self.keep_fault(fault);
+        Ended { faulty: true, ..ended }
+    }
+
+    /// Keeps what ended a burst early, for [`fault_of_burst`](Self::fault_of_burst).
+    #[cold]
+    pub(crate) const fn keep_fault(&mut self, fault: Fault) {
+        self.fault = Some(fault);
+    }
+
+    /// What ended a burst early, for ever: nothing is taken from a device that is broken.
+    #[cold]
+    pub(crate) const fn fault_of_burst(&self) -> Option<Fault> {
+        self.fault
+    }
+
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
-    /// those that were posted. `each` is told what stands under it, to post it. What the device was not shown begins with
+    /// those that were posted. What the device was not shown begins with
     /// number `shown`.
     ///
     /// With in-order use it ends at a completion that stands for many, but for no more than what is left of `limit`, and opens
@@ -205,7 +225,7 @@ impl Ledger<()> {
         (most, limit): (usize, u16),
         (shown, place): (u16, u16),
         mut next: impl FnMut() -> Option<(u32, Claim)>,
-        mut each: impl FnMut(Done, Descriptor),
+        mut each: impl FnMut(Done),
     ) -> Ended {
         debug_assert_eq!(self.order.is_some(), IN_ORDER, "as the ledger was made");
         let Self { records, size, order, .. } = self;
@@ -242,7 +262,7 @@ impl Ledger<()> {
                 let desc = record.desc;
                 place = place.wrapping_add(1);
                 ended.count(idle_claim);
-                each(Done { head, at: desc.addr.into(), written }, desc);
+                each(Done { head, at: desc.addr.into(), written });
             }
             if let Some(order) = order.as_mut().filter(|_| IN_ORDER) {
                 order.rotate(usize::from(ended.taken.wrapping_sub(before)));
@@ -261,15 +281,14 @@ impl Ledger<()> {
         let Self { records, free, order, batch, .. } = self;
         let records = &mut **records;
         let mut ended = Ended::default();
-        let nothing = Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 };
-        let Some(order) = order else { return ended.with(nothing) };
+        let Some(order) = order else { return self.no_chain(ended, slot) };
         while usize::from(ended.taken) < most && batch.left > 0 {
             let left = most.saturating_sub(usize::from(ended.taken)).min(usize::from(batch.left));
             let run = order.front_run(left);
             assert!(!run.is_empty(), "chains of a batch are out");
             let mut of_batch = *batch;
             for head in run {
-                let Some(record) = records.get_mut(head.index()) else { return ended.with(nothing) };
+                let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
                 assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
                 record.token = None;
                 record.state = State::Free;
@@ -290,21 +309,14 @@ impl Ledger<()> {
     /// As [`redeem_batch`](Self::redeem_batch), and lends each descriptor again, as
     /// [`exchange_singles`](Self::exchange_singles).
     #[inline(always)]
-    pub(crate) fn exchange_batch(
-        &mut self,
-        most: usize,
-        place: u16,
-        slot: u32,
-        mut each: impl FnMut(Done, Descriptor),
-    ) -> Ended {
+    pub(crate) fn exchange_batch(&mut self, most: usize, place: u16, slot: u32, mut each: impl FnMut(Done)) -> Ended {
         let Self { records, order, batch, .. } = self;
         let records = &mut **records;
         let mut ended = Ended::default();
         let mut place = place;
-        let nothing = Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 };
         while usize::from(ended.taken) < most && batch.left > 0 {
-            let Some(head) = order.as_mut().and_then(Fifo::pop_front) else { return ended.with(nothing) };
-            let Some(record) = records.get_mut(head.index()) else { return ended.with(nothing) };
+            let Some(head) = order.as_mut().and_then(Fifo::pop_front) else { return self.no_chain(ended, slot) };
+            let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
             assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
             record.place = place;
             place = place.wrapping_add(1);
@@ -315,7 +327,7 @@ impl Ledger<()> {
             if let Some(order) = order {
                 order.push_back(head);
             }
-            each(Done { head, at: desc.addr.into(), written }, desc);
+            each(Done { head, at: desc.addr.into(), written });
         }
         ended
     }

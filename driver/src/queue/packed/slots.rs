@@ -11,6 +11,7 @@ use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::ledger::{Ended, Lent, Unshown};
 use crate::queue::slots::{Done, SlotRing, Taken};
+use crate::queue::violation::{Violation, ViolationKind};
 
 impl<W: Words> SlotRing for PackedRing<W, ()> {
     fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
@@ -29,7 +30,7 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         self.staged.goes_on(self.next_avail);
         let (place, mut room) = (self.posted, self.staged.room());
         let write = |Lent { head, desc, .. }| {
-            room.push(head, desc);
+            room.push(head);
             each(head, desc.addr.into());
         };
         let posted = self.ledger.lend_singles(most, place, (direction, lens), write, |_| {});
@@ -47,6 +48,14 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         if self.in_order { self.take_burst::<true>(most, each) } else { self.take_burst::<false>(most, each) }
     }
 
+    #[cold]
+    fn broken_by(&self) -> Violation {
+        let own = || self.ledger.fault_of_burst().map(|fault| fault.in_queue(self.queue));
+        let latched = self.latch.violation().or_else(own);
+        // Without a fault of its own a burst is broken by the one that is latched.
+        latched.unwrap_or(Violation::of_device(ViolationKind::Abandoned))
+    }
+
     #[inline(always)]
     fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken {
         if self.in_order { self.exchange_burst::<true>(most, each) } else { self.exchange_burst::<false>(most, each) }
@@ -57,8 +66,8 @@ impl<W: Words> PackedRing<W, ()> {
     /// [`SlotRing::take_slots`], for rings in order or for the others.
     #[inline(always)]
     fn take_burst<const IN_ORDER: bool>(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
-        if let Err(violation) = self.latch.check() {
-            return (0, Err(violation));
+        if self.latch.check().is_err() {
+            return Taken { count: 0, broken: true };
         }
         let mut taken = 0usize;
         while taken < most {
@@ -66,74 +75,91 @@ impl<W: Words> PackedRing<W, ()> {
             let (ended, single) = if IN_ORDER && self.ledger.in_batch() > 0 {
                 (self.ledger.redeem_batch(left, u32::from(self.next_used.slot()), &mut each), false)
             } else {
+                let Some(first) = self.first_claim() else { break };
                 let unshown = self.unshown();
-                let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
+                let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), first);
                 (self.ledger.redeem_singles::<IN_ORDER>((left, self.held_slots), unshown, next, &mut each), true)
             };
-            let (now, end) = if single { self.end_slots(ended) } else { self.end(ended) };
+            let Taken { count: now, broken } = if single { self.end_slots(ended) } else { self.end(ended) };
             taken = taken.wrapping_add(now);
-            if end.is_err() {
-                return (taken, end);
+            if broken {
+                return Taken { count: taken, broken };
             }
             if single && !ended.opened && now < round {
                 break;
             }
         }
-        (taken, Ok(()))
+        Taken { count: taken, broken: false }
     }
 
     /// [`SlotRing::exchange_slots`], for rings in order or for the others.
     #[inline(always)]
     fn exchange_burst<const IN_ORDER: bool>(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
-        if let Err(violation) = self.latch.check() {
-            return (0, Err(violation));
+        if self.latch.check().is_err() {
+            return Taken { count: 0, broken: true };
         }
-        self.look_ahead(most);
         let mut taken = 0usize;
         while taken < most {
             let (left, round) = (most.wrapping_sub(taken), self.round());
+            // Before anything is made ready: a queue that is polled has nothing most of the time.
+            let in_batch = IN_ORDER && self.ledger.in_batch() > 0;
+            let first = if in_batch { None } else { self.first_claim() };
+            if first.is_none() && !in_batch {
+                break;
+            }
+            if taken == 0 && !in_batch {
+                self.ask_for_usual(left);
+            }
             self.staged.goes_on(self.next_avail);
             let mut room = self.staged.room();
-            let again = |done: Done, desc| {
-                room.push(done.head, desc);
+            let again = |done: Done| {
+                room.push(done.head);
                 each(done);
             };
-            let (ended, single) = if IN_ORDER && self.ledger.in_batch() > 0 {
+            let (ended, single) = if let Some(first) = first {
+                let places = (self.published, self.posted);
+                let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), first);
+                (self.ledger.exchange_singles::<IN_ORDER>((left, self.held_slots), places, next, again), true)
+            } else {
                 let slot = u32::from(self.next_used.slot());
                 (self.ledger.exchange_batch(left, self.posted, slot, again), false)
-            } else {
-                let places = (self.published, self.posted);
-                let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), self.seen.take());
-                (self.ledger.exchange_singles::<IN_ORDER>((left, self.held_slots), places, next, again), true)
             };
             self.staged.end(ended.taken);
             self.end_posts(ended.taken);
-            let (now, end) = if single { self.end_slots(ended) } else { self.end(ended) };
+            let Taken { count: now, broken } = if single { self.end_slots(ended) } else { self.end(ended) };
             taken = taken.wrapping_add(now);
             if now > 0 {
                 self.usual = u16::try_from(taken).unwrap_or(u16::MAX);
             }
-            if end.is_err() {
-                return (taken, end);
+            if broken {
+                return Taken { count: taken, broken };
             }
             if single && !ended.opened && now < round {
                 break;
             }
         }
-        (taken, Ok(()))
+        Taken { count: taken, broken: false }
     }
 
-    /// Looks at the next slot, and if it was used, asks for the lines of as many as are usual, to read them and then to write them
-    /// again.
+    /// What the next slot says, if it was used: as it was seen, or looked at now. With nothing out there is none that the device
+    /// may have used, whatever stands there.
     #[inline(always)]
-    fn look_ahead(&mut self, most: usize) {
+    fn first_claim(&mut self) -> Option<Claim> {
+        if let Some(seen) = self.seen.take() {
+            return Some(seen);
+        }
+        if self.held_slots == 0 {
+            return None;
+        }
+        boundary::used_slot(&self.ring, self.next_used)
+    }
+
+    /// Asks for the lines of as many slots as are usual, at most `most`, to read them and then to write them again.
+    #[inline(always)]
+    fn ask_for_usual(&self, most: usize) {
         let usual = usize::from(self.usual).min(most);
-        let seen = self.seen.is_some() || self.ledger.in_batch() > 0;
-        if usual >= usize::from(SLOTS_A_LINE) && !seen && self.held_slots > 0 {
-            self.seen = boundary::used_slot(&self.ring, self.next_used);
-            if self.seen.is_some() {
-                self.ask_for(self.next_used, u16::try_from(usual).unwrap_or(0));
-            }
+        if usual >= usize::from(SLOTS_A_LINE) {
+            self.ask_for(self.next_used, u16::try_from(usual).unwrap_or(0));
         }
     }
 
@@ -175,7 +201,7 @@ impl<W: Words> PackedRing<W, ()> {
     #[inline(always)]
     fn end_slots(&mut self, ended: Ended) -> Taken {
         // The last one that was loaded may have ended the burst.
-        let last = ended.fault.is_some() || ended.opened;
+        let last = ended.faulty || ended.opened;
         let counters = &mut self.counters;
         counters.used_entries =
             counters.used_entries.wrapping_add(u64::from(ended.taken)).wrapping_add(u64::from(last));
@@ -183,14 +209,25 @@ impl<W: Words> PackedRing<W, ()> {
         self.end(ended)
     }
 
+    /// Latches what ended a burst early.
+    #[cold]
+    fn latch_fault(&self) {
+        if let Some(fault) = self.ledger.fault_of_burst() {
+            let _ = self.broken(fault);
+        }
+    }
+
     /// Books what became of loans.
     #[inline(always)]
     fn end(&mut self, ended: Ended) -> Taken {
-        let Ended { taken, idle_claims, fault, .. } = ended;
+        let Ended { taken, idle_claims, faulty, .. } = ended;
         self.next_used = self.next_used.advance(taken, self.size);
         self.held_slots = self.held_slots.wrapping_sub(taken);
         self.counters.idle_claims = self.counters.idle_claims.wrapping_add(u64::from(idle_claims));
-        (usize::from(taken), fault.map_or(Ok(()), |fault| Err(self.broken(fault))))
+        if faulty {
+            self.latch_fault();
+        }
+        Taken { count: usize::from(taken), broken: faulty }
     }
 }
 
@@ -198,24 +235,23 @@ impl<W: Words> PackedRing<W, ()> {
 const SLOTS_A_LINE: u16 = 4;
 
 /// What the slots from `at` on say, as far as the device has used them, with their numbers: at most `held` of them, and to the
-/// end of the round. With nothing out there is none that it may have used, whatever stands there. The first one may have been
-/// `seen` before.
+/// end of the round. The `first` one was looked at before.
 #[inline(always)]
 fn claims<W: Words>(
     ring: &Both<W>,
     size: QueueSize,
     (at, held): (PackedPosition, u16),
-    seen: Option<Claim>,
+    first: Claim,
 ) -> impl FnMut() -> Option<(u32, Claim)> {
     let rests = ring.lane(packed::SLOT_REST, packed::SLOT_BYTES, usize::from(size.get()));
     let end = at.slot().saturating_add(held).min(size.get());
-    let (mut slot, mut seen) = (at.slot(), seen);
+    let (mut slot, mut first) = (at.slot(), Some(first));
     move || {
         if slot == end {
             return None;
         }
-        let claim = match seen.take() {
-            Some(seen) => seen,
+        let claim = match first.take() {
+            Some(first) => first,
             None => boundary::used_slot_of(&rests, at.in_its_round(slot, size))?,
         };
         let found = u32::from(slot);

@@ -6,51 +6,42 @@
 use alloc::vec::Vec;
 
 use ironring_common::apart;
-#[cfg(feature = "std")]
-use ironring_common::index::DescId;
-use ironring_common::index::{PackedPosition, QueueSize};
+use ironring_common::index::{DescId, PackedPosition, QueueSize};
 use ironring_common::shm::view::Both;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{self, SlotRest};
-#[cfg(feature = "std")]
 use ironring_common::spec::split::Descriptor;
 
-/// The slots of a burst that are not written yet, in their order. They follow one another in the ring.
+/// The slots of a burst that are not written yet, in their order. They follow one another in the ring. What goes there is in the
+/// records of their descriptors, which stay as they are until then: a descriptor that is lent is not lent again, and the device cannot
+/// give back what it was not shown.
 #[derive(Debug)]
 pub(super) struct Staged {
-    slots: Vec<Slot>,
+    heads: Vec<DescId>,
     count: usize,
     /// Where the first of them goes.
     start: PackedPosition,
 }
 
-/// The two words of a slot, the second one without the marks of its round.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    addr: u64,
-    rest: u64,
-}
-
 /// Where slots of a burst go.
 #[cfg(feature = "std")]
-pub(super) struct Room<'a>(core::slice::IterMut<'a, Slot>);
+pub(super) struct Room<'a>(core::slice::IterMut<'a, DescId>);
 
 #[cfg(feature = "std")]
 impl Room<'_> {
     /// A chain of one slot.
     #[inline(always)]
-    pub(super) fn push(&mut self, head: DescId, desc: Descriptor) {
-        let rest = SlotRest { len: desc.len, id: head.get(), flags: desc.flags };
+    pub(super) fn push(&mut self, head: DescId) {
         if let Some(to) = self.0.next() {
-            *to = Slot { addr: desc.addr, rest: rest.to_word() };
+            *to = head;
         }
     }
 }
 
 impl Staged {
     pub(super) fn new(size: QueueSize) -> Self {
-        let slots = apart::filled(Slot::default(), usize::from(size.get()));
-        Self { slots, count: 0, start: PackedPosition::START }
+        let heads = apart::filled(DescId::FIRST, usize::from(size.get()));
+        Self { heads, count: 0, start: PackedPosition::START }
     }
 
     /// The next chains go to `at` and what follows.
@@ -67,29 +58,40 @@ impl Staged {
     #[cfg(feature = "std")]
     #[inline(always)]
     pub(super) fn room(&mut self) -> Room<'_> {
-        Room(self.slots.get_mut(self.count..).unwrap_or_default().iter_mut())
+        Room(self.heads.get_mut(self.count..).unwrap_or_default().iter_mut())
     }
 
     /// So many chains were put into the room.
     #[cfg(feature = "std")]
     #[inline(always)]
     pub(super) fn end(&mut self, count: u16) {
-        self.count = self.count.wrapping_add(usize::from(count)).min(self.slots.len());
+        self.count = self.count.wrapping_add(usize::from(count)).min(self.heads.len());
     }
 
     /// Writes all of them but the second word of the `first` slot that the device was not shown, if that is among them: it
     /// shows the burst, and comes last.
     #[inline(always)]
-    pub(super) fn write<W: Words>(&mut self, ring: &Both<W>, size: QueueSize, first: &mut Option<(usize, u64)>) {
+    pub(super) fn write<W: Words>(
+        &mut self,
+        ring: &Both<W>,
+        size: QueueSize,
+        first: &mut Option<(usize, u64)>,
+        desc_of: impl Fn(DescId) -> Descriptor,
+    ) {
+        let words = |head: DescId| {
+            let desc = desc_of(head);
+            let rest = SlotRest { len: desc.len, id: head.get(), flags: desc.flags };
+            (desc.addr, rest.to_word())
+        };
         let lane = |word| ring.lane(word, packed::SLOT_BYTES, usize::from(size.get()));
         let (addrs, rests) = (lane(packed::SLOT_ADDR), lane(packed::SLOT_REST));
-        let mut staged = self.slots.get(..self.count).unwrap_or_default();
+        let mut staged = self.heads.get(..self.count).unwrap_or_default();
         let mut at = self.start;
         if first.is_none()
-            && let Some((Slot { addr, rest }, others)) = staged.split_first()
+            && let Some((head, others)) = staged.split_first()
         {
-            let number = usize::from(at.slot());
-            addrs.store_u64(number, *addr);
+            let (number, (addr, rest)) = (usize::from(at.slot()), words(*head));
+            addrs.store_u64(number, addr);
             let offset = number.wrapping_mul(packed::SLOT_BYTES).wrapping_add(packed::SLOT_REST);
             *first = Some((offset, rest | marks(at)));
             at = at.advance(1, size);
@@ -101,8 +103,9 @@ impl Staged {
             let room = size.get().wrapping_sub(at.slot());
             let now;
             (now, staged) = staged.split_at_checked(usize::from(room)).unwrap_or((staged, &[]));
-            for (Slot { addr, rest }, number) in now.iter().zip(number..) {
-                addrs.store_u64(number, *addr);
+            for (head, number) in now.iter().zip(number..) {
+                let (addr, rest) = words(*head);
+                addrs.store_u64(number, addr);
                 rests.store_u64(number, rest | marks);
             }
             at = at.advance(room, size);
@@ -118,7 +121,7 @@ impl Staged {
     /// Where it lies, for the test of the layout.
     #[cfg(test)]
     pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
-        to.push(apart::lines(&*self.slots));
+        to.push(apart::lines(&*self.heads));
     }
 }
 

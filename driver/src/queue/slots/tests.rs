@@ -10,7 +10,7 @@ use ironring_common::spec::packed::{self, SlotRest};
 use ironring_common::spec::split::{self, UsedElem};
 use proptest::prelude::*;
 
-use super::{BURST, Done, SlotRing};
+use super::{BURST, Done, SlotRing, Taken};
 use crate::mapper::Direction;
 use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::any::AnyRing;
@@ -149,11 +149,12 @@ impl Side {
 
     fn take_burst(&mut self, most: usize) -> (Vec<Done>, Option<ViolationKind>) {
         let mut done = Vec::new();
-        let (taken, end) = match &mut self.ring {
+        let Taken { count, broken } = match &mut self.ring {
             AnyRing::Split(ring) => ring.take_slots(most, |slot| done.push(slot)),
             AnyRing::Packed(ring) => ring.take_slots(most, |slot| done.push(slot)),
         };
-        assert_eq!(taken, done.len());
+        let end = if broken { Err(self.ring.broken_by()) } else { Ok(()) };
+        assert_eq!((count, broken), (done.len(), self.ring.check().is_err()));
         (done, end.err().map(|violation| violation.kind))
     }
 }
@@ -338,11 +339,12 @@ fn run_exchange(ring: (RingLayout, u16), in_order: bool, script: &[Step]) {
                     assert_eq!(one.post_singly(Direction::FromDevice, 1, 2048), [done.head]);
                 }
                 let mut done = Vec::new();
-                let (taken, end) = match &mut many.ring {
+                let Taken { count, broken } = match &mut many.ring {
                     AnyRing::Split(ring) => ring.exchange_slots(most, |slot| done.push(slot)),
                     AnyRing::Packed(ring) => ring.exchange_slots(most, |slot| done.push(slot)),
                 };
-                assert_eq!(taken, done.len());
+                let end = many.ring.check();
+                assert_eq!((count, broken), (done.len(), end.is_err()));
                 if is_about_the_index(fault) {
                     return;
                 }
@@ -418,7 +420,8 @@ fn an_exchange_of_more_than_a_burst_shows_every_slot() {
     }
     memory.store_u16_release(USED + split::USED_IDX, 100);
     let mut done = Vec::new();
-    assert_eq!(ring.exchange_slots(100, |slot| done.push(slot.head.get())), (100, Ok(())));
+    let taken = ring.exchange_slots(100, |slot| done.push(slot.head.get()));
+    assert_eq!((taken, ring.check()), (Taken { count: 100, broken: false }, Ok(())));
     assert_eq!(done, heads);
     assert!(ring.publish() && ring.is_conserved());
     let mut entries = [0; 200];

@@ -11,7 +11,7 @@ use crate::mapper::slots::FixedSlots;
 use crate::queue::DriverRing;
 use crate::queue::ledger::{Ended, Lent, Unshown};
 use crate::queue::slots::{BURST, Done, SlotRing, Taken};
-use crate::queue::violation::Violation;
+use crate::queue::violation::{Violation, ViolationKind};
 
 impl<W: Words> SlotRing for SplitRing<W, ()> {
     fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
@@ -50,6 +50,14 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
         if self.in_order { self.take_burst::<true>(most, each) } else { self.take_burst::<false>(most, each) }
     }
 
+    #[cold]
+    fn broken_by(&self) -> Violation {
+        let own = || self.ledger.fault_of_burst().map(|fault| fault.in_queue(self.queue));
+        let latched = self.latch.violation().or_else(own);
+        // Without a fault of its own a burst is broken by the one that is latched.
+        latched.unwrap_or(Violation::of_device(ViolationKind::Abandoned))
+    }
+
     #[inline(always)]
     fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken {
         if self.in_order { self.exchange_burst::<true>(most, each) } else { self.exchange_burst::<false>(most, each) }
@@ -60,14 +68,11 @@ impl<W: Words> SplitRing<W, ()> {
     /// [`SlotRing::take_slots`], for rings in order or for the others.
     #[inline(always)]
     fn take_burst<const IN_ORDER: bool>(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
-        let there = match self.look_for(most) {
-            Ok(there) => usize::from(there),
-            Err(violation) => return (0, Err(violation)),
-        };
+        let Some(there) = self.look_for(most) else { return Taken { count: 0, broken: true } };
         let mut taken = 0usize;
         while taken < there {
             let left = there.wrapping_sub(taken);
-            let (now, end) = if IN_ORDER && self.ledger.in_batch() > 0 {
+            let Taken { count: now, broken } = if IN_ORDER && self.ledger.in_batch() > 0 {
                 let slot = u32::from(self.size.slot(self.next_used));
                 let ended = self.ledger.redeem_batch(left, slot, &mut each);
                 self.end(ended)
@@ -79,34 +84,31 @@ impl<W: Words> SplitRing<W, ()> {
             };
             taken = taken.wrapping_add(now);
             // Without a step there would be no end; there is one, for no more is there than is held.
-            if end.is_err() || (now == 0 && self.ledger.in_batch() == 0) {
-                return (taken, end);
+            if broken || (now == 0 && self.ledger.in_batch() == 0) {
+                return Taken { count: taken, broken };
             }
         }
-        (taken, Ok(()))
+        Taken { count: taken, broken: false }
     }
 
     /// [`SlotRing::exchange_slots`], for rings in order or for the others.
     #[inline(always)]
     fn exchange_burst<const IN_ORDER: bool>(&mut self, most: usize, mut each: impl FnMut(Done)) -> Taken {
-        let there = match self.look_for(most) {
-            Ok(there) => usize::from(there),
-            Err(violation) => return (0, Err(violation)),
-        };
+        let Some(there) = self.look_for(most) else { return Taken { count: 0, broken: true } };
         let mut taken = 0usize;
         while taken < there {
             let left = there.wrapping_sub(taken);
             let (size, places) = (self.size, (self.published.0, self.next_avail.0));
             let mut heads = [DescId::FIRST; BURST];
             let mut next_head = heads.iter_mut();
-            let again = |done: Done, _| {
+            let again = |done: Done| {
                 if let Some(to) = next_head.next() {
                     *to = done.head;
                 }
                 each(done);
             };
             let left = left.min(BURST);
-            let (now, end) = if IN_ORDER && self.ledger.in_batch() > 0 {
+            let Taken { count: now, broken } = if IN_ORDER && self.ledger.in_batch() > 0 {
                 let slot = u32::from(size.slot(self.next_used));
                 let ended = self.ledger.exchange_batch(left, places.1, slot, again);
                 self.show(&heads, ended.taken);
@@ -119,11 +121,11 @@ impl<W: Words> SplitRing<W, ()> {
             };
             taken = taken.wrapping_add(now);
             // Without a step there would be no end; there is one, for no more is there than is held.
-            if end.is_err() || (now == 0 && self.ledger.in_batch() == 0) {
-                return (taken, end);
+            if broken || (now == 0 && self.ledger.in_batch() == 0) {
+                return Taken { count: taken, broken };
             }
         }
-        (taken, Ok(()))
+        Taken { count: taken, broken: false }
     }
 
     /// Puts the first `count` heads into the next slots of the available ring.
@@ -140,29 +142,39 @@ impl<W: Words> SplitRing<W, ()> {
         Unshown { from: self.published.0, count: self.next_avail.since(self.published) }
     }
 
-    /// How many completions there are, at most `most`. Loads the device's index only if those seen before are fewer.
+    /// How many completions there are, at most `most`; nothing if the device is broken. Loads the device's index only if those
+    /// seen before are fewer.
     #[inline]
-    fn look_for(&mut self, most: usize) -> Result<u16, Violation> {
-        self.latch.check()?;
+    fn look_for(&mut self, most: usize) -> Option<usize> {
+        if self.latch.check().is_err() {
+            return None;
+        }
         let most = u16::try_from(most).unwrap_or(u16::MAX);
         let seen = self.seen_used.since(self.next_used);
         if seen >= most {
-            return Ok(most);
+            return Some(most.into());
         }
         // From what was seen on: an index that goes back is as unlawful as one that goes too far.
         let more = self.used.completions(self.seen_used, self.held().wrapping_sub(seen));
-        let more = more.map_err(|fault| self.broken(fault))?;
+        let more = match more {
+            Ok(more) => more,
+            Err(fault) => {
+                self.ledger.keep_fault(fault);
+                self.latch_fault();
+                return None;
+            }
+        };
         // The elements come one after the other, and their lines are the device's.
         self.used.prefetch(self.seen_used, more.min(BURST_ELEMENTS));
         self.seen_used = self.seen_used.advance(more);
-        Ok(seen.wrapping_add(more).min(most))
+        Some(seen.wrapping_add(more).min(most).into())
     }
 
     /// Books what became of a burst with an element for each chain.
     #[inline(always)]
     fn end_elements(&mut self, ended: Ended) -> Taken {
         // The last one that was loaded may have ended the burst.
-        let last = ended.fault.is_some() || ended.opened;
+        let last = ended.faulty || ended.opened;
         let counters = &mut self.counters;
         counters.used_entries =
             counters.used_entries.wrapping_add(u64::from(ended.taken)).wrapping_add(u64::from(last));
@@ -170,13 +182,24 @@ impl<W: Words> SplitRing<W, ()> {
         self.end(ended)
     }
 
+    /// Latches what ended a burst early.
+    #[cold]
+    fn latch_fault(&self) {
+        if let Some(fault) = self.ledger.fault_of_burst() {
+            let _ = self.broken(fault);
+        }
+    }
+
     /// Books what became of loans.
     #[inline(always)]
     fn end(&mut self, ended: Ended) -> Taken {
-        let Ended { taken, idle_claims, fault, .. } = ended;
+        let Ended { taken, idle_claims, faulty, .. } = ended;
         self.next_used = self.next_used.advance(taken);
         self.counters.idle_claims = self.counters.idle_claims.wrapping_add(u64::from(idle_claims));
-        (usize::from(taken), fault.map_or(Ok(()), |fault| Err(self.broken(fault))))
+        if faulty {
+            self.latch_fault();
+        }
+        Taken { count: usize::from(taken), broken: faulty }
     }
 }
 
