@@ -38,11 +38,16 @@ pub trait Sizes: Send {
     const TURNS: usize;
     /// Bytes of a frame of the round.
     fn bytes(&self, turn: usize) -> usize;
+    /// Bytes from its template to the next one.
+    fn stride(&self, turn: usize) -> usize;
 }
 
 /// All of the same size.
 #[derive(Clone, Copy, Debug)]
-pub struct Fixed(usize);
+pub struct Fixed {
+    bytes: usize,
+    stride: usize,
+}
 
 /// Those of [`IMIX`].
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +58,12 @@ impl Sizes for Fixed {
 
     #[inline(always)]
     fn bytes(&self, _turn: usize) -> usize {
-        self.0
+        self.bytes
+    }
+
+    #[inline(always)]
+    fn stride(&self, _turn: usize) -> usize {
+        self.stride
     }
 }
 
@@ -63,6 +73,11 @@ impl Sizes for Mixed {
     #[inline(always)]
     fn bytes(&self, turn: usize) -> usize {
         IMIX.get(turn).copied().unwrap_or(MIN_BYTES)
+    }
+
+    #[inline(always)]
+    fn stride(&self, turn: usize) -> usize {
+        stride(self.bytes(turn))
     }
 }
 
@@ -75,7 +90,7 @@ impl Generate {
         if !(MIN_BYTES..=MAX_FRAME).contains(&bytes) {
             return Err(PortError::FrameSize { bytes, min: MIN_BYTES, max: MAX_FRAME });
         }
-        Ok(Self::of(Fixed(bytes)))
+        Ok(Self::of(Fixed { bytes, stride: stride(bytes) }))
     }
 }
 
@@ -89,7 +104,7 @@ impl Generate<Mixed> {
 
 impl<S: Sizes> Generate<S> {
     fn of(sizes: S) -> Self {
-        let strides = || (0..S::TURNS).map(|turn| stride(sizes.bytes(turn)));
+        let strides = || (0..S::TURNS).map(|turn| sizes.stride(turn));
         let round = strides().fold(0usize, usize::saturating_add);
         let rounds = ROTATION_BYTES.div_ceil(round.max(1));
         let mut templates = vec![0; round.saturating_mul(rounds)].into_boxed_slice();
@@ -107,33 +122,38 @@ impl<S: Sizes> Generate<S> {
         let (sink, given) = (Null::new(), PortStats::default());
         let (next, unnumbered) = (Place::default(), Place::default());
         let mut source = Self { templates, sizes, next, unnumbered, number: 0, sink, given };
-        for _ in 0..AHEAD.min(S::TURNS.saturating_mul(rounds)) {
-            source.write_number();
-        }
+        source.number_frames(AHEAD.min(S::TURNS.saturating_mul(rounds)));
         source
     }
 
-    /// Numbers the next frame that has no number.
+    /// Numbers the next `count` frames that have no number. Of each its number is stored, and nothing else: what is stored here
+    /// waits behind the frames that have just gone to the guest.
     #[inline]
-    fn write_number(&mut self) {
-        let number = self.number.to_be_bytes();
-        let frame = self.templates.get_mut(self.unnumbered.at..);
-        let field = frame.and_then(|frame| frame.get_mut(MIN_FRAME..MIN_BYTES));
-        if let Some(field) = field {
-            field.copy_from_slice(&number);
+    fn number_frames(&mut self, count: usize) {
+        let (mut number, mut place, end) = (self.number, self.unnumbered, self.templates.len());
+        for _ in 0..count {
+            let field = place.at.wrapping_add(MIN_FRAME)..place.at.wrapping_add(MIN_BYTES);
+            if let Some(field) = self.templates.get_mut(field) {
+                field.copy_from_slice(&number.to_be_bytes());
+            }
+            number = number.wrapping_add(1);
+            place = place.after(&self.sizes, end);
         }
-        self.number = self.number.wrapping_add(1);
-        self.unnumbered = self.after(self.unnumbered);
+        (self.number, self.unnumbered) = (number, place);
     }
+}
 
-    #[inline]
-    fn after(&self, place: Place) -> Place {
-        let at = place.at.saturating_add(stride(self.sizes.bytes(place.turn)));
-        if at >= self.templates.len() {
-            return Place::default();
+impl Place {
+    /// The next one, of templates that `end` there.
+    #[inline(always)]
+    fn after<S: Sizes>(self, sizes: &S, end: usize) -> Self {
+        // Inside the templates, which memory holds.
+        let at = self.at.wrapping_add(sizes.stride(self.turn));
+        if at >= end {
+            return Self::default();
         }
-        let turn = place.turn.wrapping_add(1);
-        Place { at, turn: if turn < S::TURNS { turn } else { 0 } }
+        let turn = self.turn.wrapping_add(1);
+        Self { at, turn: if turn < S::TURNS { turn } else { 0 } }
     }
 }
 
@@ -156,31 +176,30 @@ impl<S: Sizes> Port for Generate<S> {
 
     #[inline]
     fn rx_consume(&mut self) {
-        self.given.gave(self.sizes.bytes(self.next.turn));
-        self.next = self.after(self.next);
-        self.write_number();
+        self.rx_consume_burst(1);
     }
 
     #[inline]
     fn rx_burst<'a>(&'a mut self, to: &mut [&'a [u8]]) -> usize {
-        let mut place = self.next;
+        let (mut place, end) = (self.next, self.templates.len());
         let count = to.len();
         for to in to {
-            let end = place.at.saturating_add(self.sizes.bytes(place.turn));
-            *to = self.templates.get(place.at..end).unwrap_or_default();
-            place = self.after(place);
+            let last = place.at.wrapping_add(self.sizes.bytes(place.turn));
+            *to = self.templates.get(place.at..last).unwrap_or_default();
+            place = place.after(&self.sizes, end);
         }
         count
     }
 
     #[inline]
     fn rx_consume_burst(&mut self, count: usize) {
-        let mut bytes = 0usize;
+        let (mut place, end, mut bytes) = (self.next, self.templates.len(), 0usize);
         for _ in 0..count {
-            bytes = bytes.wrapping_add(self.sizes.bytes(self.next.turn));
-            self.next = self.after(self.next);
-            self.write_number();
+            bytes = bytes.wrapping_add(self.sizes.bytes(place.turn));
+            place = place.after(&self.sizes, end);
         }
+        self.next = place;
+        self.number_frames(count);
         self.given.gave_all(count, bytes);
     }
 

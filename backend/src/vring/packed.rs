@@ -44,8 +44,9 @@ pub struct PackedVring<W: Words> {
     next_avail: PackedPosition,
     /// What that slot says, if it was found to be available.
     seen: Option<SlotRest>,
-    /// How many chains the last burst took, if it wrote a slot for each: so many are expected of the next one.
-    usual: u16,
+    /// How many chains the last burst took, if it wrote a slot for each: so many are expected of the next one. Apart from the words
+    /// of 16 bits, which are loaded in pairs: such a load waits for a store of one of them.
+    usual: u32,
     /// Chains that were taken and not completed, oldest first.
     taken: Row<Taken>,
     /// The slot of the next completion.

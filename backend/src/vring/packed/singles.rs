@@ -51,7 +51,7 @@ impl<W: Words> PackedVring<W> {
         }
         self.seen = seen;
         self.next_avail = at;
-        self.usual = taken;
+        self.usual = taken.into();
         taken
     }
 
@@ -78,13 +78,13 @@ impl<W: Words> PackedVring<W> {
     /// Asks for the lines of the next `count` slots, which are read and then written: once for both. Not for less than a line: a
     /// driver that waits for one slot looks at its line all the time, and would take it back.
     #[inline(always)]
-    fn ask_for_slots(&self, count: u16) {
-        if count < SLOTS_A_LINE {
+    fn ask_for_slots(&self, count: u32) {
+        if count < u32::from(SLOTS_A_LINE) {
             return;
         }
         let ring = self.ring.view();
         let mut at = self.next_avail;
-        for _ in 0..count.div_ceil(SLOTS_A_LINE) {
+        for _ in 0..count.div_ceil(SLOTS_A_LINE.into()) {
             ring.prefetch(usize::from(at.slot()).wrapping_mul(SLOT_BYTES));
             at = at.advance(SLOTS_A_LINE.min(self.size.get()), self.size);
         }
