@@ -23,6 +23,8 @@ pub(super) trait Nic: Sized {
     fn room(&self, work: &Work) -> Self::Frames;
     /// Sends frames that are copied; how many.
     fn send(&mut self, frames: &[&[u8]]) -> Result<usize, Failure>;
+    /// Sends frames that were received, but for the first `skip`; how many.
+    fn send_on(&mut self, frames: &Self::Frames, skip: usize) -> Result<usize, Failure>;
     /// Sends `count` frames of `len` bytes, the headers of which are written where they go.
     fn send_in_place(&mut self, count: usize, len: usize) -> Result<usize, Failure>;
     /// Takes back what the device is done with.
@@ -34,7 +36,7 @@ pub(super) trait Nic: Sized {
     /// Receives a burst, copied out; how many.
     fn receive(&mut self, to: &mut Self::Frames) -> Result<usize, Failure>;
     /// The frames of the last burst.
-    fn frames(of: &Self::Frames) -> impl ExactSizeIterator<Item = &[u8]>;
+    fn frames(of: &Self::Frames) -> impl ExactSizeIterator<Item = &[u8]> + Clone;
     /// Forwards what has come, a burst at most, from slot to slot; how many.
     fn forward(&mut self, most: usize) -> Result<usize, Failure>;
     /// Receives a burst, `most` at most, that is looked at where it lies, headers only; how many.
@@ -78,6 +80,11 @@ impl Nic for VirtioNet {
     }
 
     #[inline]
+    fn send_on(&mut self, frames: &RxBatch, skip: usize) -> Result<usize, Failure> {
+        Ok(self.tx().tx_batch(frames, skip)?)
+    }
+
+    #[inline]
     fn send_in_place(&mut self, count: usize, len: usize) -> Result<usize, Failure> {
         Ok(self.tx().tx_burst_in_place(count, len, |frame| {
             // It has 60 bytes at least.
@@ -106,7 +113,7 @@ impl Nic for VirtioNet {
     }
 
     #[inline]
-    fn frames(of: &RxBatch) -> impl ExactSizeIterator<Item = &[u8]> {
+    fn frames(of: &RxBatch) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
         of.frames()
     }
 
@@ -154,6 +161,11 @@ impl Nic for TrustingNet {
     }
 
     #[inline]
+    fn send_on(&mut self, frames: &Batch, skip: usize) -> Result<usize, Failure> {
+        Ok(self.tx_batch(frames, skip))
+    }
+
+    #[inline]
     fn send_in_place(&mut self, count: usize, len: usize) -> Result<usize, Failure> {
         Ok(self.tx_burst_in_place(count, len, &HEADERS))
     }
@@ -179,7 +191,7 @@ impl Nic for TrustingNet {
     }
 
     #[inline]
-    fn frames(of: &Batch) -> impl ExactSizeIterator<Item = &[u8]> {
+    fn frames(of: &Batch) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
         of.frames()
     }
 

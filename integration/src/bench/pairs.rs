@@ -52,6 +52,10 @@ impl Nic for ManyPairs {
         Ok(sent)
     }
 
+    fn send_on(&mut self, _frames: &RxBatch, _skip: usize) -> Result<usize, Failure> {
+        Err("several queue pairs are measured one way".into())
+    }
+
     #[inline]
     fn send_in_place(&mut self, count: usize, len: usize) -> Result<usize, Failure> {
         let Some((_, pair)) = self.turn() else { return Ok(0) };
@@ -87,7 +91,7 @@ impl Nic for ManyPairs {
     }
 
     #[inline]
-    fn frames(of: &RxBatch) -> impl ExactSizeIterator<Item = &[u8]> {
+    fn frames(of: &RxBatch) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
         of.frames()
     }
 

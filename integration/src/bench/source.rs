@@ -2,19 +2,14 @@
 
 use super::work::Size;
 
-/// The frames. They rotate, each beginning on a line of cache, in whole rounds of their sizes.
+/// The frames. They rotate, each beginning on a line of cache, in whole rounds of their sizes. Their memory is there until the
+/// process ends.
 pub(super) struct Source {
-    bytes: Box<[u8]>,
-    /// Bytes of the frames of a round.
-    turns: Vec<usize>,
-    next: Place,
-}
-
-/// Where a frame begins, and its place in the round.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Place {
-    at: usize,
-    turn: usize,
+    /// One after the other, and behind the last one the first ones again, so that each burst lies in one piece.
+    frames: Box<[&'static [u8]]>,
+    /// Those of a rotation.
+    count: usize,
+    next: usize,
 }
 
 impl Source {
@@ -22,8 +17,10 @@ impl Source {
         let turns = size.turns();
         let round: usize = turns.iter().map(|bytes| stride(*bytes)).sum();
         let rounds = ROTATION_BYTES.div_ceil(round);
-        let mut bytes = vec![0; round * rounds].into_boxed_slice();
-        let mut rest = &mut *bytes;
+        let bytes = Box::leak(vec![0; round * rounds + LINE].into_boxed_slice());
+        let start = bytes.as_ptr().align_offset(LINE);
+        let mut rest = &mut bytes[start..];
+        let mut frames = Vec::new();
         for size in std::iter::repeat_n(&turns, rounds).flatten() {
             let (frame, behind) = std::mem::take(&mut rest).split_at_mut(stride(*size));
             for (byte, value) in frame.iter_mut().zip((0..=u8::MAX).cycle()) {
@@ -32,66 +29,37 @@ impl Source {
             if let Some((header, _)) = frame.split_first_chunk_mut() {
                 *header = HEADER;
             }
+            frames.push(&frame[..*size]);
             rest = behind;
         }
-        Self { bytes, turns, next: Place::default() }
-    }
-
-    /// The next `count` frames.
-    #[inline]
-    pub(super) fn burst(&self, count: usize) -> Burst<'_> {
-        let mut frames: [&[u8]; BURST_MAX] = [&[]; BURST_MAX];
-        let count = count.min(BURST_MAX);
-        if let [size] = *self.turns {
-            let (stride, mut at) = (stride(size), self.next.at);
-            for frame in frames.iter_mut().take(count) {
-                *frame = &self.bytes[at..at + size];
-                at += stride;
-                at = if at < self.bytes.len() { at } else { 0 };
-            }
-        } else {
-            let mut place = self.next;
-            for frame in frames.iter_mut().take(count) {
-                *frame = &self.bytes[place.at..place.at + self.turns[place.turn]];
-                place = self.after(place);
-            }
+        let count = frames.len();
+        for again in 0..BURST_MAX {
+            frames.push(frames[again % count]);
         }
-        Burst { frames, count }
+        Self { frames: frames.into_boxed_slice(), count, next: 0 }
+    }
+
+    /// The next `count` frames, [`BURST_MAX`] at most.
+    #[inline]
+    pub(super) fn burst(&self, count: usize) -> &[&'static [u8]] {
+        &self.frames[self.next..self.next + count]
     }
 
     #[inline]
-    fn after(&self, Place { at, turn }: Place) -> Place {
-        let at = at + stride(self.turns[turn]);
-        if at >= self.bytes.len() {
-            return Place::default();
+    pub(super) const fn advance(&mut self, count: usize) {
+        self.next += count;
+        while self.next >= self.count {
+            self.next -= self.count;
         }
-        Place { at, turn: if turn + 1 < self.turns.len() { turn + 1 } else { 0 } }
-    }
-
-    #[inline]
-    pub(super) fn advance(&mut self, count: usize) {
-        for _ in 0..count {
-            self.next = self.after(self.next);
-        }
-    }
-}
-
-/// Some frames.
-pub(super) struct Burst<'a> {
-    frames: [&'a [u8]; BURST_MAX],
-    count: usize,
-}
-
-impl<'a> Burst<'a> {
-    #[inline]
-    pub(super) fn as_slice(&self) -> &[&'a [u8]] {
-        &self.frames[..self.count]
     }
 }
 
 const fn stride(bytes: usize) -> usize {
-    bytes.next_multiple_of(64)
+    bytes.next_multiple_of(LINE)
 }
+
+/// Bytes of a line of cache.
+const LINE: usize = 64;
 
 /// The largest burst.
 pub(super) const BURST_MAX: usize = 64;
@@ -115,19 +83,20 @@ mod tests {
 
     #[test]
     fn frames_rotate_through_all_of_their_memory() {
-        for size in [Size::Bytes(65), Size::Bytes(9000), Size::Imix] {
+        for size in [Size::Bytes(65), Size::Bytes(9000), Size::Bytes(65_523), Size::Imix] {
             let mut source = Source::new(size);
-            assert!(source.bytes.len() >= ROTATION_BYTES);
+            let first = source.burst(1)[0].as_ptr();
             let turns = size.turns();
-            let rounds = source.bytes.len() / turns.iter().map(|bytes| stride(*bytes)).sum::<usize>();
-            for frame in 0..rounds * turns.len() {
-                let burst = source.burst(3);
-                for (ahead, bytes) in burst.as_slice().iter().enumerate() {
+            let total: usize = source.frames[..source.count].iter().map(|frame| stride(frame.len())).sum();
+            assert!(total >= ROTATION_BYTES && source.count.is_multiple_of(turns.len()));
+            for frame in 0..source.count {
+                for (ahead, bytes) in source.burst(BURST_MAX).iter().enumerate() {
                     assert_eq!((bytes.len(), &bytes[..14]), (turns[(frame + ahead) % turns.len()], &HEADER[..]));
+                    assert!(bytes.as_ptr().addr().is_multiple_of(LINE));
                 }
                 source.advance(1);
             }
-            assert_eq!(source.next, Place::default());
+            assert_eq!(source.burst(1)[0].as_ptr(), first);
         }
     }
 }

@@ -241,12 +241,14 @@ impl Testpmd {
     pub(super) fn finish(&mut self) -> Result<([u64; 2], Option<Cycles>), String> {
         let mark = self.console.count();
         self.say("stop");
+        // Its end says how many frames there were since the last start, by the same names; a mix is started several times.
+        let _ended = self.console.wait("Done.", mark, PATIENCE);
         let mut totals = [0; 2];
         for (total, name) in totals.iter_mut().zip(["RX-packets:", "TX-packets:"]) {
             let line = self.ask(name)?;
             *total = line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or(0);
         }
-        // It is the last thing that the end of the traffic says.
+        // It comes with the end of the traffic, behind that word.
         let said = self.cycles.then(|| self.console.wait(CYCLES, mark, PATIENCE)).flatten();
         let cycles = said.as_deref().and_then(Cycles::parse);
         Ok((totals, cycles))

@@ -106,8 +106,14 @@ impl Batch {
     }
 
     /// The frames, without net headers.
-    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.lens.iter().zip(self.bytes.chunks_exact(self.stride)).map(|(len, slot)| &slot[HDR_BYTES..HDR_BYTES + *len])
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        (0..self.lens.len()).map(|frame| self.frame(frame))
+    }
+
+    #[inline]
+    fn frame(&self, frame: usize) -> &[u8] {
+        let start = frame * self.stride + HDR_BYTES;
+        &self.bytes[start..start + self.lens[frame]]
     }
 }
 
@@ -169,6 +175,16 @@ impl TrustingNet {
             if let Some(frame) = next.next() {
                 words.copy_in(at, frame);
             }
+        })
+    }
+
+    /// As [`tx_burst`](Self::tx_burst), for what was received, but for the first `skip` frames.
+    pub fn tx_batch(&mut self, batch: &Batch, skip: usize) -> usize {
+        let lens = &batch.lens[skip..];
+        let mut next = skip;
+        self.tx.burst(lens.iter().copied(), |words, at| {
+            words.copy_in(at, batch.frame(next));
+            next += 1;
         })
     }
 
