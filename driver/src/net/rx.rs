@@ -106,7 +106,7 @@ impl RxBatch {
     }
 
     /// The frames of the last burst, in the order in which they came. Without net headers.
-    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         (0..self.count).map(|frame| self.frame(frame))
     }
 

@@ -6,7 +6,8 @@
 //! of that chain.
 //!
 //! A burst becomes visible all at once. Its slots are written as chains are added, or at its end where they come in bursts,
-//! except for the flags of the very first one: a device goes from slot to slot and cannot get past that. One Release store of them publishes the burst.
+//! except for the flags of the very first one: a device goes from slot to slot and cannot get past that. One Release store of
+//! them publishes the burst.
 
 use alloc::sync::Arc;
 

@@ -36,7 +36,7 @@ pub(super) trait Nic: Sized {
     /// Receives a burst, copied out; how many.
     fn receive(&mut self, to: &mut Self::Frames) -> Result<usize, Failure>;
     /// The frames of the last burst.
-    fn frames(of: &Self::Frames) -> impl ExactSizeIterator<Item = &[u8]> + Clone;
+    fn frames(of: &Self::Frames) -> impl ExactSizeIterator<Item = &[u8]>;
     /// Forwards what has come, a burst at most, from slot to slot; how many.
     fn forward(&mut self, most: usize) -> Result<usize, Failure>;
     /// Receives a burst, `most` at most, that is looked at where it lies, headers only; how many.
@@ -113,7 +113,7 @@ impl Nic for VirtioNet {
     }
 
     #[inline]
-    fn frames(of: &RxBatch) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+    fn frames(of: &RxBatch) -> impl ExactSizeIterator<Item = &[u8]> {
         of.frames()
     }
 
@@ -191,7 +191,7 @@ impl Nic for TrustingNet {
     }
 
     #[inline]
-    fn frames(of: &Batch) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+    fn frames(of: &Batch) -> impl ExactSizeIterator<Item = &[u8]> {
         of.frames()
     }
 

@@ -91,7 +91,7 @@ impl Nic for ManyPairs {
     }
 
     #[inline]
-    fn frames(of: &RxBatch) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+    fn frames(of: &RxBatch) -> impl ExactSizeIterator<Item = &[u8]> {
         of.frames()
     }
 

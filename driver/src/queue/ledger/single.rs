@@ -11,7 +11,7 @@ use super::{Batch, Lawful, Ledger, State, Unshown, is_writable};
 use crate::boundary::Claim;
 use crate::mapper::Direction;
 use crate::queue::slots::Done;
-use crate::queue::violation::{Fault, ViolationKind};
+use crate::queue::violation::{Fault, Latch, Violation, ViolationKind};
 
 /// A descriptor that was lent.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct Ended {
     pub(crate) idle_claims: u16,
     /// Whether the last completion stands for many, and was opened as a batch.
     pub(crate) opened: bool,
-    /// Whether a fault ended the burst early: [`Ledger::fault_of_burst`] has it.
+    /// Whether a fault ended the burst early: [`Ledger::broken_by`] has it.
     pub(crate) faulty: bool,
 }
 
@@ -201,21 +201,30 @@ impl Ledger<()> {
         Ended { faulty: true, ..ended }
     }
 
-    /// Keeps what ended a burst early, for [`fault_of_burst`](Self::fault_of_burst).
+    /// Keeps what ended a burst early, for [`broken_by`](Self::broken_by), for ever: nothing is taken from a device that is broken.
     #[cold]
     pub(crate) const fn keep_fault(&mut self, fault: Fault) {
         self.fault = Some(fault);
     }
 
-    /// What ended a burst early, for ever: nothing is taken from a device that is broken.
+    /// Latches what ended a burst early.
     #[cold]
-    pub(crate) const fn fault_of_burst(&self) -> Option<Fault> {
-        self.fault
+    pub(crate) fn latch_fault(&self, latch: &Latch, queue: u16) {
+        if let Some(fault) = self.fault {
+            latch.trip(fault.in_queue(queue));
+        }
+    }
+
+    /// What ended a burst early: the violation that is latched, or if another queue is about to latch one, the fault of this.
+    #[cold]
+    pub(crate) fn broken_by(&self, latch: &Latch, queue: u16) -> Violation {
+        let latched = latch.violation().or_else(|| self.fault.map(|fault| fault.in_queue(queue)));
+        // Without a fault of its own a burst is broken by the one that is latched.
+        latched.unwrap_or(Violation::of_device(ViolationKind::Abandoned))
     }
 
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
-    /// those that were posted. What the device was not shown begins with
-    /// number `shown`.
+    /// those that were posted. What the device was not shown begins with number `shown`.
     ///
     /// With in-order use it ends at a completion that stands for many, but for no more than what is left of `limit`, and opens
     /// that as a batch.
@@ -339,5 +348,26 @@ impl Batch {
     #[inline(always)]
     fn of_next(&self, writable: u32) -> (u32, bool) {
         if self.left == 0 { (self.written, self.idle_claim) } else { (writable, false) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ironring_common::index::QueueSize;
+
+    /// As when another queue has begun to latch one and has not ended.
+    #[test]
+    fn a_burst_is_broken_by_what_is_latched_or_else_by_its_own_fault() {
+        let mut ledger = Ledger::<()>::new(QueueSize::split(4).unwrap(), false);
+        let latch = Latch::new();
+        let fault = Fault { kind: ViolationKind::IdOutOfRange, slot: 3, observed: 9, expected: 3 };
+        assert!(ledger.fail(Ended::default(), fault).faulty);
+        assert!(latch.is_healthy(), "it is not latched by that");
+        assert_eq!(ledger.broken_by(&latch, 5), fault.in_queue(5));
+        let first = Fault { slot: 7, ..fault }.in_queue(1);
+        latch.trip(first);
+        ledger.latch_fault(&latch, 5);
+        assert_eq!((ledger.broken_by(&latch, 5), latch.violation()), (first, Some(first)));
     }
 }

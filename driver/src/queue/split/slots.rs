@@ -11,7 +11,7 @@ use crate::mapper::slots::FixedSlots;
 use crate::queue::DriverRing;
 use crate::queue::ledger::{Ended, Lent, Unshown};
 use crate::queue::slots::{BURST, Done, SlotRing, Taken};
-use crate::queue::violation::{Violation, ViolationKind};
+use crate::queue::violation::Violation;
 
 impl<W: Words> SlotRing for SplitRing<W, ()> {
     fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
@@ -52,10 +52,7 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
 
     #[cold]
     fn broken_by(&self) -> Violation {
-        let own = || self.ledger.fault_of_burst().map(|fault| fault.in_queue(self.queue));
-        let latched = self.latch.violation().or_else(own);
-        // Without a fault of its own a burst is broken by the one that is latched.
-        latched.unwrap_or(Violation::of_device(ViolationKind::Abandoned))
+        self.ledger.broken_by(&self.latch, self.queue)
     }
 
     #[inline(always)]
@@ -160,7 +157,7 @@ impl<W: Words> SplitRing<W, ()> {
             Ok(more) => more,
             Err(fault) => {
                 self.ledger.keep_fault(fault);
-                self.latch_fault();
+                self.ledger.latch_fault(&self.latch, self.queue);
                 return None;
             }
         };
@@ -182,14 +179,6 @@ impl<W: Words> SplitRing<W, ()> {
         self.end(ended)
     }
 
-    /// Latches what ended a burst early.
-    #[cold]
-    fn latch_fault(&self) {
-        if let Some(fault) = self.ledger.fault_of_burst() {
-            let _ = self.broken(fault);
-        }
-    }
-
     /// Books what became of loans.
     #[inline(always)]
     fn end(&mut self, ended: Ended) -> Taken {
@@ -197,7 +186,7 @@ impl<W: Words> SplitRing<W, ()> {
         self.next_used = self.next_used.advance(taken);
         self.counters.idle_claims = self.counters.idle_claims.wrapping_add(u64::from(idle_claims));
         if faulty {
-            self.latch_fault();
+            self.ledger.latch_fault(&self.latch, self.queue);
         }
         Taken { count: usize::from(taken), broken: faulty }
     }

@@ -106,7 +106,7 @@ impl Batch {
     }
 
     /// The frames, without net headers.
-    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         (0..self.lens.len()).map(|frame| self.frame(frame))
     }
 
