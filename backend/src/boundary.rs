@@ -98,16 +98,19 @@ pub(crate) fn descriptor<L: Lane>(table: &Table<L>, id: DescId, size: QueueSize)
         .map_err(|Refused { observed }| Refused { observed: observed.next })
 }
 
-/// As [`descriptor`], of one that is a chain by itself and no table; `None` of any other: the walk says what is wrong with it.
+/// As [`descriptor`], of one that is a chain by itself, no table, and for the device to fill if it `FILLS`, else to empty; `None`
+/// of any other: the walk says what is wrong with it.
 #[inline(always)]
-pub(crate) fn single_descriptor<L: Lane>(table: &Table<L>, id: DescId) -> Option<(Segment, bool)> {
+pub(crate) fn single_descriptor<const FILLS: bool, L: Lane>(table: &Table<L>, id: DescId) -> Option<Segment> {
+    let wanted = const { if FILLS { DESC_F_WRITE } else { 0 } };
     let rest = table.rests.load_word_alleged(id.index());
     let rest = rest.map(|rest| Descriptor::from_words([0, rest]));
-    let single = |desc: Descriptor| (desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT) == 0).then_some(desc);
-    let Descriptor { len, flags, .. } = rest.check_with(single).ok()?;
+    let single =
+        |desc: Descriptor| (desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) == wanted).then_some(desc);
+    let Descriptor { len, .. } = rest.check_with(single).ok()?;
     let why = "the region table checks every address when it is used";
     let addr = table.addrs.load_word_alleged(id.index()).check_advisory(why);
-    Some((Segment { addr: GuestAddr(addr), len }, flags & DESC_F_WRITE != 0))
+    Some(Segment { addr: GuestAddr(addr), len })
 }
 
 /// The slots of a packed ring, as their words.

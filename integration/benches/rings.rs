@@ -18,6 +18,7 @@ use ironring_backend::vring::packed::PackedVring;
 use ironring_backend::vring::split::SplitVring;
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::{packed, split};
 use ironring_driver::mapper::Direction;
@@ -159,13 +160,14 @@ struct Pair<R, D> {
     driver: R,
     device: D,
     slots: FixedSlots,
+    memory: RegionTable,
     chain: Chain,
 }
 
 impl<R: DriverRing<()> + SlotRing, D: DeviceRing> Pair<R, D> {
     /// A round by the general ways.
     fn chains(&mut self, watch: &mut Watch) {
-        let Self { driver, device, slots, chain } = self;
+        let Self { driver, device, slots, chain, .. } = self;
         watch.over(Part::Add, || {
             for _ in 0..BURST {
                 driver.add(slots, &[SlotPart::first(BYTES)], &[], ()).unwrap();
@@ -196,7 +198,7 @@ impl<R: DriverRing<()> + SlotRing, D: DeviceRing> Pair<R, D> {
             driver.post_slots(Direction::ToDevice, BURST, lens, |head, _| _ = black_box(head));
             assert!(driver.publish());
         });
-        self.serve(watch, 0);
+        self.serve::<false>(watch, 0);
         let driver = &mut self.driver;
         let taken = watch.over(Part::TakeSlots, || driver.take_slots(BURST, |done| _ = black_box(done)));
         assert_eq!(taken, Taken { count: BURST, broken: false });
@@ -204,7 +206,7 @@ impl<R: DriverRing<()> + SlotRing, D: DeviceRing> Pair<R, D> {
 
     /// A round of slots that the device writes; all are lent.
     fn received_slots(&mut self, watch: &mut Watch) {
-        self.serve(watch, BYTES);
+        self.serve::<true>(watch, BYTES);
         let driver = &mut self.driver;
         let taken = watch.over(Part::Exchange, || {
             let taken = driver.exchange_slots(BURST, |done| _ = black_box(done));
@@ -215,17 +217,16 @@ impl<R: DriverRing<()> + SlotRing, D: DeviceRing> Pair<R, D> {
     }
 
     /// The device serves a burst.
-    fn serve(&mut self, watch: &mut Watch, written: u32) {
-        let device = &mut self.device;
+    fn serve<const FILLS: bool>(&mut self, watch: &mut Watch, written: u32) {
+        let Self { device, memory, .. } = self;
         let mut singles = [Single::default(); BURST];
         let taken = watch.over(Part::NextSingles, || {
             device.poll().unwrap();
-            device.next_singles(&mut singles)
+            device.next_singles::<FILLS>(&mut memory.hot(0), &mut singles, |bytes| (bytes >= BYTES).then_some(written))
         });
         assert_eq!(usize::from(taken), BURST);
-        singles.iter_mut().for_each(|single| single.written = written);
         watch.over(Part::EndSingles, || {
-            device.end_singles(&mut NoHook, &singles, &[]);
+            device.end_singles::<_, FILLS>(&mut NoHook, &singles, &[]);
             device.publish(&mut NoHook);
         });
     }
@@ -247,6 +248,7 @@ fn split_pair() -> Pair<SplitRing<Area, ()>, SplitVring<Area>> {
         driver: SplitRing::new(0, size, SplitAreas { desc, avail, used }, Latch::new()).unwrap(),
         device: SplitVring::new(0, size, theirs_desc, theirs_avail, theirs_used, 0).unwrap(),
         slots: slots(SLOTS_AT, size),
+        memory: memory(),
         chain: Chain::with_capacity(size),
     }
 }
@@ -261,6 +263,7 @@ fn packed_pair() -> Pair<PackedRing<Area, ()>, PackedVring<Area>> {
         driver: PackedRing::new(0, size, areas, Latch::new()).unwrap(),
         device: PackedVring::new(0, size, theirs, theirs_first, theirs_second, start).unwrap(),
         slots: slots(SLOTS_AT, size),
+        memory: memory(),
         chain: Chain::with_capacity(size),
     }
 }
@@ -272,7 +275,13 @@ fn areas(parts: [(usize, usize); 3]) -> ([Area; 3], [Area; 3]) {
     (cut(Mapping::of(&memfd).unwrap()), cut(Mapping::of(&memfd).unwrap()))
 }
 
-/// Slots as those of the network queues. Nobody touches them here: the device does not look at addresses.
+/// Where the slots lie. Nobody touches them here: the device looks up where they are.
+fn memory() -> RegionTable {
+    let memfd = Memfd::create("ironring-bench", STRIDE * usize::from(SIZE)).unwrap();
+    RegionTable::of_mappings([(GuestAddr(SLOTS_AT), Mapping::of(&memfd).unwrap())]).unwrap()
+}
+
+/// Slots as those of the network queues.
 fn slots(at: u64, size: QueueSize) -> FixedSlots {
     FixedSlots::new(GuestAddr(at), STRIDE_BYTES, 2048).scattered(size)
 }

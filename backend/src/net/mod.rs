@@ -31,13 +31,13 @@ const AHEAD: usize = 10;
 
 /// Each of the items with its companion, after `ask` was told of it [`AHEAD`] items before; until `each` says that it is enough.
 #[inline(always)]
-fn each_ahead<T: Copy, U>(items: &[T], with: &[U], ask: impl Fn(T), mut each: impl FnMut(T, &U) -> bool) {
-    items.iter().take(AHEAD).for_each(|item| ask(*item));
+fn each_ahead<T, U>(items: &[T], with: impl Iterator<Item = U>, ask: impl Fn(&T), mut each: impl FnMut(&T, U) -> bool) {
+    items.iter().take(AHEAD).for_each(&ask);
     for (at, (item, with)) in items.iter().zip(with).enumerate() {
         if let Some(later) = items.get(at.wrapping_add(AHEAD)) {
-            ask(*later);
+            ask(later);
         }
-        if !each(*item, with) {
+        if !each(item, with) {
             return;
         }
     }

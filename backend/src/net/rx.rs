@@ -3,12 +3,12 @@
 use ironring_common::apart;
 use ironring_common::index::QueueSize;
 use ironring_common::shm::mapping::Bytes;
-use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::view::Ours;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};
 
-use super::tx::{fault_outside, outside};
+use super::tx::outside;
 use super::{BURST, FEW, each_ahead};
 use crate::boundary;
 use crate::port::Port;
@@ -57,7 +57,7 @@ enum Stop {
 pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     vring: &mut R,
     scratch: (&mut Chain, Option<&mut Merge>),
-    memory: &RegionTable,
+    memory: &mut HotRegion<'_>,
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
@@ -82,7 +82,7 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
             }
             Err(_) => break,
         }
-        match deliver(vring, (&mut *chain, merge.as_deref_mut()), memory, frame, hook) {
+        match deliver(vring, (&mut *chain, merge.as_deref_mut()), memory.table(), frame, hook) {
             Ok(chains) => {
                 tally.frame(frame.len());
                 done.chains = done.chains.wrapping_add(chains);
@@ -114,63 +114,44 @@ impl Delivered {
 fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     most: u16,
     vring: &mut R,
-    memory: &RegionTable,
+    memory: &mut HotRegion<'_>,
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
 ) -> Delivered {
     let mut singles = [Single::default(); ROOM];
-    let mut frames = [&[][..]; ROOM];
-    let ready = port.rx_burst(frames.get_mut(..usize::from(most)).unwrap_or_default());
-    let taken = vring.next_singles(singles.get_mut(..ready).unwrap_or_default());
+    let mut sum = 0usize;
+    let frames = port.rx_frames(usize::from(most));
+    let mut next = frames.clone();
+    let fit = |room: u32| {
+        let len = next.next()?.len();
+        let written = u32::try_from(HDR_BYTES.saturating_add(len)).ok().filter(|written| *written <= room)?;
+        sum = sum.wrapping_add(len);
+        Some(written)
+    };
+    let room = singles.get_mut(..frames.len()).unwrap_or_default();
+    let taken = vring.next_singles::<true>(memory, room, fit);
+    drop(next);
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
-    let mut found = [None; ROOM];
-    let mut memory = memory.hot();
-    let (mut fit, mut sum, mut outside) = (0usize, 0usize, false);
-    for ((single, to), frame) in singles.iter_mut().zip(&mut found).zip(&frames) {
-        let Segment { addr, len } = single.writable();
-        let written = u32::try_from(HDR_BYTES.saturating_add(frame.len())).unwrap_or(u32::MAX);
-        if written > len {
-            break;
-        }
-        *to = memory.bytes(addr, len);
-        if to.is_none() {
-            outside = true;
-            break;
-        }
-        single.written = written;
-        fit = fit.wrapping_add(1);
-        sum = sum.wrapping_add(frame.len());
-    }
     // Nothing else is stored meanwhile: what a processor has stored waits in a row, in which the lines that the driver has
     // looked at last take long. Where frames stand close together there, many of their lines are on the way at a time.
-    each_ahead(found.get(..fit).unwrap_or_default(), &frames, ask, |bytes, frame| {
-        if let Some(bytes) = bytes {
-            write_frame(bytes, frame);
-        }
+    each_ahead(singles, frames, ask, |single, frame| {
+        write_frame(single.buffer, frame);
         true
     });
-    port.rx_consume_burst(fit);
-    // A burst at most.
-    let frames = u16::try_from(fit).unwrap_or(BURST);
-    tally.all_frames(frames, sum);
-    hook.order(singles.get_mut(..usize::from(frames)).unwrap_or_default());
-    let (finished, back) = singles.split_at_checked(usize::from(frames)).unwrap_or((singles, &[]));
-    vring.end_singles(hook, finished, back);
-    if let (true, Some(single)) = (outside, back.first()) {
-        fault_outside(vring, single.id, single.segment);
-    }
-    Delivered { chains: frames, frames, full: false }
+    port.rx_consume_burst(singles.len());
+    tally.all_frames(taken, sum);
+    hook.order(singles);
+    vring.end_singles::<H, true>(hook, singles, &[]);
+    Delivered { chains: taken, frames: taken, full: false }
 }
 
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are written. That of the
 /// header is most often only looked at.
 #[inline(always)]
-fn ask(found: Option<Bytes<'_>>) {
-    if let Some(bytes) = found {
-        bytes.prefetch(0, false);
-        bytes.prefetch(HDR_BYTES, true);
-    }
+fn ask(single: &Single<'_>) {
+    single.buffer.prefetch(0, false);
+    single.buffer.prefetch(HDR_BYTES, true);
 }
 
 /// Writes header and frame into a buffer that has room for both. A header that stands there already is left alone, so that its

@@ -77,7 +77,7 @@ impl Bench {
         // Whatever is expected, the same comes of it.
         self.few = !self.few;
         let Self { vring, chain, memory, port, tally, few, .. } = self;
-        let done = tx::burst(vring, chain, memory, port, &mut NoHook, tally, *few);
+        let done = tx::burst(vring, chain, &mut memory.hot(0), port, &mut NoHook, tally, *few);
         self.tally.used_entries += u64::from(self.vring.publish(&mut NoHook));
         done
     }
@@ -86,7 +86,7 @@ impl Bench {
         self.vring.poll().unwrap();
         self.few = !self.few;
         let Self { vring, chain, merge, memory, port, tally, few, .. } = self;
-        let done = rx::burst(vring, (chain, merge.as_mut()), memory, port, &mut NoHook, tally, *few);
+        let done = rx::burst(vring, (chain, merge.as_mut()), &mut memory.hot(0), port, &mut NoHook, tally, *few);
         self.tally.used_entries += u64::from(self.vring.publish(&mut NoHook));
         done
     }
@@ -438,7 +438,7 @@ fn dropping_is_bounded_by_the_burst() {
     bench.ring.publish();
     bench.vring.poll().unwrap();
     let Bench { vring, chain, memory, tally, .. } = &mut bench;
-    let done = rx::burst(vring, (chain, None), memory, &mut Endless, &mut NoHook, tally, false);
+    let done = rx::burst(vring, (chain, None), &mut memory.hot(0), &mut Endless, &mut NoHook, tally, false);
     assert_eq!(done, rx::Delivered { chains: 0, frames: BURST, full: false });
 }
 
@@ -471,11 +471,11 @@ fn each_item_is_asked_for_once_and_before_its_turn() {
     for (count, end) in (0..=40usize).flat_map(|count| [(count, count), (count, count / 2)]) {
         let items: Vec<usize> = (0..count).collect();
         let (asked, mut seen) = (std::cell::RefCell::new(Vec::new()), Vec::new());
-        let ask = |item: usize| asked.borrow_mut().push(item);
-        super::each_ahead(&items, &items, ask, |item, with| {
-            assert_eq!(item, *with);
-            assert!(asked.borrow().contains(&item));
-            seen.push(item);
+        let ask = |item: &usize| asked.borrow_mut().push(*item);
+        super::each_ahead(&items, 0usize.., ask, |item, with| {
+            assert_eq!(*item, with);
+            assert!(asked.borrow().contains(item));
+            seen.push(*item);
             seen.len() < end
         });
         assert!(seen.iter().eq(items.iter().take(end.max(1))), "{count} {end}");

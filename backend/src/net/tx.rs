@@ -1,7 +1,7 @@
 //! From the guest: chains become frames of the port.
 
 use ironring_common::shm::mapping::Bytes;
-use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, Header};
 
@@ -20,7 +20,7 @@ use crate::vring::{DeviceRing, RingFault};
 pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     vring: &mut R,
     chain: &mut Chain,
-    memory: &RegionTable,
+    memory: &mut HotRegion<'_>,
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
@@ -43,7 +43,7 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     }
     while done < BURST {
         let Ok(true) = vring.next_chain(chain) else { break };
-        match forward(chain, memory, port) {
+        match forward(chain, memory.table(), port) {
             Ok(bytes) => tally.frame(bytes),
             Err(Stop::Drop(reason)) => tally.drop_packet(reason),
             Err(Stop::Full) => {
@@ -67,23 +67,20 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
 fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     most: u16,
     vring: &mut R,
-    memory: &RegionTable,
+    memory: &mut HotRegion<'_>,
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
 ) -> (u16, bool) {
     let mut singles = [Single::default(); ROOM];
-    let taken = vring.next_singles(singles.get_mut(..usize::from(most)).unwrap_or_default());
+    // A buffer that is too short or too long for a frame is for the walk.
+    let fit = |bytes: u32| frame_len(bytes.into()).is_ok().then_some(0);
+    let room = singles.get_mut(..usize::from(most)).unwrap_or_default();
+    let taken = vring.next_singles::<false>(memory, room, fit);
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
-    let mut found = [None; ROOM];
-    let mut memory = memory.hot();
-    for (single, to) in singles.iter().zip(&mut found) {
-        let segment = single.readable();
-        *to = memory.bytes(segment.addr, segment.len);
-    }
-    let (mut frames, mut dropped, mut sum, mut stop) = (0u16, 0u16, 0usize, None);
-    each_ahead(found.get(..singles.len()).unwrap_or_default(), singles, ask, |bytes, single| {
-        match forward_single(single.readable(), bytes, port) {
+    let (mut frames, mut dropped, mut sum, mut full) = (0u16, 0u16, 0usize, false);
+    each_ahead(singles, std::iter::repeat(()), ask, |single, ()| {
+        match forward_single(single.buffer, port) {
             Ok(bytes) => {
                 frames = frames.wrapping_add(1);
                 sum = sum.wrapping_add(bytes);
@@ -92,19 +89,16 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
                 dropped = dropped.wrapping_add(1);
                 tally.drop_packet(reason);
             }
-            Err(why) => stop = Some(why),
+            Err(Stop::Full | Stop::Outside(_)) => full = true,
         }
-        stop.is_none()
+        !full
     });
     tally.all_frames(frames, sum);
     let done = frames.wrapping_add(dropped);
     hook.order(singles.get_mut(..usize::from(done)).unwrap_or_default());
     let (finished, back) = singles.split_at_checked(usize::from(done)).unwrap_or((singles, &[]));
-    vring.end_singles(hook, finished, back);
-    if let (Some(Stop::Outside(segment)), Some(single)) = (&stop, back.first()) {
-        fault_outside(vring, single.id, *segment);
-    }
-    (done, stop.is_none())
+    vring.end_singles::<H, false>(hook, finished, back);
+    (done, !full)
 }
 
 /// Takes at most [`BURST`] chains of a disabled ring and drops what they carry: the vhost-user specification has packets
@@ -131,10 +125,10 @@ enum Stop {
 /// are not looked at.
 #[inline]
 fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
-    if let [only] = chain.readable() {
-        return forward_single(*only, memory.bytes(only.addr, only.len), port);
-    }
     let len = frame_len(chain.readable_len())?;
+    if let [only] = chain.readable() {
+        return forward_single(memory.bytes(only.addr, only.len).ok_or(Stop::Outside(*only))?, port);
+    }
     let mut header = [0u8; HDR_BYTES];
     gather(chain.readable(), memory, 0, &mut header)?;
     check_header(header)?;
@@ -144,15 +138,14 @@ fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result
     Ok(len)
 }
 
-/// As [`forward`], for header and frame in one buffer, which lies where it was found.
+/// As [`forward`], for header and frame in one buffer, which is of as many bytes as a frame can have.
 #[inline(always)]
-fn forward_single<P: Port>(only: Segment, bytes: Option<Bytes<'_>>, port: &mut P) -> Result<usize, Stop> {
-    let len = frame_len(u64::from(only.len))?;
-    let bytes = bytes.ok_or(Stop::Outside(only))?;
-    let (flags, gso_type) = boundary::header_wishes(bytes);
+fn forward_single<P: Port>(buffer: Bytes<'_>, port: &mut P) -> Result<usize, Stop> {
+    let len = buffer.len().saturating_sub(HDR_BYTES);
+    let (flags, gso_type) = boundary::header_wishes(buffer);
     check_wishes(flags, gso_type)?;
     let slot = port.tx_slot(len).ok_or(Stop::Full)?;
-    boundary::copy_out(bytes, HDR_BYTES, slot);
+    boundary::copy_out(buffer, HDR_BYTES, slot);
     port.tx_commit();
     Ok(len)
 }
@@ -160,11 +153,9 @@ fn forward_single<P: Port>(only: Segment, bytes: Option<Bytes<'_>>, port: &mut P
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are copied. Longer ones
 /// come by themselves.
 #[inline(always)]
-fn ask(found: Option<Bytes<'_>>) {
-    if let Some(bytes) = found {
-        bytes.prefetch(0, false);
-        bytes.prefetch(HDR_BYTES, false);
-    }
+fn ask(single: &Single<'_>) {
+    single.buffer.prefetch(0, false);
+    single.buffer.prefetch(HDR_BYTES, false);
 }
 
 /// The length of the frame in a chain of `readable` bytes.
@@ -223,12 +214,6 @@ fn gather(segments: &[Segment], memory: &RegionTable, skip: usize, to: &mut [u8]
 #[cold]
 pub(super) fn outside<R: DeviceRing>(vring: &mut R, chain: &Chain, segment: Segment) {
     vring.undo();
-    fault_outside(vring, chain.head().id, segment);
-}
-
-/// Latches the ring.
-#[cold]
-pub(super) fn fault_outside<R: DeviceRing>(vring: &mut R, head: u16, segment: Segment) {
     let Segment { addr, len } = segment;
-    vring.fail(RingFault::AddressOutside { queue: vring.queue(), head, addr, len });
+    vring.fail(RingFault::AddressOutside { queue: vring.queue(), head: chain.head().id, addr, len });
 }

@@ -36,20 +36,14 @@ pub trait Port: Send {
     /// The frame of the last [`rx_peek`](Self::rx_peek) is done with.
     fn rx_consume(&mut self);
 
-    /// The next frames for the guest, oldest first, as many as `to` has places and as are there in private memory already. How
-    /// many: none only if there are none. They stay until they are consumed.
+    /// The next frames for the guest, oldest first, `most` of them and as many as are there in private memory already: none
+    /// only if there are none. They stay until they are consumed.
     #[inline]
-    fn rx_burst<'a>(&'a mut self, to: &mut [&'a [u8]]) -> usize {
-        match (to.first_mut(), self.rx_peek()) {
-            (Some(to), Some(frame)) => {
-                *to = frame;
-                1
-            }
-            _ => 0,
-        }
+    fn rx_frames(&mut self, most: usize) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        self.rx_peek().filter(|_| most > 0).into_iter()
     }
 
-    /// The first `count` frames of the last [`rx_burst`](Self::rx_burst) are done with.
+    /// The first `count` frames of the last [`rx_frames`](Self::rx_frames) are done with.
     #[inline]
     fn rx_consume_burst(&mut self, count: usize) {
         if count > 0 {

@@ -5,7 +5,7 @@
 
 use ironring_common::index::QueueSize;
 use ironring_common::shm::mapping::Area;
-use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::words::Words;
 
 use super::chain::{Chain, ChainRef, Single};
@@ -70,11 +70,16 @@ impl<W: Words> DeviceRing for AnyVring<W> {
     fn next_chain(&mut self, out: &mut Chain) -> Result<bool, RingFault> {
         on!(self, ring => ring.next_chain(out))
     }
-    fn next_singles(&mut self, out: &mut [Single]) -> u16 {
-        on!(self, ring => ring.next_singles(out))
+    fn next_singles<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        out: &mut [Single<'m>],
+        fit: impl FnMut(u32) -> Option<u32>,
+    ) -> u16 {
+        on!(self, ring => ring.next_singles::<FILLS>(memory, out, fit))
     }
-    fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
-        on!(self, ring => ring.end_singles(hook, done, back));
+    fn end_singles<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: &[Single<'_>], back: &[Single<'_>]) {
+        on!(self, ring => ring.end_singles::<H, FILLS>(hook, done, back));
     }
     fn undo_last(&mut self, chains: u16) {
         on!(self, ring => ring.undo_last(chains));

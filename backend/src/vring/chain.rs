@@ -5,6 +5,7 @@
 
 use ironring_common::apart;
 use ironring_common::index::{GuestAddr, QueueSize};
+use ironring_common::shm::mapping::Bytes;
 
 /// One buffer of a chain. Whether `addr` leads anywhere is for the region table to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,39 +27,23 @@ pub struct ChainRef {
     pub writable: bool,
 }
 
-/// A chain of one descriptor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Single {
-    /// Its buffer; may have no bytes.
-    pub segment: Segment,
+/// A chain of one descriptor, whose buffer was found in the shared memory. Which way it goes is known where it was taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Single<'m> {
+    /// Its buffer.
+    pub buffer: Bytes<'m>,
     /// As [`ChainRef::id`].
     pub id: u16,
-    /// As [`ChainRef::writable`].
-    pub writable: bool,
-    /// Bytes that went into it: for [`end_singles`](super::DeviceRing::end_singles).
+    /// Bytes that go into it.
     pub written: u32,
 }
 
-impl Single {
-    /// By what it is given back.
+impl Single<'_> {
+    /// By what it is given back, if it is one that the device fills or one that it empties.
     #[inline]
     #[must_use]
-    pub const fn at(&self) -> ChainRef {
-        ChainRef { id: self.id, slots: 1, writable: self.writable }
-    }
-
-    /// The buffer that the device may read: of no bytes if it may write it.
-    #[inline]
-    #[must_use]
-    pub const fn readable(&self) -> Segment {
-        if self.writable { Segment { addr: self.segment.addr, len: 0 } } else { self.segment }
-    }
-
-    /// The buffer that the device may write: of no bytes if it may only read it.
-    #[inline]
-    #[must_use]
-    pub const fn writable(&self) -> Segment {
-        if self.writable { self.segment } else { Segment { addr: self.segment.addr, len: 0 } }
+    pub const fn at<const FILLS: bool>(&self) -> ChainRef {
+        ChainRef { id: self.id, slots: 1, writable: FILLS }
     }
 }
 

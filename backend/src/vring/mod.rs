@@ -11,7 +11,8 @@
 //! - The available index may be at most one queue size ahead of what was used, and never go back. A walk makes at most
 //!   one step per descriptor of the queue, so a loop ends; so does one in a packed ring, which has at most the slots that
 //!   are not in use already. An indirect table is copied once, bounded in the same way, and walked in the copy. No other
-//!   address is followed here: segments are looked up in the region table when bytes are copied.
+//!   address is followed here: segments are looked up in the region table when bytes are copied, those of single
+//!   chains when they are taken.
 //! - The first violation is a [`RingFault`]: numbered, with what was seen and what would have been right. It latches the
 //!   ring. A latched ring takes nothing, completes what it had taken, and stays so until it is stopped and started
 //!   again; the other rings of the device go on. Each fault is counted by its class in [`stats`](crate::stats), once.
@@ -38,7 +39,7 @@ mod table;
 pub(crate) mod test_guest;
 
 use ironring_common::index::QueueSize;
-use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::table::{HotRegion, RegionTable};
 
 pub use self::fault::RingFault;
 
@@ -72,15 +73,21 @@ pub trait DeviceRing {
     /// [`RingFault`], latched; the chain stays on the ring then.
     fn next_chain(&mut self, out: &mut Chain) -> Result<bool, RingFault>;
 
-    /// Takes the next chains as long as each is one descriptor and no table, as many as `out` has places for: what most
-    /// drivers post, without the walk. How many; the one after them, if there is one, is for
-    /// [`next_chain`](Self::next_chain), and so is every fault. Before anything else they have to be given back by
-    /// [`end_singles`](Self::end_singles).
-    fn next_singles(&mut self, out: &mut [Single]) -> u16;
+    /// Takes the next chains, as many as `out` has places for, as long as each is what most drivers post: one descriptor, no
+    /// table, for the device to fill if it `FILLS` and to empty if not, whose bytes all lie in `memory` and are as many as
+    /// `fit` is content with, which are never none. `fit` is asked last, once for each, and tells how many bytes will be
+    /// written. How many were taken; the one after them, if there is one, is for [`next_chain`](Self::next_chain), and so is
+    /// every fault. Before anything else they have to be given back by [`end_singles`](Self::end_singles).
+    fn next_singles<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        out: &mut [Single<'m>],
+        fit: impl FnMut(u32) -> Option<u32>,
+    ) -> u16;
 
     /// Gives back what [`next_singles`](Self::next_singles) took, in its order: `done` are completed, as by
     /// [`complete`](Self::complete), and `back` are put back, as by [`undo_last`](Self::undo_last).
-    fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]);
+    fn end_singles<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: &[Single<'_>], back: &[Single<'_>]);
 
     /// Puts the last `chains` that were taken back on the ring, uncompleted: they cannot be served now. The next
     /// [`next_chain`](Self::next_chain) walks them anew.

@@ -8,7 +8,7 @@
 use ironring_common::apart;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, PackedPosition, QueueSize};
-use ironring_common::shm::table::RegionTable;
+use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::view::{Both, Ours, Theirs};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{
@@ -365,13 +365,18 @@ impl<W: Words> DeviceRing for PackedVring<W> {
     }
 
     #[inline(always)]
-    fn next_singles(&mut self, out: &mut [Single]) -> u16 {
-        self.take_singles(out)
+    fn next_singles<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        out: &mut [Single<'m>],
+        fit: impl FnMut(u32) -> Option<u32>,
+    ) -> u16 {
+        self.take_singles::<FILLS>(memory, out, fit)
     }
 
     #[inline(always)]
-    fn end_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
-        self.give_singles(hook, done, back);
+    fn end_singles<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: &[Single<'_>], back: &[Single<'_>]) {
+        self.give_singles::<H, FILLS>(hook, done, back);
     }
 
     #[inline]

@@ -1,61 +1,87 @@
 //! Chains that are taken by the short way are those that the walk finds.
 
 use ironring_common::index::{PackedPosition, QueueSize};
+use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, SlotRest, avail_flags, ring_bytes};
 use ironring_common::spec::split::{AVAIL_IDX, AVAIL_RING, Descriptor};
 use proptest::prelude::*;
 
-use super::chain::{Chain, ChainRef, Segment, Single};
+use super::chain::{Chain, ChainRef, Single};
 use super::hook::NoHook;
 use super::packed::PackedVring;
 use super::split::SplitVring;
 use super::test_guest::{Guest, START};
-use super::{DeviceRing, RingFault};
+use super::{DeviceRing, RingFault, VringOptions};
 
 const SIZE: u16 = 8;
 
-/// A chain as it was taken.
-type Found = (ChainRef, Vec<Segment>, Vec<Segment>);
+/// A chain as it was taken: of each buffer where it lies, if anywhere, and its bytes.
+type Found = (ChainRef, Vec<(Option<u8>, u32)>);
 
-fn of_single(single: &Single) -> Found {
-    let list = |segment: Segment| if segment.len == 0 { Vec::new() } else { vec![segment] };
-    (single.at(), list(single.readable()), list(single.writable()))
+/// Where the buffers begin, in blocks of 256 bytes that each say which one it is.
+const BLOCKS: usize = 32 * 1024;
+
+fn memory(guest: &Guest) -> RegionTable {
+    for block in 0..=u8::MAX >> 2 {
+        guest.write(BLOCKS + 256 * usize::from(block), &[block; 256]);
+    }
+    guest.table()
+}
+
+fn place(buffer: Bytes<'_>) -> u8 {
+    let mut first = [0];
+    buffer.copy_out(0, &mut first);
+    first[0]
+}
+
+/// How much the device writes of so many bytes.
+const fn written(writable: u64) -> u32 {
+    writable as u32 / 2
 }
 
 /// All chains by the walk, and the fault at the end.
-fn walk(ring: &mut impl DeviceRing, chain: &mut Chain) -> (Vec<Found>, Option<RingFault>) {
+fn walk(ring: &mut impl DeviceRing, memory: &RegionTable, chain: &mut Chain) -> (Vec<Found>, Option<RingFault>) {
     let mut found = Vec::new();
     loop {
         match ring.next_chain(chain) {
-            Ok(true) => found.push(complete(ring, chain)),
+            Ok(true) => found.push(complete(ring, memory, chain)),
             Ok(false) => return (found, None),
             Err(fault) => return (found, Some(fault)),
         }
     }
 }
 
-fn complete(ring: &mut impl DeviceRing, chain: &Chain) -> Found {
-    ring.complete(&mut NoHook, chain.head(), 0);
-    (chain.head(), chain.readable().to_vec(), chain.writable().to_vec())
+fn complete(ring: &mut impl DeviceRing, memory: &RegionTable, chain: &Chain) -> Found {
+    ring.complete(&mut NoHook, chain.head(), written(chain.writable_len()));
+    let both = chain.readable().iter().chain(chain.writable());
+    let buffers = both.map(|segment| (memory.bytes(segment.addr, segment.len).map(place), segment.len)).collect();
+    (chain.head(), buffers)
 }
 
 /// All chains, by the short way where there is one: `most` at a time, of which the last `back` are put back and walked.
-fn by_singles(
+fn by_singles<const FILLS: bool>(
     ring: &mut impl DeviceRing,
+    memory: &RegionTable,
     chain: &mut Chain,
     most: usize,
     back: u16,
 ) -> (Vec<Found>, Option<RingFault>) {
     let mut found = Vec::new();
+    // Not content with some of them, which the walk takes.
+    let fit = |bytes: u32| (!bytes.is_multiple_of(8)).then_some(if FILLS { written(bytes.into()) } else { 0 });
     loop {
         let mut singles = [Single::default(); SIZE as usize];
-        let taken = ring.next_singles(&mut singles[..most]);
+        let taken = ring.next_singles::<FILLS>(&mut memory.hot(0), &mut singles[..most], fit);
         let (done, back) = singles[..usize::from(taken)].split_at(usize::from(taken - back.min(taken)));
-        ring.end_singles(&mut NoHook, done, back);
-        found.extend(done.iter().map(of_single));
+        ring.end_singles::<_, FILLS>(&mut NoHook, done, back);
+        found.extend(done.iter().map(|single| {
+            let buffer = single.buffer;
+            (single.at::<FILLS>(), vec![(Some(place(buffer)), u32::try_from(buffer.len()).unwrap())])
+        }));
         match ring.next_chain(chain) {
-            Ok(true) => found.push(complete(ring, chain)),
+            Ok(true) => found.push(complete(ring, memory, chain)),
             Ok(false) => return (found, None),
             Err(fault) => return (found, Some(fault)),
         }
@@ -70,9 +96,14 @@ fn descriptors() -> impl Strategy<Value = Vec<Descriptor>> {
         2 => Just(DESC_F_WRITE | DESC_F_NEXT),
         1 => Just(DESC_F_INDIRECT),
     ];
-    let descriptor = (0u64..64, prop_oneof![1 => Just(0u32), 6 => 1u32..200], flags, 0..SIZE + 1);
     let descriptor =
-        descriptor.prop_map(|(at, len, flags, next)| Descriptor { addr: START + 256 * at, len, flags, next });
+        (prop_oneof![12 => 0u64..64, 1 => Just(200)], prop_oneof![1 => Just(0u32), 6 => 1u32..200], flags, 0..SIZE + 1);
+    let descriptor = descriptor.prop_map(|(at, len, flags, next)| Descriptor {
+        addr: START + BLOCKS as u64 + 256 * at,
+        len,
+        flags,
+        next,
+    });
     proptest::collection::vec(descriptor, usize::from(SIZE))
 }
 
@@ -81,6 +112,7 @@ proptest! {
 
     #[test]
     fn split_singles_are_what_the_walk_finds(
+        (fills, in_order) in any::<(bool, bool)>(),
         table in descriptors(),
         heads in proptest::collection::vec(prop_oneof![12 => 0..SIZE, 1 => Just(SIZE)], 0..=usize::from(SIZE)),
         most in 1usize..=8,
@@ -99,17 +131,24 @@ proptest! {
             driver.avail.store_u16_release(AVAIL_IDX, u16::try_from(heads.len()).unwrap());
             let [desc, avail, used] = [&driver.desc, &driver.avail, &driver.used].map(Clone::clone);
             let mut ring = SplitVring::new(0, size, desc, avail, used, 0).unwrap();
+            ring = ring.with_options(VringOptions { in_order, ..VringOptions::default() });
             ring.poll().unwrap();
-            (ring, Chain::with_capacity(size), guest)
+            (ring, Chain::with_capacity(size), memory(&guest), guest)
         };
-        let (mut one, mut chain, memory) = ring();
-        let (mut other, mut other_chain, other_memory) = ring();
-        prop_assert_eq!(by_singles(&mut other, &mut other_chain, most, back), walk(&mut one, &mut chain));
-        prop_assert_eq!((one.publish(&mut NoHook), bytes(&memory)), (other.publish(&mut NoHook), bytes(&other_memory)));
+        let (mut one, mut chain, table, guest) = ring();
+        let walked = walk(&mut one, &table, &mut chain);
+        let (mut other, mut chain, table, other_guest) = ring();
+        let singled = match fills {
+            true => by_singles::<true>(&mut other, &table, &mut chain, most, back),
+            false => by_singles::<false>(&mut other, &table, &mut chain, most, back),
+        };
+        prop_assert_eq!(singled, walked);
+        prop_assert_eq!((one.publish(&mut NoHook), bytes(&guest)), (other.publish(&mut NoHook), bytes(&other_guest)));
     }
 
     #[test]
     fn packed_singles_are_what_the_walk_finds(
+        (fills, in_order) in any::<(bool, bool)>(),
         table in descriptors(),
         count in 0u16..=SIZE,
         base in 0u16..SIZE,
@@ -132,12 +171,18 @@ proptest! {
             let part = |at: usize, len: usize| guest.memory.part(at, len).unwrap();
             let (ours, theirs) = (part(at[1], 4), part(at[2], 4));
             let ring = PackedVring::new(0, size, slots, ours, theirs, start.to_bits()).unwrap();
-            (ring, Chain::with_capacity(size), guest)
+            let ring = ring.with_options(VringOptions { in_order, ..VringOptions::default() });
+            (ring, Chain::with_capacity(size), memory(&guest), guest)
         };
-        let (mut one, mut chain, memory) = ring();
-        let (mut other, mut other_chain, other_memory) = ring();
-        prop_assert_eq!(by_singles(&mut other, &mut other_chain, most, back), walk(&mut one, &mut chain));
-        prop_assert_eq!((one.publish(&mut NoHook), bytes(&memory)), (other.publish(&mut NoHook), bytes(&other_memory)));
+        let (mut one, mut chain, table, guest) = ring();
+        let walked = walk(&mut one, &table, &mut chain);
+        let (mut other, mut chain, table, other_guest) = ring();
+        let singled = match fills {
+            true => by_singles::<true>(&mut other, &table, &mut chain, most, back),
+            false => by_singles::<false>(&mut other, &table, &mut chain, most, back),
+        };
+        prop_assert_eq!(singled, walked);
+        prop_assert_eq!((one.publish(&mut NoHook), bytes(&guest)), (other.publish(&mut NoHook), bytes(&other_guest)));
     }
 }
 

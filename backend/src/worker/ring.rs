@@ -59,6 +59,8 @@ struct Running {
     full: bool,
     /// Whether the last burst was of a few frames.
     few: bool,
+    /// The memory region where its addresses have led last: a hint.
+    region: usize,
     /// Whether it has ever given a chain back.
     served: bool,
     /// Kicks that came before the first chain.
@@ -116,6 +118,7 @@ impl Ring {
             quiet: false,
             full: false,
             few: true,
+            region: 0,
             served: false,
             vain: 0,
         });
@@ -165,17 +168,19 @@ impl Ring {
             self.nothing(shared);
             return None;
         }
-        let Running { vring, chain, few, .. } = running;
+        let Running { vring, chain, few, region, .. } = running;
+        let mut memory = shared.memory.hot(*region);
         let done = match (&mut *vring, self.enabled) {
             (AnyVring::Split(vring), true) => {
-                tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally, *few)
+                tx::burst(vring, chain, &mut memory, shared.port, shared.hook, &mut self.tally, *few)
             }
             (AnyVring::Packed(vring), true) => {
-                tx::burst(vring, chain, shared.memory, shared.port, shared.hook, &mut self.tally, *few)
+                tx::burst(vring, chain, &mut memory, shared.port, shared.hook, &mut self.tally, *few)
             }
             (vring, false) => tx::discard(vring, chain, shared.hook, &mut self.tally),
         };
         *few = done <= FEW;
+        *region = memory.number();
         // Chains are left, which a fault would have forgotten, and there was time for more: the port took none.
         let full = done < BURST && vring.available() > 0;
         Some(Sent { done, full })
@@ -205,17 +210,19 @@ impl Ring {
             }
             return self.nothing(shared);
         }
-        let Running { vring, chain, merge, few, .. } = running;
+        let Running { vring, chain, merge, few, region, .. } = running;
         let scratch = (chain, merge.as_mut());
+        let mut memory = shared.memory.hot(*region);
         let done = match vring {
             AnyVring::Split(vring) => {
-                rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally, *few)
+                rx::burst(vring, scratch, &mut memory, shared.port, shared.hook, &mut self.tally, *few)
             }
             AnyVring::Packed(vring) => {
-                rx::burst(vring, scratch, shared.memory, shared.port, shared.hook, &mut self.tally, *few)
+                rx::burst(vring, scratch, &mut memory, shared.port, shared.hook, &mut self.tally, *few)
             }
         };
         *few = done.frames <= FEW;
+        *region = memory.number();
         self.finish(done.chains, u32::from(done.frames), done.full, shared)
     }
 

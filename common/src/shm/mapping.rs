@@ -249,6 +249,14 @@ pub struct Bytes<'a> {
     _life: core::marker::PhantomData<&'a ()>,
 }
 
+impl Default for Bytes<'_> {
+    /// None at all.
+    #[inline]
+    fn default() -> Self {
+        Self { start: NonNull::dangling(), len: 0, _life: core::marker::PhantomData }
+    }
+}
+
 impl core::fmt::Debug for Bytes<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Bytes({} bytes)", self.len)

@@ -175,13 +175,15 @@ impl RegionTable {
         Some(unsafe { Area::from_raw(region.host.add(offset), len, region.keep.clone()) })
     }
 
-    /// The region of the last hit, for a burst.
+    /// For a burst whose addresses most often lead to the region of this number, as [`HotRegion::number`] told after the last
+    /// one. A hint: any number will do.
     #[inline]
     #[must_use]
-    pub fn hot(&self) -> HotRegion<'_> {
-        let none = HotRegion { table: self, start: 0, len: 0, host: NonNull::dangling() };
-        self.regions.get(self.last.get()).map_or(none, |region| HotRegion {
+    pub fn hot(&self, number: usize) -> HotRegion<'_> {
+        let none = HotRegion { table: self, number, start: 0, len: 0, host: NonNull::dangling() };
+        self.regions.get(number).map_or(none, |region| HotRegion {
             table: self,
+            number,
             start: region.start,
             len: region.len,
             host: region.host,
@@ -203,7 +205,7 @@ impl RegionTable {
     #[cold]
     fn bytes_elsewhere(&self, addr: GuestAddr, len: u32) -> Option<(Bytes<'_>, HotRegion<'_>)> {
         let bytes = self.bytes(addr, len)?;
-        Some((bytes, self.hot()))
+        Some((bytes, self.hot(self.last.get())))
     }
 
     #[cold]
@@ -240,12 +242,27 @@ fn offset_in(start: u64, size: u64, addr: GuestAddr, len: u64) -> Option<usize> 
 #[derive(Clone, Copy, Debug)]
 pub struct HotRegion<'a> {
     table: &'a RegionTable,
+    number: usize,
     start: u64,
     len: u64,
     host: NonNull<u8>,
 }
 
 impl<'a> HotRegion<'a> {
+    /// The table.
+    #[inline]
+    #[must_use]
+    pub const fn table(&self) -> &'a RegionTable {
+        self.table
+    }
+
+    /// The number of the region: for the next burst.
+    #[inline]
+    #[must_use]
+    pub const fn number(&self) -> usize {
+        self.number
+    }
+
     /// As [`RegionTable::bytes`], and goes on with the region where they lie; but an empty table has no bytes at address 0.
     #[inline(always)]
     #[must_use]
@@ -313,9 +330,9 @@ mod tests {
                 u128::from(addr) >= u128::from(*start)
                     && u128::from(addr) + u128::from(len) <= u128::from(*start) + *size as u128
             });
-            prop_assert_eq!(table.hot().bytes(GuestAddr(addr), len).is_some(), expected);
+            prop_assert_eq!(table.hot(0).bytes(GuestAddr(addr), len).is_some(), expected);
             prop_assert_eq!(table.bytes(GuestAddr(addr), len).is_some(), expected);
-            prop_assert_eq!(table.hot().bytes(GuestAddr(addr), len).is_some(), expected);
+            prop_assert_eq!(table.hot(0).bytes(GuestAddr(addr), len).is_some(), expected);
             prop_assert_eq!(table.area(GuestAddr(addr), len as usize).is_some(), expected);
         }
 
@@ -325,7 +342,7 @@ mod tests {
             addrs in proptest::collection::vec(prop_oneof![0u64..0x5000, any::<u64>()], 1..40),
         ) {
             let table = table(&[(0x1000u64, 4096usize), (0x2000, 8192)]).unwrap();
-            let mut hot = table.hot();
+            let mut hot = table.hot(0);
             for addr in addrs.into_iter().map(GuestAddr) {
                 let start = |bytes: Option<Bytes<'_>>| bytes.map(|bytes| bytes.start_ptr());
                 prop_assert_eq!(start(hot.bytes(addr, 76)), start(table.bytes(addr, 76)), "{:?}", addr);

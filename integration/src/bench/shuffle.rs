@@ -51,7 +51,7 @@ impl Hook for Shuffler {
     const ACTIVE: bool = false;
 
     #[inline]
-    fn order(&mut self, done: &mut [Single]) {
+    fn order(&mut self, done: &mut [Single<'_>]) {
         self.shuffle(done);
     }
 }

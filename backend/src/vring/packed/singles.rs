@@ -1,17 +1,23 @@
 //! Bursts of chains of one slot on a packed ring, which need no walk.
 
+use ironring_common::shm::table::HotRegion;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, SLOT_BYTES, SLOT_REST, SlotRest};
 
 use super::{Batch, PackedVring, used_rest};
 use crate::boundary;
-use crate::vring::chain::Single;
+use crate::vring::chain::{Segment, Single};
 use crate::vring::hook::Hook;
 
 impl<W: Words> PackedVring<W> {
     /// [`next_singles`](crate::vring::DeviceRing::next_singles).
     #[inline(always)]
-    pub(super) fn take_singles(&mut self, out: &mut [Single]) -> u16 {
+    pub(super) fn take_singles<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        out: &mut [Single<'m>],
+        mut fit: impl FnMut(u32) -> Option<u32>,
+    ) -> u16 {
         if self.fault.is_some() {
             return 0;
         }
@@ -32,14 +38,16 @@ impl<W: Words> PackedVring<W> {
             for to in now {
                 let here = at.in_its_round(slot, size);
                 let Some(first) = seen.take().or_else(|| boundary::slot_available(&slots, here)) else { break };
-                if first.flags & (DESC_F_NEXT | DESC_F_INDIRECT) != 0 {
-                    // For the walk, which need not look again.
-                    seen = Some(first);
+                // For the walk, which need not look again, unless all is well.
+                seen = Some(first);
+                if first.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) != const { flags_of(FILLS) } {
                     break;
                 }
-                let found = boundary::first_slot(&slots, here, first);
-                let writable = found.writable && found.segment.len > 0;
-                *to = Single { segment: found.segment, id: found.id, writable, written: 0 };
+                let Segment { addr, len } = boundary::first_slot(&slots, here, first).segment;
+                let Some(buffer) = memory.bytes(addr, len) else { break };
+                let Some(written) = fit(len) else { break };
+                *to = Single { buffer, id: first.id, written };
+                seen = None;
                 slot = slot.wrapping_add(1);
             }
             let count = slot.wrapping_sub(at.slot());
@@ -57,21 +65,28 @@ impl<W: Words> PackedVring<W> {
 
     /// [`end_singles`](crate::vring::DeviceRing::end_singles).
     #[inline(always)]
-    pub(super) fn give_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
+    pub(super) fn give_singles<H: Hook, const FILLS: bool>(
+        &mut self,
+        hook: &mut H,
+        done: &[Single<'_>],
+        back: &[Single<'_>],
+    ) {
         if H::ACTIVE {
             for single in done {
-                self.give_back(hook, single.at(), single.written);
+                self.give_back(hook, single.at::<FILLS>(), single.written);
             }
-        } else if self.in_order {
-            self.end_in_order(hook, done);
-        } else {
+        } else if self.in_order && !FILLS {
+            self.end_in_order(done);
+        } else if !done.is_empty() {
+            self.write_batch(hook);
             self.write_singles(done);
         }
-        if let Some(Single { segment, id, writable, .. }) = back.first() {
+        if let Some(Single { buffer, id, .. }) = back.first() {
             // The position of the first one that was put back, and what its slot said: for the walk, which need not look again.
             self.next_avail = self.next_used;
-            let flags = if *writable { DESC_F_WRITE } else { 0 };
-            self.seen = self.fault.is_none().then_some(SlotRest { len: segment.len, id: *id, flags });
+            let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+            let first = SlotRest { len, id: *id, flags: const { flags_of(FILLS) } };
+            self.seen = self.fault.is_none().then_some(first);
         }
     }
 
@@ -92,7 +107,7 @@ impl<W: Words> PackedVring<W> {
 
     /// Writes the used slots of chains of one slot.
     #[inline(always)]
-    fn write_singles(&mut self, done: &[Single]) {
+    fn write_singles(&mut self, done: &[Single<'_>]) {
         let (size, mut at, mut left) = (self.size, self.next_used, done);
         let rests = self.ring.lane(SLOT_REST, SLOT_BYTES, usize::from(size.get()));
         if self.first.is_none()
@@ -120,27 +135,24 @@ impl<W: Words> PackedVring<W> {
         self.next_used = at;
     }
 
-    /// Writes the used slots of chains of one slot, of those that the driver only lets us read the last one for all that come one
-    /// after the other.
+    /// Keeps back one used slot for all of these chains, which the device has emptied.
     #[inline(always)]
-    fn end_in_order<H: Hook>(&mut self, hook: &mut H, done: &[Single]) {
-        for now in done.chunk_by(|one, next| one.writable == next.writable) {
-            let Some(Single { id, writable, .. }) = now.last() else { continue };
-            if *writable {
-                self.write_batch(hook);
-                self.write_singles(now);
-            } else {
-                let first = self.batch.map_or(self.next_used, |batch| batch.first);
-                self.batch = Some(Batch { first, last: *id });
-                // The other lines are not written.
-                self.usual = 0;
-                // No more than a burst.
-                let count = u16::try_from(now.len()).unwrap_or(u16::MAX);
-                self.next_used = self.next_used.advance(count, self.size);
-                self.unpublished = self.unpublished.wrapping_add(count);
-            }
-        }
+    fn end_in_order(&mut self, done: &[Single<'_>]) {
+        let Some(Single { id, .. }) = done.last() else { return };
+        let first = self.batch.map_or(self.next_used, |batch| batch.first);
+        self.batch = Some(Batch { first, last: *id });
+        // The other lines are not written.
+        self.usual = 0;
+        // No more than a burst.
+        let count = u16::try_from(done.len()).unwrap_or(u16::MAX);
+        self.next_used = self.next_used.advance(count, self.size);
+        self.unpublished = self.unpublished.wrapping_add(count);
     }
+}
+
+/// What the flags of a chain of one slot say that the device fills, or empties.
+const fn flags_of(fills: bool) -> u16 {
+    if fills { DESC_F_WRITE } else { 0 }
 }
 
 /// Of slots that begin on a line of 64 bytes.

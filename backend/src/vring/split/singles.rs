@@ -1,26 +1,34 @@
 //! Bursts of chains of one descriptor on a split ring, which need no walk.
 
 use ironring_common::index::SplitIndex;
+use ironring_common::shm::table::HotRegion;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{USED_ELEM_BYTES, USED_IDX, USED_RING, UsedElem};
 
 use super::{Batch, ElementStores, SplitVring};
 use crate::boundary;
 use crate::vring::DeviceRing;
-use crate::vring::chain::Single;
+use crate::vring::chain::{Segment, Single};
 use crate::vring::hook::Hook;
 
 impl<W: Words> SplitVring<W> {
     /// [`next_singles`](crate::vring::DeviceRing::next_singles).
     #[inline(always)]
-    pub(super) fn take_singles(&mut self, out: &mut [Single]) -> u16 {
+    pub(super) fn take_singles<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        out: &mut [Single<'m>],
+        mut fit: impl FnMut(u32) -> Option<u32>,
+    ) -> u16 {
         let (size, mut at) = (self.size, self.next_avail);
         let (avail, table) = (self.avail.view(), boundary::table(&self.desc, size));
         let most = out.len().min(usize::from(self.available()));
         for to in out.get_mut(..most).unwrap_or_default() {
             let Ok(head) = boundary::avail_head(&avail, size.slot(SplitIndex(at)), size) else { break };
-            let Some((segment, writable)) = boundary::single_descriptor(&table, head) else { break };
-            *to = Single { segment, id: head.get(), writable: writable && segment.len > 0, written: 0 };
+            let Some(Segment { addr, len }) = boundary::single_descriptor::<FILLS, _>(&table, head) else { break };
+            let Some(buffer) = memory.bytes(addr, len) else { break };
+            let Some(written) = fit(len) else { break };
+            *to = Single { buffer, id: head.get(), written };
             at = at.wrapping_add(1);
         }
         let taken = at.wrapping_sub(self.next_avail);
@@ -31,14 +39,20 @@ impl<W: Words> SplitVring<W> {
 
     /// [`end_singles`](crate::vring::DeviceRing::end_singles).
     #[inline(always)]
-    pub(super) fn give_singles<H: Hook>(&mut self, hook: &mut H, done: &[Single], back: &[Single]) {
+    pub(super) fn give_singles<H: Hook, const FILLS: bool>(
+        &mut self,
+        hook: &mut H,
+        done: &[Single<'_>],
+        back: &[Single<'_>],
+    ) {
         if H::ACTIVE || self.elements == ElementStores::Two {
             for single in done {
-                self.complete(hook, single.at(), single.written);
+                self.complete(hook, single.at::<FILLS>(), single.written);
             }
-        } else if self.in_order {
-            self.end_in_order(hook, done);
-        } else {
+        } else if self.in_order && !FILLS {
+            self.end_in_order(done);
+        } else if !done.is_empty() {
+            self.write_batch(hook);
             self.write_singles(done);
         }
         if !back.is_empty() {
@@ -64,7 +78,7 @@ impl<W: Words> SplitVring<W> {
 
     /// Writes the used elements of chains of one descriptor.
     #[inline(always)]
-    fn write_singles(&mut self, done: &[Single]) {
+    fn write_singles(&mut self, done: &[Single<'_>]) {
         let (size, mut at) = (self.size, self.next_used);
         let elements = self.used.lane(USED_RING, USED_ELEM_BYTES, usize::from(size.get()));
         for Single { id, written, .. } in done {
@@ -76,22 +90,14 @@ impl<W: Words> SplitVring<W> {
         self.next_used = at;
     }
 
-    /// As [`write_singles`](Self::write_singles), of those that the driver only lets us read the last one for all that come one
-    /// after the other.
+    /// Keeps back one used element for all of these chains, which the device has emptied.
     #[inline(always)]
-    fn end_in_order<H: Hook>(&mut self, hook: &mut H, done: &[Single]) {
-        for now in done.chunk_by(|one, next| one.writable == next.writable) {
-            let Some(Single { id, writable, .. }) = now.last() else { continue };
-            if *writable {
-                self.write_batch(hook);
-                self.write_singles(now);
-            } else {
-                let first = self.batch.map_or(self.next_used, |batch| batch.first);
-                self.batch = Some(Batch { first, last: *id });
-                // No more than a burst.
-                self.next_used = self.next_used.wrapping_add(u16::try_from(now.len()).unwrap_or(u16::MAX));
-            }
-        }
+    fn end_in_order(&mut self, done: &[Single<'_>]) {
+        let Some(Single { id, .. }) = done.last() else { return };
+        let first = self.batch.map_or(self.next_used, |batch| batch.first);
+        self.batch = Some(Batch { first, last: *id });
+        // No more than a burst.
+        self.next_used = self.next_used.wrapping_add(u16::try_from(done.len()).unwrap_or(u16::MAX));
     }
 }
 
