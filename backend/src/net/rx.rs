@@ -131,6 +131,7 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     };
     let room = singles.get_mut(..frames.len()).unwrap_or_default();
     let taken = vring.next_singles::<true>(memory, room, fit);
+    // It borrows the port.
     drop(next);
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
     // Nothing else is stored meanwhile: what a processor has stored waits in a row, in which the lines that the driver has

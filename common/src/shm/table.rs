@@ -176,12 +176,12 @@ impl RegionTable {
     }
 
     /// For a burst whose addresses most often lead to the region of this number, as [`HotRegion::number`] told after the last
-    /// one. A hint: any number will do.
+    /// one. A hint: any number will do, also one that a table of before had.
     #[inline]
     #[must_use]
     pub fn hot(&self, number: usize) -> HotRegion<'_> {
         let none = HotRegion { table: self, number, start: 0, len: 0, host: NonNull::dangling() };
-        self.regions.get(number).map_or(none, |region| HotRegion {
+        self.regions.get(number).or(self.regions.first()).map_or(none, |region| HotRegion {
             table: self,
             number,
             start: region.start,
@@ -339,13 +339,17 @@ mod tests {
         /// A burst may lead from region to region.
         #[test]
         fn a_hot_region_finds_what_the_table_finds(
+            number in prop_oneof![0usize..4, Just(usize::MAX)],
             addrs in proptest::collection::vec(prop_oneof![0u64..0x5000, any::<u64>()], 1..40),
         ) {
             let table = table(&[(0x1000u64, 4096usize), (0x2000, 8192)]).unwrap();
-            let mut hot = table.hot(0);
+            let mut hot = table.hot(number);
             for addr in addrs.into_iter().map(GuestAddr) {
                 let start = |bytes: Option<Bytes<'_>>| bytes.map(|bytes| bytes.start_ptr());
-                prop_assert_eq!(start(hot.bytes(addr, 76)), start(table.bytes(addr, 76)), "{:?}", addr);
+                for len in [1, 76] {
+                    prop_assert_eq!(start(hot.bytes(addr, len)), start(table.bytes(addr, len)), "{:?} {}", addr, len);
+                }
+                prop_assert_eq!(start(table.hot(hot.number()).bytes(addr, 76)), start(table.bytes(addr, 76)));
             }
         }
     }
