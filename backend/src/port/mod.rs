@@ -36,7 +36,7 @@ pub trait Port: Send {
     /// The frame of the last [`rx_peek`](Self::rx_peek) is done with.
     fn rx_consume(&mut self);
 
-    /// The next frames for the guest, oldest first, `most` of them and as many as are there in private memory already: none
+    /// The next frames for the guest, oldest first, at most `most`, and as many as are there in private memory already: none
     /// only if there are none. They stay until they are consumed.
     #[inline]
     fn rx_frames(&mut self, most: usize) -> impl ExactSizeIterator<Item = &[u8]> + Clone {

@@ -6,7 +6,8 @@
 //! rewrite any byte of them at any instant; it may also point the used ring at memory that it writes. What holds whatever it does:
 //!
 //! - Each word is loaded once per decision, by `boundary`, into a local; the decision and everything after it use the
-//!   local. A chain that was put back is walked anew, from the head, and all its words are new claims.
+//!   local. A chain that was put back, or was left by the short way of bursts, is walked anew: what is loaded of it then is
+//!   new claims, checked as such. In a packed ring its first slot stands by what it said when it was found available.
 //! - Our own words (used elements, used index, used flags) are stored and never loaded.
 //! - The available index may be at most one queue size ahead of what was used, and never go back. A walk makes at most
 //!   one step per descriptor of the queue, so a loop ends; so does one in a packed ring, which has at most the slots that

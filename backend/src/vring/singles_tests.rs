@@ -83,7 +83,14 @@ fn by_singles<const FILLS: bool>(
         match ring.next_chain(chain) {
             Ok(true) => found.push(complete(ring, memory, chain)),
             Ok(false) => return (found, None),
-            Err(fault) => return (found, Some(fault)),
+            Err(fault) => {
+                assert_eq!(
+                    ring.next_singles::<FILLS>(&mut memory.hot(0), &mut singles[..most], fit),
+                    0,
+                    "it is latched"
+                );
+                return (found, Some(fault));
+            }
         }
     }
 }

@@ -59,7 +59,7 @@ struct Running {
     full: bool,
     /// Whether the last burst was of a few frames.
     few: bool,
-    /// The memory region where its addresses have led last: a hint.
+    /// The memory region where the buffers of its short chains have lain last: a hint.
     region: usize,
     /// Whether it has ever given a chain back.
     served: bool,
