@@ -95,6 +95,19 @@ fn by_singles<const FILLS: bool>(
     }
 }
 
+/// Of two rings alike, the chains that are found either way and what is written.
+fn assert_alike<R: DeviceRing>(ring: impl Fn() -> (R, Chain, RegionTable, Guest), fills: bool, most: usize, back: u16) {
+    let (mut one, mut chain, table, guest) = ring();
+    let walked = walk(&mut one, &table, &mut chain);
+    let (mut other, mut chain, table, other_guest) = ring();
+    let singled = match fills {
+        true => by_singles::<true>(&mut other, &table, &mut chain, most, back),
+        false => by_singles::<false>(&mut other, &table, &mut chain, most, back),
+    };
+    assert_eq!(singled, walked);
+    assert_eq!((one.publish(&mut NoHook), bytes(&guest)), (other.publish(&mut NoHook), bytes(&other_guest)));
+}
+
 fn descriptors() -> impl Strategy<Value = Vec<Descriptor>> {
     let flags = prop_oneof![
         6 => Just(0),
@@ -142,15 +155,7 @@ proptest! {
             ring.poll().unwrap();
             (ring, Chain::with_capacity(size), memory(&guest), guest)
         };
-        let (mut one, mut chain, table, guest) = ring();
-        let walked = walk(&mut one, &table, &mut chain);
-        let (mut other, mut chain, table, other_guest) = ring();
-        let singled = match fills {
-            true => by_singles::<true>(&mut other, &table, &mut chain, most, back),
-            false => by_singles::<false>(&mut other, &table, &mut chain, most, back),
-        };
-        prop_assert_eq!(singled, walked);
-        prop_assert_eq!((one.publish(&mut NoHook), bytes(&guest)), (other.publish(&mut NoHook), bytes(&other_guest)));
+        assert_alike(ring, fills, most, back);
     }
 
     #[test]
@@ -181,15 +186,7 @@ proptest! {
             let ring = ring.with_options(VringOptions { in_order, ..VringOptions::default() });
             (ring, Chain::with_capacity(size), memory(&guest), guest)
         };
-        let (mut one, mut chain, table, guest) = ring();
-        let walked = walk(&mut one, &table, &mut chain);
-        let (mut other, mut chain, table, other_guest) = ring();
-        let singled = match fills {
-            true => by_singles::<true>(&mut other, &table, &mut chain, most, back),
-            false => by_singles::<false>(&mut other, &table, &mut chain, most, back),
-        };
-        prop_assert_eq!(singled, walked);
-        prop_assert_eq!((one.publish(&mut NoHook), bytes(&guest)), (other.publish(&mut NoHook), bytes(&other_guest)));
+        assert_alike(ring, fills, most, back);
     }
 }
 
