@@ -85,11 +85,11 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
                 frames = frames.wrapping_add(1);
                 sum = sum.wrapping_add(bytes);
             }
-            Err(Stop::Drop(reason)) => {
+            Err(Refused::Drop(reason)) => {
                 dropped = dropped.wrapping_add(1);
                 tally.drop_packet(reason);
             }
-            Err(Stop::Full | Stop::Outside(_)) => full = true,
+            Err(Refused::Full) => full = true,
         }
         !full
     });
@@ -121,13 +121,29 @@ enum Stop {
     Outside(Segment),
 }
 
+/// As [`Stop`], of a chain whose buffer was found.
+enum Refused {
+    Drop(DropReason),
+    Full,
+}
+
+impl From<Refused> for Stop {
+    #[inline(always)]
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Drop(reason) => Self::Drop(reason),
+            Refused::Full => Self::Full,
+        }
+    }
+}
+
 /// Copies the frame of a chain into the port and returns its bytes. Device-writable segments have no meaning here and
 /// are not looked at.
 #[inline]
 fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
     let len = frame_len(chain.readable_len())?;
     if let [only] = chain.readable() {
-        return forward_single(memory.bytes(only.addr, only.len).ok_or(Stop::Outside(*only))?, port);
+        return Ok(forward_single(memory.bytes(only.addr, only.len).ok_or(Stop::Outside(*only))?, port)?);
     }
     let mut header = [0u8; HDR_BYTES];
     gather(chain.readable(), memory, 0, &mut header)?;
@@ -140,11 +156,11 @@ fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result
 
 /// As [`forward`], for header and frame in one buffer, which is of as many bytes as a frame can have.
 #[inline(always)]
-fn forward_single<P: Port>(buffer: Bytes<'_>, port: &mut P) -> Result<usize, Stop> {
+fn forward_single<P: Port>(buffer: Bytes<'_>, port: &mut P) -> Result<usize, Refused> {
     let len = buffer.len().saturating_sub(HDR_BYTES);
     let (flags, gso_type) = boundary::header_wishes(buffer);
     check_wishes(flags, gso_type)?;
-    let slot = port.tx_slot(len).ok_or(Stop::Full)?;
+    let slot = port.tx_slot(len).ok_or(Refused::Full)?;
     boundary::copy_out(buffer, HDR_BYTES, slot);
     port.tx_commit();
     Ok(len)
@@ -160,28 +176,28 @@ fn ask(single: &Single<'_>) {
 
 /// The length of the frame in a chain of `readable` bytes.
 #[inline]
-fn frame_len(readable: u64) -> Result<usize, Stop> {
+fn frame_len(readable: u64) -> Result<usize, Refused> {
     // One compare: what is too short wraps round to what is too long.
     let shortest = HDR_BYTES.saturating_add(MIN_FRAME);
     let bytes = usize::try_from(readable).unwrap_or(usize::MAX);
     if bytes.wrapping_sub(shortest) <= MAX_FRAME.saturating_sub(MIN_FRAME) {
         return Ok(bytes.wrapping_sub(HDR_BYTES));
     }
-    Err(Stop::Drop(if bytes < shortest { DropReason::TxShort } else { DropReason::TxLong }))
+    Err(Refused::Drop(if bytes < shortest { DropReason::TxShort } else { DropReason::TxLong }))
 }
 
 /// No offload was negotiated, so the header may not ask for one (5.1.6.2.1). Flags that this device does not know are
 /// ignored, as 5.1.6.2.2 demands, and so are the fields that only an offload gives a meaning.
 #[inline]
-fn check_header(bytes: [u8; HDR_BYTES]) -> Result<(), Stop> {
+fn check_header(bytes: [u8; HDR_BYTES]) -> Result<(), Refused> {
     let Header { flags, gso_type, .. } = Header::from_bytes(bytes);
     check_wishes(flags, gso_type)
 }
 
 #[inline]
-const fn check_wishes(flags: u8, gso_type: u8) -> Result<(), Stop> {
+const fn check_wishes(flags: u8, gso_type: u8) -> Result<(), Refused> {
     if flags & (HDR_F_NEEDS_CSUM | HDR_F_DATA_VALID) != 0 || gso_type != GSO_NONE {
-        return Err(Stop::Drop(DropReason::TxOffload));
+        return Err(Refused::Drop(DropReason::TxOffload));
     }
     Ok(())
 }
