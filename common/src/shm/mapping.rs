@@ -298,7 +298,6 @@ impl<'a> Bytes<'a> {
         word.compare_exchange(from.to_le(), to.to_le(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// A pointer to `size` bytes at offset `at`, asserted to be inside.
     /// Copies `len` bytes of another area, `from`, to this one. A byte may change while it is copied, on both sides.
     #[inline]
     #[track_caller]
@@ -307,6 +306,26 @@ impl<'a> Bytes<'a> {
         assert!(to.addr().abs_diff(from.addr()) >= len, "the two areas overlap");
         // SAFETY: both have `len` bytes inside their mappings, accessed by atomics and assembler only, and do not overlap.
         unsafe { copy::copy_over(to, from, len) };
+    }
+
+    /// The first `at` bytes and those behind them; `None` if there are fewer.
+    #[inline(always)]
+    #[must_use]
+    pub fn split_at_checked(self, at: usize) -> Option<(Self, Self)> {
+        let behind = self.len.checked_sub(at)?;
+        let middle = NonNull::new(self.start.as_ptr().wrapping_add(at)).unwrap_or(self.start);
+        // SAFETY: parts of the bytes have their properties: at + behind is their length. A pointer into a mapping, or to its end,
+        // is not null.
+        unsafe { Some((Self::from_raw(self.start, at), Self::from_raw(middle, behind))) }
+    }
+
+    /// The `len` bytes from `at` on, asserted to be inside.
+    #[inline(always)]
+    #[track_caller]
+    pub(super) fn part(&self, at: usize, len: usize) -> Self {
+        let start = NonNull::new(self.at(at, len)).unwrap_or(self.start);
+        // SAFETY: a part of the bytes has their properties. A pointer into a mapping, or to its end, is not null.
+        unsafe { Self::from_raw(start, len) }
     }
 
     /// Whether these 12 bytes lie at `at`, each of them loaded once.
@@ -335,6 +354,7 @@ impl<'a> Bytes<'a> {
         unsafe { Mapped::new(first, stride, len) }
     }
 
+    /// A pointer to `size` bytes at offset `at`, asserted to be inside.
     #[inline]
     #[track_caller]
     fn at(&self, at: usize, size: usize) -> *mut u8 {
@@ -600,7 +620,7 @@ mod tests {
     #[test]
     fn bytes_go_from_one_mapping_to_another() {
         let (one, two) = (area(4096), area(4096));
-        for len in [0, 7, 60, 64, 76, 200, 1500] {
+        for len in [0, 7, 8, 15, 16, 17, 31, 32, 33, 60, 63, 64, 65, 76, 127, 128, 129, 200, 1500] {
             let bytes: Vec<u8> = (0..len).map(|n| (n * 7 + len) as u8).collect();
             one.copy_in(100, &bytes);
             two.zero(0, 4096);
@@ -627,6 +647,29 @@ mod tests {
         assert!(asserts(|| _ = part.load_u32(32)));
         assert!(asserts(|| part.copy_out(usize::MAX, &mut [0; 4])));
         assert!(asserts(|| _ = part.load_u64(4)), "misaligned");
+    }
+
+    #[test]
+    fn bytes_are_cut_where_it_is_said() {
+        let area = area(4096);
+        let all = area.bytes();
+        for at in [0usize, 1, 12, 4095, 4096] {
+            let (first, behind) = all.split_at_checked(at).unwrap();
+            assert_eq!((first.len(), behind.len()), (at, 4096 - at));
+            assert_eq!(all.part(at, 4096 - at).len(), behind.len());
+            if at < 4096 {
+                area.zero(at, 1);
+                behind.copy_in(0, &[7]);
+                assert_eq!((area.load_u8(at), all.part(at, 1).load_u8(0)), (7, 7));
+            }
+        }
+        assert!(all.split_at_checked(4097).is_none() && all.split_at_checked(usize::MAX).is_none());
+        assert!(Bytes::default().split_at_checked(1).is_none());
+        assert!(
+            Bytes::default().split_at_checked(0).is_some_and(|(first, behind)| first.is_empty() && behind.is_empty())
+        );
+        assert!(asserts(|| _ = all.part(4000, 97)));
+        assert!(asserts(|| _ = all.part(usize::MAX, 2)));
     }
 
     #[test]

@@ -165,6 +165,13 @@ impl<W: Words> Theirs<W> {
 
 #[cfg(feature = "std")]
 impl Theirs<Area> {
+    /// As [`view`](Self::view), to be [cut](Theirs::part).
+    #[inline(always)]
+    #[must_use]
+    pub fn bytes(&self) -> Theirs<Bytes<'_>> {
+        Theirs(self.0.bytes())
+    }
+
     /// Copies bytes to an area of ours that the peer reads, from shared memory to shared memory. Nobody looks at them.
     #[inline]
     pub fn copy_over_alleged(&self, at: usize, to: &Ours<Area>, to_at: usize, len: usize) {
@@ -174,6 +181,21 @@ impl Theirs<Area> {
 
 #[cfg(feature = "std")]
 impl Theirs<Bytes<'_>> {
+    /// The `len` bytes from `at` on, asserted to be inside.
+    #[inline(always)]
+    #[must_use]
+    #[track_caller]
+    pub fn part(&self, at: usize, len: usize) -> Self {
+        Self(self.0.part(at, len))
+    }
+
+    /// The first `at` bytes and those behind them; `None` if there are fewer.
+    #[inline(always)]
+    #[must_use]
+    pub fn split_at_checked(self, at: usize) -> Option<(Self, Self)> {
+        self.0.split_at_checked(at).map(|(first, behind)| (Self(first), Self(behind)))
+    }
+
     /// Whether these 12 bytes, a net header, lie at `at`, each of them loaded once.
     #[inline(always)]
     pub fn holds_alleged(&self, at: usize, bytes: &[u8; 12]) -> Alleged<bool> {

@@ -421,11 +421,12 @@ impl RxSlots {
     #[inline(always)]
     fn take<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
         let mapper = self.mapper;
-        let mut next = self.filled.0.iter_mut();
+        let (filled, mut next) = (&mut self.filled.0, 0usize);
         ring.exchange_slots(most.min(BURST), |slot| {
-            if let Some(to) = next.next() {
+            if let Some(to) = filled.get_mut(next) {
                 *to = Filled::new(mapper.offset_of(slot.at), slot.written);
             }
+            next = next.wrapping_add(1);
         })
     }
 
@@ -467,37 +468,37 @@ impl RxSlots {
     #[inline]
     fn copy_frames(&mut self, taken: usize, batch: &mut RxBatch) {
         let Self { words, filled, stats, .. } = self;
-        let (words, done) = (words.view(), &mut filled.0);
+        let (words, done) = (words.bytes(), &mut filled.0);
         let RxBatch { bytes: room, slot, longest, lens, count: before } = batch;
         let (slot, longest, mut sum, mut kept) = (*slot, *longest, 0usize, 0usize);
-        // Where the next frame goes, and what is behind that.
-        let mut room = room.get_mut(before.wrapping_mul(slot)..).unwrap_or_default();
-        let mut lens = lens.get_mut(*before..).unwrap_or_default().iter_mut();
+        let lens = lens.get_mut(*before..).unwrap_or_default();
+        // Where the next frame goes.
+        let mut start = before.wrapping_mul(slot);
         done.iter().take(taken.min(AHEAD)).for_each(|first| first.ask(&words));
         for (filled, later) in ahead(done, taken) {
             later.ask(&words);
-            let (at, bytes) = (filled.at(), filled.bytes());
+            let bytes = filled.bytes();
             if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
                 stats.dropped_short = stats.dropped_short.wrapping_add(1);
                 continue;
             }
             // It is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
             let len = bytes.wrapping_sub(net::HDR_BYTES);
-            let Some(to) = room.get_mut(..len.min(longest)).filter(|to| to.len() == len) else {
+            let room = room.get_mut(start..start.wrapping_add(len)).filter(|_| len <= longest);
+            let (Some(to), Some(to_len)) = (room, lens.get_mut(kept)) else {
                 stats.dropped_long = stats.dropped_long.wrapping_add(1);
                 continue;
             };
-            if !plain(&words, at) {
+            let whole = words.part(filled.at(), bytes);
+            let Some((_, frame)) = whole.split_at_checked(net::HDR_BYTES).filter(|(header, _)| plain(header, 0)) else {
                 stats.dropped_header = stats.dropped_header.wrapping_add(1);
                 continue;
-            }
-            boundary::copy_completed(&words, at.wrapping_add(net::HDR_BYTES), to);
-            if let Some(to) = lens.next() {
-                *to = len;
-                kept = kept.wrapping_add(1);
-            }
+            };
+            boundary::copy_completed(&frame, 0, to);
+            *to_len = len;
+            kept = kept.wrapping_add(1);
             sum = sum.wrapping_add(len);
-            room = core::mem::take(&mut room).get_mut(slot..).unwrap_or_default();
+            start = start.wrapping_add(slot);
         }
         *before = before.wrapping_add(kept);
         let count = |count: usize| u64::try_from(count).unwrap_or(0);

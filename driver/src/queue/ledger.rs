@@ -209,6 +209,14 @@ impl<T> Ledger<T> {
         self.records.get(id.index()).map_or(Descriptor::default(), |record| record.desc)
     }
 
+    /// As [`desc`](Self::desc), for many.
+    #[inline(always)]
+    pub(crate) fn descs(&self) -> impl Fn(DescId) -> Descriptor + '_ {
+        // So that where they lie is looked up once.
+        let records = &*self.records;
+        move |id| records.get(id.index()).map_or(Descriptor::default(), |record| record.desc)
+    }
+
     /// Books a descriptor; `false` if the table holds exactly this already.
     #[inline]
     pub(crate) fn book(&mut self, id: DescId, desc: Descriptor) -> bool {

@@ -63,12 +63,15 @@ pub struct PackedRing<W, T> {
     unpublished: u16,
     /// Where the slots end that the device was shown.
     shown: PackedPosition,
-    /// Slots published since the device was last asked whether it wants a kick; more than a round counts as a round.
+    /// Slots published since the device was last asked whether it wants a kick; more than a round counts as a round when it is asked.
     unasked: u16,
     /// The slot of the next completion.
     next_used: PackedPosition,
     /// Whether that slot was seen to be used, and what it says.
     seen: Option<Seen>,
+    /// Whether the last completion that a burst took back stood for many: so the next one most likely does.
+    #[cfg(feature = "std")]
+    batches: bool,
     /// How many completions the last burst took: so many are expected of the next one.
     #[cfg(feature = "std")]
     usual: u16,
@@ -134,6 +137,8 @@ impl<W: Words, T> PackedRing<W, T> {
             seen: None,
             #[cfg(feature = "std")]
             usual: 0,
+            #[cfg(feature = "std")]
+            batches: false,
             held_slots: 0,
             posted: 0,
             published: 0,
@@ -231,7 +236,7 @@ impl<W: Words, T> PackedRing<W, T> {
     fn write_staged(&mut self) {
         if !self.staged.is_empty() {
             let Self { staged, ring, size, first, ledger, .. } = self;
-            staged.write(ring, *size, first, |head| ledger.desc(head));
+            staged.write(ring, *size, first, ledger.descs());
         }
     }
 
@@ -292,7 +297,7 @@ impl<W: Words, T> DriverRing<T> for PackedRing<W, T> {
         self.published = self.posted;
         self.shown = self.next_avail;
         self.held_slots = self.held_slots.wrapping_add(slots);
-        self.unasked = self.unasked.saturating_add(slots).min(self.size.get());
+        self.unasked = self.unasked.saturating_add(slots);
         true
     }
 
@@ -301,7 +306,7 @@ impl<W: Words, T> DriverRing<T> for PackedRing<W, T> {
         if !self.latch.is_healthy() {
             return false;
         }
-        let steps = core::mem::take(&mut self.unasked);
+        let steps = core::mem::take(&mut self.unasked).min(self.size.get());
         // Orders our store of the flags before our load of the device's event area; its partner is the device's fence between
         // its store of that and its last look at the slot. Without both, each side may miss the other's word.
         fence_handshake();

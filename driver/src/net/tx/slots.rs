@@ -91,13 +91,16 @@ impl TxSlots {
         let mut bytes = 0usize;
         let lens = lens.map(|len| {
             bytes = bytes.wrapping_add(len);
-            u32::try_from(len).map_or(0, |len| len.wrapping_add(net::HDR_LEN))
+            // Lengths were checked: none has more bytes than 32 bits say.
+            debug_assert!(u32::try_from(len).is_ok(), "the length was checked");
+            u32::try_from(len & 0xffff_ffff).unwrap_or(0).wrapping_add(net::HDR_LEN)
         });
-        let mut next = self.places.0.iter_mut();
+        let (places, mut next) = (&mut self.places.0, 0usize);
         let posted = ring.post_slots(Direction::ToDevice, most, lens, |_, at| {
-            if let Some(place) = next.next() {
+            if let Some(place) = places.get_mut(next) {
                 *place = mapper.offset_of(at).wrapping_add(net::HDR_BYTES);
             }
+            next = next.wrapping_add(1);
         });
         // The device was the last to touch the frames' lines. The headers' stay as they are.
         let places = &mut self.places.0;

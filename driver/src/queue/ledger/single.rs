@@ -1,6 +1,7 @@
 //! Loans of one descriptor, which is never lent in another way: what the fast paths make.
 //!
-//! The same records and the same decisions as for chains, in one look at the record. They come in bursts, so ids are taken
+//! The same records and the same decisions as for chains, in one look at the record; with in-order use, where it is known what comes
+//! next, in one compare. They come in bursts, so ids are taken
 //! from their rows and put there in runs, and what is the same for all loans of a burst is done once.
 
 use ironring_common::index::DescId;
@@ -30,7 +31,7 @@ pub(crate) struct Ended {
     pub(crate) taken: u16,
     /// Those of which the device claimed to have written to what it may only read.
     pub(crate) idle_claims: u16,
-    /// Whether the last completion stands for many, and was opened as a batch.
+    /// Whether the last completion was opened as a batch: it stands for many, or for one and claims what is not lent.
     pub(crate) opened: bool,
     /// Whether a fault ended the burst early: [`Ledger::broken_by`] has it.
     pub(crate) faulty: bool,
@@ -43,9 +44,6 @@ impl Ended {
         self.idle_claims = self.idle_claims.wrapping_add(u16::from(idle_claim));
     }
 }
-
-/// Why a completion does not end one loan: what is unlawful, or with in-order use nothing: it names another than the oldest.
-type Stop = Option<ViolationKind>;
 
 impl Ledger<()> {
     /// Books what each descriptor says for ever but for its length: what `describe` gives for it. None is out.
@@ -115,27 +113,21 @@ impl Ledger<()> {
 
     /// Decides completions of such loans, as `next` tells them with the slot where each stands, and ends those that are
     /// lawful: their descriptors are free again. At most `most`, and up to the first that is not lawful.
-    ///
-    /// With in-order use (`IN_ORDER`, as the ledger was made) it ends at a completion that stands for many, but for no more than
-    /// what is left of `limit`, and opens that as a batch.
     #[inline(always)]
-    pub(crate) fn redeem_singles<const IN_ORDER: bool>(
+    pub(crate) fn redeem_singles(
         &mut self,
-        (most, limit): (usize, u16),
+        most: usize,
         unshown: Unshown,
         mut next: impl FnMut() -> Option<(u32, Claim)>,
         mut each: impl FnMut(Done),
     ) -> Ended {
-        debug_assert_eq!(self.order.is_some(), IN_ORDER, "as the ledger was made");
-        let Self { records, size, free, order, .. } = self;
+        debug_assert!(self.order.is_none(), "in order the oldest are expected");
+        let Self { records, size, free, .. } = self;
         let (records, size) = (&mut **records, *size);
         let (mut ended, mut stopped, mut goes_on) = (Ended::default(), None, true);
         while usize::from(ended.taken) < most && goes_on {
-            let left = most.wrapping_sub(usize::from(ended.taken));
-            // In order, those that are out longest, as far as they lie in one piece.
-            let oldest = order.as_ref().filter(|_| IN_ORDER).map(|order| order.front_run(left));
-            let run = free.back_run(oldest.map_or(left, <[DescId]>::len));
-            let (mut oldest, mut count) = (oldest.unwrap_or_default().iter(), 0usize);
+            let run = free.back_run(most.wrapping_sub(usize::from(ended.taken)));
+            let mut count = 0usize;
             goes_on = !run.is_empty();
             for to in run {
                 let Some((slot, claim)) = next() else {
@@ -145,15 +137,11 @@ impl Ledger<()> {
                 let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
                     Ok(lawful) => lawful,
                     Err(kind) => {
-                        (stopped, goes_on) = (Some((Some(kind), claim, slot)), false);
+                        (stopped, goes_on) = (Some((kind, claim, slot)), false);
                         break;
                     }
                 };
                 assert!(record.count == 1, "only single descriptors are lent here");
-                if IN_ORDER && oldest.next() != Some(&head) {
-                    (stopped, goes_on) = (Some((None, claim, slot)), false);
-                    break;
-                }
                 record.token = None;
                 record.state = State::Free;
                 *to = head;
@@ -162,28 +150,90 @@ impl Ledger<()> {
                 each(Done { head, at: record.desc.addr.into(), written });
             }
             free.push_run(count);
-            if let Some(order) = order.as_mut().filter(|_| IN_ORDER) {
-                order.pop_run(count);
+        }
+        self.outstanding = self.outstanding.wrapping_sub(ended.taken);
+        self.stopped(ended, stopped)
+    }
+
+    /// As [`redeem_singles`](Self::redeem_singles), with in-order use, as long as completions name just the chains that are out
+    /// longest. What comes next is known then, so that to name it is all that there is to check of an id. `limit` of them have been
+    /// shown, and no more are taken. A completion that names another one, or claims what is not lent, is decided as all others are, and if
+    /// it is lawful, opened as a batch.
+    #[inline(always)]
+    pub(crate) fn redeem_oldest(
+        &mut self,
+        (most, limit): (usize, u16),
+        unshown: Unshown,
+        mut next: impl FnMut() -> Option<(u32, Claim)>,
+        mut each: impl FnMut(Done),
+    ) -> Ended {
+        let Self { records, free, order, .. } = self;
+        let records = &mut **records;
+        let (mut ended, mut stopped, mut goes_on) = (Ended::default(), None, true);
+        let most = most.min(limit.into());
+        debug_assert!(order.is_some(), "as the ledger was made");
+        let Some(order) = order else { return ended };
+        while usize::from(ended.taken) < most && goes_on {
+            let run = order.front_run(most.wrapping_sub(usize::from(ended.taken)));
+            let mut count = 0usize;
+            goes_on = !run.is_empty();
+            for head in run {
+                let Some((slot, claim)) = next() else {
+                    goes_on = false;
+                    break;
+                };
+                let Some(record) = records.get_mut(head.index()) else {
+                    goes_on = false;
+                    break;
+                };
+                assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
+                let Some(written) = of_oldest(*head, record.writable, claim) else {
+                    (stopped, goes_on) = (Some((claim, slot)), false);
+                    break;
+                };
+                record.token = None;
+                record.state = State::Free;
+                count = count.wrapping_add(1);
+                each(Done { head: *head, at: record.desc.addr.into(), written });
             }
+            free.extend(run.get(..count).unwrap_or_default());
+            order.pop_run(count);
+            // Never more than there are descriptors.
+            ended.taken = ended.taken.wrapping_add(u16::try_from(count).unwrap_or(0));
         }
         self.outstanding = self.outstanding.wrapping_sub(ended.taken);
         match stopped {
-            Some((stop, claim, slot)) => self.stopped(ended, stop, (claim, slot), limit),
+            Some(stop) => self.other_than_oldest(ended, stop, unshown, limit),
             None => ended,
         }
     }
 
-    /// What ends a burst early: a fault, or a completion that stands for all chains from the oldest up to the one that it names,
-    /// at most `limit` with those of the burst. They are lent still.
-    #[cold]
-    fn stopped(&mut self, ended: Ended, stop: Stop, (claim, slot): (Claim, u32), limit: u16) -> Ended {
-        if let Some(kind) = stop {
-            let fault = self.fault(kind, claim, slot);
-            return self.fail(ended, fault);
+    /// What ended a burst early, if that was a fault.
+    #[inline(always)]
+    fn stopped(&mut self, ended: Ended, stop: Option<(ViolationKind, Claim, u32)>) -> Ended {
+        match stop {
+            Some((kind, claim, slot)) => self.unlawful(ended, kind, (claim, slot)),
+            None => ended,
         }
-        // Lawful, as it was found to be.
-        let shown = Unshown { from: 0, count: 0 };
-        match self.open_batch(claim.0, claim.1, slot, shown, limit.saturating_sub(ended.taken)) {
+    }
+
+    #[cold]
+    fn unlawful(&mut self, ended: Ended, kind: ViolationKind, (claim, slot): (Claim, u32)) -> Ended {
+        let fault = self.fault(kind, claim, slot);
+        self.fail(ended, fault)
+    }
+
+    /// With in-order use: a completion that does not just name the oldest chain, or claims what that does not lend. If it is lawful it stands for all chains from the
+    /// oldest up to the one that it names, at most `limit` with those of the burst. They are lent still.
+    #[cold]
+    fn other_than_oldest(
+        &mut self,
+        ended: Ended,
+        ((id, len), slot): (Claim, u32),
+        unshown: Unshown,
+        limit: u16,
+    ) -> Ended {
+        match self.open_batch(id, len, slot, unshown, limit.saturating_sub(ended.taken)) {
             Ok(_) => Ended { opened: true, ..ended },
             Err(fault) => self.fail(ended, fault),
         }
@@ -225,60 +275,90 @@ impl Ledger<()> {
 
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
     /// those that were posted. What the device was not shown begins with number `shown`.
-    ///
-    /// With in-order use it ends at a completion that stands for many, but for no more than what is left of `limit`, and opens
-    /// that as a batch.
     #[inline(always)]
-    pub(crate) fn exchange_singles<const IN_ORDER: bool>(
+    pub(crate) fn exchange_singles(
+        &mut self,
+        most: usize,
+        (shown, place): (u16, u16),
+        mut next: impl FnMut() -> Option<(u32, Claim)>,
+        mut each: impl FnMut(Done),
+    ) -> Ended {
+        debug_assert!(self.order.is_none(), "in order the oldest are expected");
+        let Self { records, size, .. } = self;
+        let (records, size) = (&mut **records, *size);
+        let mut ended = Ended::default();
+        let (mut place, mut stopped) = (place, None);
+        for _ in 0..most {
+            let Some((slot, claim)) = next() else { break };
+            // What was posted again in this burst counts: the device was not shown it.
+            let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
+            let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
+                Ok(lawful) => lawful,
+                Err(kind) => {
+                    stopped = Some((kind, claim, slot));
+                    break;
+                }
+            };
+            assert!(record.count == 1, "only single descriptors are lent here");
+            record.place = place;
+            let desc = record.desc;
+            place = place.wrapping_add(1);
+            ended.count(idle_claim);
+            each(Done { head, at: desc.addr.into(), written });
+        }
+        self.stopped(ended, stopped)
+    }
+
+    /// As [`redeem_oldest`](Self::redeem_oldest), and lends each descriptor again at once, as
+    /// [`exchange_singles`](Self::exchange_singles). `again` is told which, in runs.
+    #[inline(always)]
+    pub(crate) fn exchange_oldest(
         &mut self,
         (most, limit): (usize, u16),
         (shown, place): (u16, u16),
         mut next: impl FnMut() -> Option<(u32, Claim)>,
         mut each: impl FnMut(Done),
+        mut again: impl FnMut(&[DescId]),
     ) -> Ended {
-        debug_assert_eq!(self.order.is_some(), IN_ORDER, "as the ledger was made");
-        let Self { records, size, order, .. } = self;
-        let (records, size) = (&mut **records, *size);
-        let mut ended = Ended::default();
-        let (mut place, mut stopped, mut goes_on) = (place, None, true);
+        let Self { records, order, .. } = self;
+        let records = &mut **records;
+        let (mut ended, mut place, mut stopped, mut goes_on) = (Ended::default(), place, None, true);
+        let most = most.min(limit.into());
+        debug_assert!(order.is_some(), "as the ledger was made");
+        let Some(order) = order else { return ended };
         while usize::from(ended.taken) < most && goes_on {
-            let left = most.wrapping_sub(usize::from(ended.taken));
-            // In order, those that are out longest, as far as they lie in one piece.
-            let oldest = order.as_ref().filter(|_| IN_ORDER).map(|order| order.front_run(left));
-            let (now, before) = (oldest.map_or(left, <[DescId]>::len), ended.taken);
-            let mut oldest = oldest.unwrap_or_default().iter();
-            goes_on = now > 0;
-            for _ in 0..now {
+            let run = order.front_run(most.wrapping_sub(usize::from(ended.taken)));
+            let first = place;
+            goes_on = !run.is_empty();
+            for head in run {
                 let Some((slot, claim)) = next() else {
                     goes_on = false;
                     break;
                 };
-                // What was posted again in this burst counts: the device was not shown it.
-                let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
-                let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
-                    Ok(lawful) => lawful,
-                    Err(kind) => {
-                        (stopped, goes_on) = (Some((Some(kind), claim, slot)), false);
-                        break;
-                    }
-                };
-                assert!(record.count == 1, "only single descriptors are lent here");
-                if IN_ORDER && oldest.next() != Some(&head) {
-                    (stopped, goes_on) = (Some((None, claim, slot)), false);
+                let Some(record) = records.get_mut(head.index()) else {
+                    goes_on = false;
                     break;
-                }
+                };
+                assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
+                let Some(written) = of_oldest(*head, record.writable, claim) else {
+                    (stopped, goes_on) = (Some((claim, slot)), false);
+                    break;
+                };
                 record.place = place;
-                let desc = record.desc;
                 place = place.wrapping_add(1);
-                ended.count(idle_claim);
-                each(Done { head, at: desc.addr.into(), written });
+                each(Done { head: *head, at: record.desc.addr.into(), written });
             }
-            if let Some(order) = order.as_mut().filter(|_| IN_ORDER) {
-                order.rotate(usize::from(ended.taken.wrapping_sub(before)));
-            }
+            let count = place.wrapping_sub(first);
+            again(run.get(..usize::from(count)).unwrap_or_default());
+            order.rotate(count.into());
+            ended.taken = ended.taken.wrapping_add(count);
         }
         match stopped {
-            Some((stop, claim, slot)) => self.stopped(ended, stop, (claim, slot), limit),
+            // What was posted again in this burst counts: the device was not shown it.
+            Some(stop) => {
+                let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
+                self.other_than_oldest(ended, stop, unshown, limit)
+            }
             None => ended,
         }
     }
@@ -295,19 +375,20 @@ impl Ledger<()> {
             let left = most.saturating_sub(usize::from(ended.taken)).min(usize::from(batch.left));
             let run = order.front_run(left);
             assert!(!run.is_empty(), "chains of a batch are out");
-            let mut of_batch = *batch;
+            let Batch { left: mut out, written: in_last, idle_claim } = *batch;
             for head in run {
                 let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
                 assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
                 record.token = None;
                 record.state = State::Free;
-                of_batch.left = of_batch.left.wrapping_sub(1);
-                let (written, idle_claim) = of_batch.of_next(record.writable);
-                ended.count(idle_claim);
+                out = out.wrapping_sub(1);
+                let written = if out == 0 { in_last } else { record.writable };
                 each(Done { head: *head, at: record.desc.addr.into(), written });
             }
-            *batch = of_batch;
             let count = run.len();
+            ended.taken = ended.taken.wrapping_add(batch.left.wrapping_sub(out));
+            ended.idle_claims = ended.idle_claims.wrapping_add(u16::from(idle_claim && out == 0));
+            batch.left = out;
             free.extend(run);
             order.pop_run(count);
         }
@@ -340,6 +421,14 @@ impl Ledger<()> {
         }
         ended
     }
+}
+
+/// What was written into the oldest chain that is out, `head`, which was lent `writable`: if that is what the completion is
+/// about, and if it claims no more.
+#[inline(always)]
+fn of_oldest(head: DescId, writable: u32, (id, len): Claim) -> Option<u32> {
+    id.check_with(|id| (id == u32::from(head.get())).then_some(())).ok()?;
+    len.check_at_most(writable).ok()
 }
 
 impl Batch {

@@ -29,11 +29,8 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
     ) -> usize {
         self.staged.goes_on(self.next_avail);
         let (place, mut room) = (self.posted, self.staged.room());
-        let write = |Lent { head, desc, .. }| {
-            room.push(head);
-            each(head, desc.addr.into());
-        };
-        let posted = self.ledger.lend_singles(most, place, (direction, lens), write, |_| {});
+        let write = |Lent { head, desc, .. }| each(head, desc.addr.into());
+        let posted = self.ledger.lend_singles(most, place, (direction, lens), write, |run| room.extend(run));
         self.staged.end(posted);
         // For less than a line it takes it from a device that looks at the next slot all the time, and takes it back.
         if posted >= SLOTS_A_LINE {
@@ -73,11 +70,27 @@ impl<W: Words> PackedRing<W, ()> {
                 (self.ledger.redeem_batch(left, u32::from(self.next_used.slot()), &mut each), false)
             } else {
                 let Some(first) = self.first_claim() else { break };
+                if IN_ORDER && self.batches {
+                    if !self.open_or_break(first) {
+                        return Taken { count: taken, broken: true };
+                    }
+                    continue;
+                }
                 let unshown = self.unshown();
                 let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), first);
-                (self.ledger.redeem_singles::<IN_ORDER>((left, self.held_slots), unshown, next, &mut each), true)
+                let ended = if IN_ORDER {
+                    self.ledger.redeem_oldest((left, self.held_slots), unshown, next, &mut each)
+                } else {
+                    self.ledger.redeem_singles(left, unshown, next, &mut each)
+                };
+                (ended, true)
             };
-            let Taken { count: now, broken } = if single { self.end_slots(ended) } else { self.end(ended) };
+            let Taken { count: now, broken } = if single {
+                self.batches = ended.opened && self.ledger.in_batch() > 1;
+                self.end_slots(ended)
+            } else {
+                self.end(ended)
+            };
             taken = taken.wrapping_add(now);
             if broken {
                 return Taken { count: taken, broken };
@@ -109,16 +122,26 @@ impl<W: Words> PackedRing<W, ()> {
             }
             self.staged.goes_on(self.next_avail);
             let mut room = self.staged.room();
-            let again = |done: Done| {
-                room.push(done.head);
-                each(done);
-            };
+            let places = (self.published, self.posted);
             let (ended, single) = if let Some(first) = first {
-                let places = (self.published, self.posted);
                 let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), first);
-                (self.ledger.exchange_singles::<IN_ORDER>((left, self.held_slots), places, next, again), true)
+                let ended = if IN_ORDER {
+                    let limits = (left, self.held_slots);
+                    self.ledger.exchange_oldest(limits, places, next, &mut each, |run| room.extend(run))
+                } else {
+                    let again = |done: Done| {
+                        room.push(done.head);
+                        each(done);
+                    };
+                    self.ledger.exchange_singles(left, places, next, again)
+                };
+                (ended, true)
             } else {
                 let slot = u32::from(self.next_used.slot());
+                let again = |done: Done| {
+                    room.push(done.head);
+                    each(done);
+                };
                 (self.ledger.exchange_batch(left, self.posted, slot, again), false)
             };
             self.staged.end(ended.taken);
@@ -136,6 +159,25 @@ impl<W: Words> PackedRing<W, ()> {
             }
         }
         Taken { count: taken, broken: false }
+    }
+
+    /// Takes it that a completion stands for many, as the last one did. Whether it is lawful; if not, the device is broken.
+    #[inline(always)]
+    fn open_or_break(&mut self, (id, len): Claim) -> bool {
+        let (slot, unshown) = (u32::from(self.next_used.slot()), self.unshown());
+        self.counters.used_entries = self.counters.used_entries.wrapping_add(1);
+        match self.ledger.open_batch(id, len, slot, unshown, self.held_slots) {
+            Ok(chains) => {
+                self.batches = chains > 1;
+                self.counters.in_order_batches = self.counters.in_order_batches.wrapping_add(u64::from(self.batches));
+                true
+            }
+            Err(fault) => {
+                self.ledger.keep_fault(fault);
+                self.ledger.latch_fault(&self.latch, self.queue);
+                false
+            }
+        }
     }
 
     /// What the next slot says, if it was used: as it was seen, or looked at now. With nothing out there is none that the device
@@ -183,14 +225,17 @@ impl<W: Words> PackedRing<W, ()> {
     /// Asks for the lines of `count` slots from `at` on, which will be written.
     #[inline(always)]
     fn ask_for(&self, at: PackedPosition, count: u16) {
-        let ring = self.ring.view();
-        let (mut at, mut left) = (at, count);
-        while left > 0 {
-            // Where the line ends: rings of other sizes end within one.
-            let here = SLOTS_A_LINE.wrapping_sub(at.slot() % SLOTS_A_LINE).min(self.size.get().wrapping_sub(at.slot()));
-            ring.prefetch(usize::from(at.slot()).wrapping_mul(packed::SLOT_BYTES));
-            at = at.advance(here, self.size);
-            left = left.saturating_sub(here);
+        let (ring, size) = (self.ring.view(), usize::from(self.size.get()));
+        let within = at.slot() % SLOTS_A_LINE;
+        let mut slot = usize::from(at.slot().wrapping_sub(within));
+        // Rings of other sizes end within a line, and the next one begins sooner.
+        let more = u16::from(!size.is_multiple_of(usize::from(SLOTS_A_LINE)));
+        for _ in 0..within.wrapping_add(count).div_ceil(SLOTS_A_LINE).wrapping_add(more) {
+            ring.prefetch(slot.wrapping_mul(packed::SLOT_BYTES));
+            slot = slot.wrapping_add(SLOTS_A_LINE.into());
+            if slot >= size {
+                slot = 0;
+            }
         }
     }
 
@@ -199,10 +244,11 @@ impl<W: Words> PackedRing<W, ()> {
     fn end_slots(&mut self, ended: Ended) -> Taken {
         // The last one that was loaded may have ended the burst.
         let last = ended.faulty || ended.opened;
+        let of_many = ended.opened && self.ledger.in_batch() > 1;
         let counters = &mut self.counters;
         counters.used_entries =
             counters.used_entries.wrapping_add(u64::from(ended.taken)).wrapping_add(u64::from(last));
-        counters.in_order_batches = counters.in_order_batches.wrapping_add(u64::from(ended.opened));
+        counters.in_order_batches = counters.in_order_batches.wrapping_add(u64::from(of_many));
         self.end(ended)
     }
 

@@ -36,6 +36,16 @@ impl Room<'_> {
             *to = head;
         }
     }
+
+    /// Chains of one slot each.
+    #[inline(always)]
+    pub(super) fn extend(&mut self, heads: &[DescId]) {
+        let room = core::mem::take(&mut self.0).into_slice();
+        assert!(heads.len() <= room.len(), "a ring has no more chains than slots");
+        let (now, later) = room.split_at_mut(heads.len());
+        now.copy_from_slice(heads);
+        self.0 = later.iter_mut();
+    }
 }
 
 impl Staged {

@@ -379,6 +379,43 @@ proptest! {
     }
 }
 
+/// With in-order use, of slots that were posted again in the very burst that the device was to fill: it was not shown them.
+#[test]
+fn what_was_posted_again_in_a_burst_cannot_come_back_in_it() {
+    for layout in [RingLayout::Split, RingLayout::Packed] {
+        for named in 0..8u32 {
+            let mut side = Side::new((layout, SIZE), true, Direction::FromDevice);
+            let mut device = Device::new((layout, SIZE), true);
+            side.post_burst(Direction::FromDevice, 8, 2048);
+            side.ring.publish();
+            // One after the other, and then one of those again, or one that is out still.
+            for id in [0, 1, 2, named] {
+                device.say([&side, &side], id, 60, 1);
+            }
+            let mut done = Vec::new();
+            let exchange = |ring: &mut AnyRing<Area, ()>, done: &mut Vec<u16>| match ring {
+                AnyRing::Split(ring) => ring.exchange_slots(8, |slot| done.push(slot.head.get())),
+                AnyRing::Packed(ring) => ring.exchange_slots(8, |slot| done.push(slot.head.get())),
+            };
+            let Taken { broken, .. } = exchange(&mut side.ring, &mut done);
+            let fault = side.ring.check().err().map(|violation| violation.kind);
+            assert_eq!(broken, fault.is_some(), "{layout:?} {named}");
+            let lawful: &[u16] = match named {
+                0..=2 => &[0, 1, 2],
+                // All up to the one that is named.
+                _ => &[0, 1, 2, 3, 4, 5, 6, 7][..=named as usize],
+            };
+            match (layout, named) {
+                (_, 0..=2) => assert_eq!(fault, Some(ViolationKind::IdNotOutstanding), "{layout:?} {named}"),
+                // The index of a split ring says how many there are.
+                (RingLayout::Split, 4..=7) => assert_eq!(fault, Some(ViolationKind::BatchOverrun), "{named}"),
+                _ => assert_eq!((fault, &done[..]), (None, lawful), "{layout:?} {named}"),
+            }
+            assert!(side.ring.is_conserved() && done.starts_with(&[0, 1, 2]));
+        }
+    }
+}
+
 /// An index that goes back between two looks is unlawful, also while completions that were seen are left.
 #[test]
 fn an_index_that_goes_back_breaks_the_device() {

@@ -76,7 +76,11 @@ impl<W: Words> SplitRing<W, ()> {
             } else {
                 let unshown = self.unshown();
                 let (limit, next) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
-                let ended = self.ledger.redeem_singles::<IN_ORDER>((left, limit), unshown, next, &mut each);
+                let ended = if IN_ORDER {
+                    self.ledger.redeem_oldest((left, limit), unshown, next, &mut each)
+                } else {
+                    self.ledger.redeem_singles(left, unshown, next, &mut each)
+                };
                 self.end_elements(ended)
             };
             taken = taken.wrapping_add(now);
@@ -96,26 +100,32 @@ impl<W: Words> SplitRing<W, ()> {
         while taken < there {
             let left = there.wrapping_sub(taken);
             let (size, places) = (self.size, (self.published.0, self.next_avail.0));
-            let mut heads = [DescId::FIRST; BURST];
-            let mut next_head = heads.iter_mut();
-            let again = |done: Done| {
-                if let Some(to) = next_head.next() {
-                    *to = done.head;
-                }
-                each(done);
-            };
-            let left = left.min(BURST);
-            let Taken { count: now, broken } = if IN_ORDER && self.ledger.in_batch() > 0 {
-                let slot = u32::from(size.slot(self.next_used));
-                let ended = self.ledger.exchange_batch(left, places.1, slot, again);
-                self.show(&heads, ended.taken);
-                self.end(ended)
-            } else {
+            let (left, in_batch) = (left.min(BURST), IN_ORDER && self.ledger.in_batch() > 0);
+            let ended = if IN_ORDER && !in_batch {
                 let (limit, next) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
-                let ended = self.ledger.exchange_singles::<IN_ORDER>((left, limit), places, next, again);
+                let (avail, shadow, mut at) = (self.avail.view(), &mut self.avail_shadow, self.next_avail);
+                let again = |run: &[DescId]| at = write_avail_run(&avail, shadow, (size, at), run);
+                let ended = self.ledger.exchange_oldest((left, limit), places, next, &mut each, again);
+                self.next_avail = at;
+                ended
+            } else {
+                let mut heads = [DescId::FIRST; BURST];
+                let mut next_head = heads.iter_mut();
+                let again = |done: Done| {
+                    if let Some(to) = next_head.next() {
+                        *to = done.head;
+                    }
+                    each(done);
+                };
+                let ended = if in_batch {
+                    self.ledger.exchange_batch(left, places.1, u32::from(size.slot(self.next_used)), again)
+                } else {
+                    self.ledger.exchange_singles(left, places, claims(&self.used, self.next_used), again)
+                };
                 self.show(&heads, ended.taken);
-                self.end_elements(ended)
+                ended
             };
+            let Taken { count: now, broken } = if in_batch { self.end(ended) } else { self.end_elements(ended) };
             taken = taken.wrapping_add(now);
             // Without a step there would be no end; there is one, for no more is there than is held.
             if broken || (now == 0 && self.ledger.in_batch() == 0) {
@@ -172,10 +182,11 @@ impl<W: Words> SplitRing<W, ()> {
     fn end_elements(&mut self, ended: Ended) -> Taken {
         // The last one that was loaded may have ended the burst.
         let last = ended.faulty || ended.opened;
+        let of_many = ended.opened && self.ledger.in_batch() > 1;
         let counters = &mut self.counters;
         counters.used_entries =
             counters.used_entries.wrapping_add(u64::from(ended.taken)).wrapping_add(u64::from(last));
-        counters.in_order_batches = counters.in_order_batches.wrapping_add(u64::from(ended.opened));
+        counters.in_order_batches = counters.in_order_batches.wrapping_add(u64::from(of_many));
         self.end(ended)
     }
 
