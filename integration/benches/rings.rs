@@ -222,8 +222,9 @@ impl<R: DriverRing<()> + SlotRing, D: DeviceRing> Pair<R, D> {
         let mut singles = [Single::default(); BURST];
         let taken = watch.over(Part::NextSingles, || {
             device.poll().unwrap();
-            device.next_singles::<FILLS>(&mut memory.hot(0), &mut singles, |bytes| (bytes >= BYTES).then_some(written))
+            device.next_singles::<FILLS>(&mut memory.hot(0), &mut singles, |bytes| bytes >= BYTES)
         });
+        singles.iter_mut().for_each(|single| single.written = written);
         assert_eq!(usize::from(taken), BURST);
         watch.over(Part::EndSingles, || {
             device.end_singles::<_, FILLS>(&mut NoHook, &singles, &[]);

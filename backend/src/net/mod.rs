@@ -31,13 +31,20 @@ const AHEAD: usize = 10;
 
 /// Each of the items with its companion, after `ask` was told of it [`AHEAD`] items before; until `each` says that it is enough.
 #[inline(always)]
-fn each_ahead<T, U>(items: &[T], with: impl Iterator<Item = U>, ask: impl Fn(&T), mut each: impl FnMut(&T, U) -> bool) {
+fn each_ahead<T, U>(
+    items: &mut [T],
+    with: impl Iterator<Item = U>,
+    ask: impl Fn(&T),
+    mut each: impl FnMut(&mut T, U) -> bool,
+) {
     items.iter().take(AHEAD).for_each(&ask);
-    for (at, (item, with)) in items.iter().zip(with).enumerate() {
+    for (at, with) in (0..items.len()).zip(with) {
         if let Some(later) = items.get(at.wrapping_add(AHEAD)) {
             ask(later);
         }
-        if !each(item, with) {
+        if let Some(item) = items.get_mut(at)
+            && !each(item, with)
+        {
             return;
         }
     }

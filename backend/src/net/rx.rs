@@ -120,31 +120,33 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     tally: &mut Tally,
 ) -> Delivered {
     let mut singles = [Single::default(); ROOM];
-    let mut sum = 0usize;
+    // A buffer with room for the longest frame has room for each, by the port's word. One that has less is for the walk.
+    let longest = u32::try_from(HDR_BYTES.saturating_add(port.rx_longest())).unwrap_or(u32::MAX);
     let frames = port.rx_frames(usize::from(most));
-    let mut next = frames.clone();
-    let fit = |room: u32| {
-        let len = next.next()?.len();
-        let written = u32::try_from(HDR_BYTES.saturating_add(len)).ok().filter(|written| *written <= room)?;
-        sum = sum.wrapping_add(len);
-        Some(written)
-    };
     let room = singles.get_mut(..frames.len()).unwrap_or_default();
-    let taken = vring.next_singles::<true>(memory, room, fit);
-    // It borrows the port.
-    drop(next);
+    let taken = vring.next_singles::<true>(memory, room, |room| room >= longest);
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
+    let (mut done, mut sum) = (0usize, 0usize);
     // Nothing else is stored meanwhile: what a processor has stored waits in a row, in which the lines that the driver has
     // looked at last take long. Where frames stand close together there, many of their lines are on the way at a time.
     each_ahead(singles, frames, ask, |single, frame| {
-        write_frame(single.buffer, frame);
+        if !write_frame(single.buffer, frame) {
+            return false;
+        }
+        // At most the bytes of the buffer.
+        single.written = u32::try_from(HDR_BYTES.wrapping_add(frame.len())).unwrap_or(0);
+        sum = sum.wrapping_add(frame.len());
+        done = done.wrapping_add(1);
         true
     });
-    port.rx_consume_burst(singles.len());
-    tally.all_frames(taken, sum);
-    hook.order(singles);
-    vring.end_singles::<H, true>(hook, singles, &[]);
-    Delivered { chains: taken, frames: taken, full: false }
+    port.rx_consume_burst(done);
+    hook.order(singles.get_mut(..done).unwrap_or_default());
+    let (finished, back) = singles.split_at_checked(done).unwrap_or((singles, &[]));
+    vring.end_singles::<H, true>(hook, finished, back);
+    // No more than a burst.
+    let done = u16::try_from(done).unwrap_or(taken);
+    tally.all_frames(done, sum);
+    Delivered { chains: done, frames: done, full: false }
 }
 
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are written. That of the
@@ -155,16 +157,20 @@ fn ask(single: &Single<'_>) {
     single.buffer.prefetch(HDR_BYTES, true);
 }
 
-/// Writes header and frame into a buffer that has room for both. A header that stands there already is left alone, so that its
-/// line need not travel: with buffers that are used again it is the one of the frame before.
+/// Writes header and frame into a buffer if it has room for both; whether it has. A header that stands there already is left alone,
+/// so that its line need not travel: with buffers that are used again it is the one of the frame before.
 #[inline(always)]
-fn write_frame(bytes: Bytes<'_>, frame: &[u8]) {
-    let there = boundary::has_header(bytes, &HEADER);
-    let bytes = Ours::new(bytes);
-    if !there {
-        bytes.copy_in(0, &HEADER);
+#[must_use = "what was not written is not to be given to the driver"]
+fn write_frame(bytes: Bytes<'_>, frame: &[u8]) -> bool {
+    let Some((header, body)) = bytes.split_at_checked(HDR_BYTES) else { return false };
+    if body.len() < frame.len() {
+        return false;
     }
-    bytes.copy_in(HDR_BYTES, frame);
+    if !boundary::has_header(header, &HEADER) {
+        Ours::new(header).copy_in(0, &HEADER);
+    }
+    Ours::new(body).copy_in(0, frame);
+    true
 }
 
 /// Puts a frame into the chain that was taken, and into further ones if it has to be. How many were completed; if none
@@ -286,7 +292,8 @@ fn scatter(segments: &[Segment], memory: &RegionTable, frame: &[u8]) -> Result<(
     if let Some(first) = segments.first()
         && usize::try_from(first.len).is_ok_and(|room| room >= HDR_BYTES.saturating_add(frame.len()))
     {
-        write_frame(memory.bytes(first.addr, first.len).ok_or(*first)?, frame);
+        let wrote = write_frame(memory.bytes(first.addr, first.len).ok_or(*first)?, frame);
+        debug_assert!(wrote, "the room was compared");
         return Ok(());
     }
     scatter_over(segments, memory, [&HEADER, frame])

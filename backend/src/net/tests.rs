@@ -431,6 +431,68 @@ impl Port for Endless {
     }
 }
 
+/// A source that has more than it says.
+struct Understated {
+    frames: Vec<Vec<u8>>,
+    longest: usize,
+}
+
+impl Port for Understated {
+    fn tx_slot(&mut self, _len: usize) -> Option<&mut [u8]> {
+        None
+    }
+    fn tx_commit(&mut self) {}
+    fn rx_peek(&mut self) -> Option<&[u8]> {
+        self.frames.first().map(Vec::as_slice)
+    }
+    fn rx_consume(&mut self) {
+        self.frames.remove(0);
+    }
+    fn rx_frames(&mut self, most: usize) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        self.frames.iter().take(most).map(Vec::as_slice)
+    }
+    fn rx_longest(&mut self) -> usize {
+        self.longest
+    }
+    fn rx_consume_burst(&mut self, count: usize) {
+        self.frames.drain(..count);
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+/// What a port says of its frames decides how they go, not whether: each is compared with its own buffer.
+#[test]
+fn a_port_that_has_longer_frames_than_it_says_overruns_no_buffer() {
+    let lens = [60, 1000, 88, 14, 90, 89, 60];
+    for (longest, few) in [(0, false), (60, false), (60, true), (88, true), (MAX_FRAME, false)] {
+        let mut bench = Bench::new();
+        let room = HDR_BYTES + 88;
+        for at in 0..8 {
+            bench.ring.add(&[], &[(bench.data + at * 4096, room)]).unwrap();
+        }
+        bench.ring.publish();
+        bench.vring.poll().unwrap();
+        let frames = lens.into_iter().enumerate().map(|(n, len)| frame(n as u32, len)).collect();
+        let mut port = Understated { frames, longest };
+        let Bench { vring, chain, memory, tally, .. } = &mut bench;
+        let mut done = 0;
+        while !port.frames.is_empty() {
+            let now = rx::burst(vring, (chain, None), &mut memory.hot(0), &mut port, &mut NoHook, tally, few);
+            assert!(now.frames > 0 && vring.fault().is_none(), "{longest}");
+            done += now.chains;
+        }
+        vring.publish(&mut NoHook);
+        assert_eq!((done, tally.dropped(DropReason::RxSmallBuffer)), (4, 3), "{longest} {few}");
+        for (at, (n, len)) in [(0, 60), (2, 88), (3, 14), (6, 60)].into_iter().enumerate() {
+            assert_eq!(bench.ring.take().unwrap().len as usize, HDR_BYTES + len, "{longest} {few}");
+            assert_eq!(bench.guest.read(bench.data + at * 4096 + HDR_BYTES, len), frame(n, len));
+            assert_eq!(bench.guest.read(bench.data + at * 4096 + room, 64), [0; 64], "behind the buffer");
+        }
+    }
+}
+
 #[test]
 fn dropping_is_bounded_by_the_burst() {
     let mut bench = Bench::new();
@@ -472,7 +534,7 @@ fn each_item_is_asked_for_once_and_before_its_turn() {
         let items: Vec<usize> = (0..count).collect();
         let (asked, mut seen) = (std::cell::RefCell::new(Vec::new()), Vec::new());
         let ask = |item: &usize| asked.borrow_mut().push(*item);
-        super::each_ahead(&items, 0usize.., ask, |item, with| {
+        super::each_ahead(&mut items.clone(), 0usize.., ask, |item, with| {
             assert_eq!(*item, with);
             assert!(asked.borrow().contains(item));
             seen.push(*item);

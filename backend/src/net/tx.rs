@@ -74,7 +74,7 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
 ) -> (u16, bool) {
     let mut singles = [Single::default(); ROOM];
     // A buffer that is too short or too long for a frame is for the walk.
-    let fit = |bytes: u32| frame_len(bytes.into()).is_ok().then_some(0);
+    let fit = |bytes: u32| frame_len(bytes.into()).is_ok();
     let room = singles.get_mut(..usize::from(most)).unwrap_or_default();
     let taken = vring.next_singles::<false>(memory, room, fit);
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
@@ -157,13 +157,13 @@ fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result
 /// As [`forward`], for header and frame in one buffer, which is of as many bytes as a frame can have.
 #[inline(always)]
 fn forward_single<P: Port>(buffer: Bytes<'_>, port: &mut P) -> Result<usize, Refused> {
-    let len = buffer.len().saturating_sub(HDR_BYTES);
-    let (flags, gso_type) = boundary::header_wishes(buffer);
+    let (header, frame) = buffer.split_at_checked(HDR_BYTES).ok_or(Refused::Drop(DropReason::TxShort))?;
+    let (flags, gso_type) = boundary::header_wishes(header);
     check_wishes(flags, gso_type)?;
-    let slot = port.tx_slot(len).ok_or(Refused::Full)?;
-    boundary::copy_out(buffer, HDR_BYTES, slot);
+    let slot = port.tx_slot(frame.len()).ok_or(Refused::Full)?;
+    boundary::copy_out(frame, 0, slot);
     port.tx_commit();
-    Ok(len)
+    Ok(frame.len())
 }
 
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are copied. Longer ones

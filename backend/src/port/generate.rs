@@ -36,6 +36,8 @@ struct Place {
 pub trait Sizes: Send {
     /// Sizes of a round.
     const TURNS: usize;
+    /// Bytes of the longest of them.
+    fn longest(&self) -> usize;
     /// Bytes of a frame of the round.
     fn bytes(&self, turn: usize) -> usize;
     /// Bytes from its template to the next one.
@@ -57,6 +59,11 @@ impl Sizes for Fixed {
     const TURNS: usize = 1;
 
     #[inline(always)]
+    fn longest(&self) -> usize {
+        self.bytes
+    }
+
+    #[inline(always)]
     fn bytes(&self, _turn: usize) -> usize {
         self.bytes
     }
@@ -69,6 +76,11 @@ impl Sizes for Fixed {
 
 impl Sizes for Mixed {
     const TURNS: usize = IMIX.len();
+
+    #[inline(always)]
+    fn longest(&self) -> usize {
+        IMIX.into_iter().fold(0, usize::max)
+    }
 
     #[inline(always)]
     fn bytes(&self, turn: usize) -> usize {
@@ -191,6 +203,11 @@ impl<S: Sizes> Port for Generate<S> {
     }
 
     #[inline]
+    fn rx_longest(&mut self) -> usize {
+        self.sizes.longest()
+    }
+
+    #[inline]
     fn rx_consume_burst(&mut self, count: usize) {
         let (mut place, end, mut bytes) = (self.next, self.templates.len(), 0usize);
         for _ in 0..count {
@@ -262,8 +279,10 @@ mod tests {
     fn bursts_are_what_single_frames_are() {
         fn compare<S: Sizes>(mut port: Generate<S>, mut oracle: Generate<S>) {
             for most in (0..=64usize).cycle().take(2_000) {
+                let longest = port.rx_longest();
                 let frames = port.rx_frames(most);
                 assert_eq!(frames.len(), most);
+                assert!(frames.clone().all(|frame| frame.len() <= longest));
                 let done = most.div_ceil(2);
                 for frame in frames.take(done) {
                     assert_eq!(oracle.rx_peek(), Some(frame));

@@ -15,6 +15,8 @@ pub struct Loopback {
     /// Where the next frame goes if it fits there.
     tail: usize,
     slot: Option<Place>,
+    /// The longest frame that was taken since none waited: at least that of those that wait.
+    longest: usize,
     stats: PortStats,
 }
 
@@ -109,6 +111,7 @@ impl Loopback {
             waiting: Waiting::new(frames.max(1)),
             tail: 0,
             slot: None,
+            longest: 0,
             stats: PortStats::default(),
         }
     }
@@ -154,6 +157,7 @@ impl Port for Loopback {
     fn tx_commit(&mut self) {
         if let Some(place) = self.slot.take() {
             self.tail = place.start.saturating_add(place.len);
+            self.longest = if self.waiting.len() == 0 { place.len } else { self.longest.max(place.len) };
             self.waiting.push(place);
             self.stats.took(place.len);
         }
@@ -179,6 +183,11 @@ impl Port for Loopback {
             let Place { start, len } = self.waiting.get(n).unwrap_or_default();
             self.bytes.get(start..start.wrapping_add(len)).unwrap_or_default()
         })
+    }
+
+    #[inline]
+    fn rx_longest(&mut self) -> usize {
+        self.longest
     }
 
     #[inline]
@@ -244,9 +253,11 @@ mod tests {
                     prop_assert!(sent || oracle.len() == 16 || len + 9000 > free, "room was left");
                     if sent { oracle.push_back(frame); }
                 } else if len % 2 == 0 {
+                    let longest = port.rx_longest();
                     let frames = port.rx_frames(8);
                     let count = frames.len();
                     prop_assert_eq!(count, oracle.len().min(8));
+                    prop_assert!(oracle.iter().all(|frame| frame.len() <= longest));
                     prop_assert!(frames.eq(oracle.iter().take(count)));
                     let done = len % (count + 1);
                     port.rx_consume_burst(done);

@@ -43,6 +43,13 @@ pub trait Port: Send {
         self.rx_peek().filter(|_| most > 0).into_iter()
     }
 
+    /// Bytes that none of the frames of the next [`rx_frames`](Self::rx_frames) has more of. A buffer with less room is looked at frame
+    /// by frame. Where a frame is longer all the same, the burst ends before it.
+    #[inline]
+    fn rx_longest(&mut self) -> usize {
+        self.rx_peek().map_or(0, <[u8]>::len)
+    }
+
     /// The first `count` frames of the last [`rx_frames`](Self::rx_frames) are done with.
     #[inline]
     fn rx_consume_burst(&mut self, count: usize) {

@@ -74,7 +74,7 @@ impl<W: Words> DeviceRing for AnyVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        fit: impl FnMut(u32) -> Option<u32>,
+        fit: impl Fn(u32) -> bool,
     ) -> u16 {
         on!(self, ring => ring.next_singles::<FILLS>(memory, out, fit))
     }

@@ -34,7 +34,7 @@ pub struct Single<'m> {
     pub buffer: Bytes<'m>,
     /// As [`ChainRef::id`].
     pub id: u16,
-    /// Bytes that go into it.
+    /// Bytes that were written into it: for whoever does that to say.
     pub written: u32,
 }
 

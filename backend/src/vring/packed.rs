@@ -57,7 +57,9 @@ pub struct PackedVring<W: Words> {
     unpublished: u16,
     /// Where the slots end that were published.
     shown: PackedPosition,
-    /// Slots published since the driver was last asked whether it wants a call; more than a round counts as a round.
+    /// Slots published since the driver was last asked whether it wants a call; when it is asked, more than a round counts as a
+    /// round. Not before: the size lies beside words of 16 bits that a publish stores, may be loaded together with one, and then
+    /// waits for all that was stored before, the slots among them.
     unasked: u16,
     /// Used slots written since the last publish.
     entries: u16,
@@ -369,7 +371,7 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        fit: impl FnMut(u32) -> Option<u32>,
+        fit: impl Fn(u32) -> bool,
     ) -> u16 {
         self.take_singles::<FILLS>(memory, out, fit)
     }
@@ -406,13 +408,13 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         self.ring.publish_u64(offset, hook.first_slot(self.queue, SlotRest::from_word(word)).to_word());
         self.shown = self.next_used;
         let slots = std::mem::take(&mut self.unpublished);
-        self.unasked = self.unasked.saturating_add(slots).min(self.size.get());
+        self.unasked = self.unasked.saturating_add(slots);
         std::mem::take(&mut self.entries)
     }
 
     #[inline]
     fn should_call(&mut self) -> bool {
-        let steps = std::mem::take(&mut self.unasked);
+        let steps = std::mem::take(&mut self.unasked).min(self.size.get());
         // Orders our store of used slots before our load of the driver's event area. Its partner is the driver's fence
         // between its store of that area and its last look at the slots: one of the two sees the other's store.
         fence_handshake();

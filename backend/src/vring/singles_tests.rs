@@ -70,10 +70,13 @@ fn by_singles<const FILLS: bool>(
 ) -> (Vec<Found>, Option<RingFault>) {
     let mut found = Vec::new();
     // Not content with some of them, which the walk takes.
-    let fit = |bytes: u32| (!bytes.is_multiple_of(8)).then_some(if FILLS { written(bytes.into()) } else { 0 });
+    let fit = |bytes: u32| !bytes.is_multiple_of(8);
     loop {
         let mut singles = [Single::default(); SIZE as usize];
         let taken = ring.next_singles::<FILLS>(&mut memory.hot(0), &mut singles[..most], fit);
+        for single in singles.iter_mut().filter(|_| FILLS) {
+            single.written = written(single.buffer.len() as u64);
+        }
         let (done, back) = singles[..usize::from(taken)].split_at(usize::from(taken - back.min(taken)));
         ring.end_singles::<_, FILLS>(&mut NoHook, done, back);
         found.extend(done.iter().map(|single| {

@@ -319,7 +319,7 @@ impl<W: Words> DeviceRing for SplitVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        fit: impl FnMut(u32) -> Option<u32>,
+        fit: impl Fn(u32) -> bool,
     ) -> u16 {
         self.take_singles::<FILLS>(memory, out, fit)
     }

@@ -16,7 +16,7 @@ impl<W: Words> PackedVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        mut fit: impl FnMut(u32) -> Option<u32>,
+        fit: impl Fn(u32) -> bool,
     ) -> u16 {
         if self.fault.is_some() {
             return 0;
@@ -44,9 +44,8 @@ impl<W: Words> PackedVring<W> {
                     break;
                 }
                 let Segment { addr, len } = boundary::first_slot(&slots, here, first).segment;
-                let Some(buffer) = memory.bytes(addr, len) else { break };
-                let Some(written) = fit(len) else { break };
-                *to = Single { buffer, id: first.id, written };
+                let Some(buffer) = memory.bytes(addr, len).filter(|_| fit(len)) else { break };
+                *to = Single { buffer, id: first.id, written: 0 };
                 seen = None;
                 slot = slot.wrapping_add(1);
             }

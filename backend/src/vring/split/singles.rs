@@ -18,7 +18,7 @@ impl<W: Words> SplitVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        mut fit: impl FnMut(u32) -> Option<u32>,
+        fit: impl Fn(u32) -> bool,
     ) -> u16 {
         let (size, mut at) = (self.size, self.next_avail);
         let (avail, table) = (self.avail.view(), boundary::table(&self.desc, size));
@@ -26,9 +26,8 @@ impl<W: Words> SplitVring<W> {
         for to in out.get_mut(..most).unwrap_or_default() {
             let Ok(head) = boundary::avail_head(&avail, size.slot(SplitIndex(at)), size) else { break };
             let Some(Segment { addr, len }) = boundary::single_descriptor::<FILLS, _>(&table, head) else { break };
-            let Some(buffer) = memory.bytes(addr, len) else { break };
-            let Some(written) = fit(len) else { break };
-            *to = Single { buffer, id: head.get(), written };
+            let Some(buffer) = memory.bytes(addr, len).filter(|_| fit(len)) else { break };
+            *to = Single { buffer, id: head.get(), written: 0 };
             at = at.wrapping_add(1);
         }
         let taken = at.wrapping_sub(self.next_avail);
