@@ -8,7 +8,7 @@ use ironring_common::index::DescId;
 use ironring_common::spec::split::Descriptor;
 
 use super::fifo::Fifo;
-use super::{Batch, Lawful, Ledger, State, Unshown, is_writable};
+use super::{Batch, Lawful, Ledger, Record, State, Unshown, is_writable};
 use crate::boundary::Claim;
 use crate::mapper::Direction;
 use crate::queue::slots::Done;
@@ -157,8 +157,8 @@ impl Ledger<()> {
 
     /// As [`redeem_singles`](Self::redeem_singles), with in-order use, as long as completions name just the chains that are out
     /// longest. What comes next is known then, so that to name it is all that there is to check of an id. `limit` of them have been
-    /// shown, and no more are taken. A completion that names another one, or claims what is not lent, is decided as all others are, and if
-    /// it is lawful, opened as a batch.
+    /// shown, and no more are taken. A completion that names another one, or claims what is not lent, is decided as all others
+    /// are, and if it is lawful, opened as a batch.
     #[inline(always)]
     pub(crate) fn redeem_oldest(
         &mut self,
@@ -175,27 +175,13 @@ impl Ledger<()> {
         let Some(order) = order else { return ended };
         while usize::from(ended.taken) < most && goes_on {
             let run = order.front_run(most.wrapping_sub(usize::from(ended.taken)));
-            let mut count = 0usize;
-            goes_on = !run.is_empty();
-            for head in run {
-                let Some((slot, claim)) = next() else {
-                    goes_on = false;
-                    break;
-                };
-                let Some(record) = records.get_mut(head.index()) else {
-                    goes_on = false;
-                    break;
-                };
-                assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
-                let Some(written) = of_oldest(*head, record.writable, claim) else {
-                    (stopped, goes_on) = (Some((claim, slot)), false);
-                    break;
-                };
+            let end = |record: &mut Record<()>| {
                 record.token = None;
                 record.state = State::Free;
-                count = count.wrapping_add(1);
-                each(Done { head: *head, at: record.desc.addr.into(), written });
-            }
+            };
+            let count;
+            (count, stopped) = named_in_order(records, run, &mut next, end, &mut each);
+            goes_on = count > 0 && count == run.len();
             free.extend(run.get(..count).unwrap_or_default());
             order.pop_run(count);
             // Never more than there are descriptors.
@@ -223,8 +209,9 @@ impl Ledger<()> {
         self.fail(ended, fault)
     }
 
-    /// With in-order use: a completion that does not just name the oldest chain, or claims what that does not lend. If it is lawful it stands for all chains from the
-    /// oldest up to the one that it names, at most `limit` with those of the burst. They are lent still.
+    /// With in-order use: a completion that does not just name the oldest chain, or claims what that does not lend. If it is
+    /// lawful it stands for all chains from the oldest up to the one that it names, at most `limit` with those of the burst. They
+    /// are lent still.
     #[cold]
     fn other_than_oldest(
         &mut self,
@@ -328,30 +315,17 @@ impl Ledger<()> {
         let Some(order) = order else { return ended };
         while usize::from(ended.taken) < most && goes_on {
             let run = order.front_run(most.wrapping_sub(usize::from(ended.taken)));
-            let first = place;
-            goes_on = !run.is_empty();
-            for head in run {
-                let Some((slot, claim)) = next() else {
-                    goes_on = false;
-                    break;
-                };
-                let Some(record) = records.get_mut(head.index()) else {
-                    goes_on = false;
-                    break;
-                };
-                assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
-                let Some(written) = of_oldest(*head, record.writable, claim) else {
-                    (stopped, goes_on) = (Some((claim, slot)), false);
-                    break;
-                };
+            let end = |record: &mut Record<()>| {
                 record.place = place;
                 place = place.wrapping_add(1);
-                each(Done { head: *head, at: record.desc.addr.into(), written });
-            }
-            let count = place.wrapping_sub(first);
-            again(run.get(..usize::from(count)).unwrap_or_default());
-            order.rotate(count.into());
-            ended.taken = ended.taken.wrapping_add(count);
+            };
+            let count;
+            (count, stopped) = named_in_order(records, run, &mut next, end, &mut each);
+            goes_on = count > 0 && count == run.len();
+            again(run.get(..count).unwrap_or_default());
+            order.rotate(count);
+            // Never more than there are descriptors.
+            ended.taken = ended.taken.wrapping_add(u16::try_from(count).unwrap_or(0));
         }
         match stopped {
             // What was posted again in this burst counts: the device was not shown it.
@@ -421,6 +395,29 @@ impl Ledger<()> {
         }
         ended
     }
+}
+
+/// Ends, by `end`, the loans of the chains that are out longest, a run of them, as long as `next` names just those, and tells `each`.
+/// How many, and the completion that stopped it because it says something else.
+#[inline(always)]
+fn named_in_order(
+    records: &mut [Record<()>],
+    oldest: &[DescId],
+    mut next: impl FnMut() -> Option<(u32, Claim)>,
+    mut end: impl FnMut(&mut Record<()>),
+    mut each: impl FnMut(Done),
+) -> (usize, Option<(Claim, u32)>) {
+    let mut count = 0usize;
+    for head in oldest {
+        let Some((slot, claim)) = next() else { break };
+        let Some(record) = records.get_mut(head.index()) else { break };
+        assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
+        let Some(written) = of_oldest(*head, record.writable, claim) else { return (count, Some((claim, slot))) };
+        end(record);
+        count = count.wrapping_add(1);
+        each(Done { head: *head, at: record.desc.addr.into(), written });
+    }
+    (count, None)
 }
 
 /// What was written into the oldest chain that is out, `head`, which was lent `writable`: if that is what the completion is
