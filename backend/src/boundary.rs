@@ -11,7 +11,7 @@ use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::view::{Both, BothLane, Theirs, TheirsLane};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net;
-use ironring_common::spec::packed::{self, Event, SLOT_ADDR, SLOT_BYTES, SLOT_REST, SlotRest};
+use ironring_common::spec::packed::{self, Event, SLOT_BYTES, SlotRest};
 use ironring_common::spec::split::{
     AVAIL_ENTRY_BYTES, AVAIL_F_NO_INTERRUPT, AVAIL_FLAGS, AVAIL_IDX, AVAIL_RING, DESC_BYTES, DESC_F_INDIRECT,
     DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_IDX, used_event_at,
@@ -66,24 +66,20 @@ pub(crate) fn avail_head<W: Words>(avail: &Theirs<W>, slot: u16, size: QueueSize
 
 /// The descriptor table of a split ring, as its words.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Table<L> {
-    addrs: TheirsLane<L>,
-    rests: TheirsLane<L>,
-}
+pub(crate) struct Table<L>(TheirsLane<L>);
 
 /// The table of a ring of `size` descriptors.
 #[inline(always)]
 pub(crate) fn table<W: Words>(table: &Theirs<W>, size: QueueSize) -> Table<impl Lane + Copy + '_> {
-    let lane = |word| table.lane(word, DESC_BYTES, usize::from(size.get()));
-    Table { addrs: lane(0), rests: lane(8) }
+    Table(table.lane::<2>(0, DESC_BYTES, usize::from(size.get())))
 }
 
 /// Loads a descriptor, each of its two words once. Refused if it goes on in one that does not exist.
 #[inline(always)]
 pub(crate) fn descriptor<L: Lane>(table: &Table<L>, id: DescId, size: QueueSize) -> Result<Link, Refused<u16>> {
     let why = "the region table checks every address when it is used";
-    let addr = table.addrs.load_word_alleged(id.index()).check_advisory(why);
-    let rest = table.rests.load_word_alleged(id.index());
+    let addr = table.0.load_word_alleged::<ADDR>(id.index()).check_advisory(why);
+    let rest = table.0.load_word_alleged::<REST>(id.index());
     rest.map(|rest| Descriptor::from_words([addr, rest]))
         .check_with(|desc| {
             let next = match desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT) {
@@ -103,28 +99,24 @@ pub(crate) fn descriptor<L: Lane>(table: &Table<L>, id: DescId, size: QueueSize)
 #[inline(always)]
 pub(crate) fn single_descriptor<const FILLS: bool, L: Lane>(table: &Table<L>, id: DescId) -> Option<Segment> {
     let wanted = const { if FILLS { DESC_F_WRITE } else { 0 } };
-    let rest = table.rests.load_word_alleged(id.index());
+    let rest = table.0.load_word_alleged::<REST>(id.index());
     let rest = rest.map(|rest| Descriptor::from_words([0, rest]));
     let single =
         |desc: Descriptor| (desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) == wanted).then_some(desc);
     let Descriptor { len, .. } = rest.check_with(single).ok()?;
     let why = "the region table checks every address when it is used";
-    let addr = table.addrs.load_word_alleged(id.index()).check_advisory(why);
+    let addr = table.0.load_word_alleged::<ADDR>(id.index()).check_advisory(why);
     Some(Segment { addr: GuestAddr(addr), len })
 }
 
 /// The slots of a packed ring, as their words.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Slots<L> {
-    addrs: BothLane<L>,
-    rests: BothLane<L>,
-}
+pub(crate) struct Slots<L>(BothLane<L>);
 
 /// The slots of a ring of `size`.
 #[inline(always)]
 pub(crate) fn slots<W: Words>(ring: &Both<W>, size: QueueSize) -> Slots<impl Lane + Copy + '_> {
-    let lane = |word| ring.lane(word, SLOT_BYTES, usize::from(size.get()));
-    Slots { addrs: lane(SLOT_ADDR), rests: lane(SLOT_REST) }
+    Slots(ring.lane::<2>(0, SLOT_BYTES, usize::from(size.get())))
 }
 
 /// Loads the second word of a slot of a packed ring, if it says that the slot was made available in the round of `at`.
@@ -133,14 +125,14 @@ pub(crate) fn slots<W: Words>(ring: &Both<W>, size: QueueSize) -> Slots<impl Lan
 /// burst, and the bytes that they carry, before our loads of them.
 #[inline(always)]
 pub(crate) fn slot_available<L: Lane>(slots: &Slots<L>, at: PackedPosition) -> Option<SlotRest> {
-    let rest = slots.rests.load_flags_alleged(usize::from(at.slot())).map(SlotRest::from_word);
+    let rest = slots.0.load_flags_alleged::<REST>(usize::from(at.slot())).map(SlotRest::from_word);
     rest.check_with(|rest| packed::is_avail(rest.flags, at.wrap()).then_some(rest)).ok()
 }
 
 /// The slot at `at`, whose second word was loaded when it was found available.
 #[inline(always)]
 pub(crate) fn first_slot<L: Lane>(slots: &Slots<L>, at: PackedPosition, rest: SlotRest) -> Slot {
-    let addr = slots.addrs.load_word_alleged(usize::from(at.slot()));
+    let addr = slots.0.load_word_alleged::<ADDR>(usize::from(at.slot()));
     let addr = addr.check_advisory("the region table checks every address when it is used");
     Slot {
         segment: Segment { addr: GuestAddr(addr), len: rest.len },
@@ -154,7 +146,7 @@ pub(crate) fn first_slot<L: Lane>(slots: &Slots<L>, at: PackedPosition, rest: Sl
 /// Loads a later slot of a chain, each of its two words once. The flags of the first one have made it available.
 #[inline]
 pub(crate) fn later_slot<L: Lane>(slots: &Slots<L>, at: PackedPosition) -> Slot {
-    let rest = slots.rests.load_word_alleged(usize::from(at.slot())).map(SlotRest::from_word);
+    let rest = slots.0.load_word_alleged::<REST>(usize::from(at.slot())).map(SlotRest::from_word);
     let rest =
         rest.check_advisory("an id is echoed, a length is looked up with its address, and flags steer a bounded walk");
     first_slot(slots, at, rest)
@@ -162,7 +154,7 @@ pub(crate) fn later_slot<L: Lane>(slots: &Slots<L>, at: PackedPosition) -> Slot 
 
 /// The flags of a slot, wherever it stands: to find out where a ring is.
 pub(crate) fn slot_flags<L: Lane>(slots: &Slots<L>, at: PackedPosition) -> u16 {
-    let rest = slots.rests.load_flags_alleged(usize::from(at.slot())).map(SlotRest::from_word);
+    let rest = slots.0.load_flags_alleged::<REST>(usize::from(at.slot())).map(SlotRest::from_word);
     rest.check_advisory("a driver that misleads us about where its ring is loses the ring and nothing else").flags
 }
 
@@ -231,3 +223,8 @@ pub(crate) fn has_header(buffer: Bytes<'_>, header: &[u8; net::HDR_BYTES]) -> bo
 pub(crate) fn copy_out(from: Bytes<'_>, at: usize, to: &mut [u8]) {
     Theirs::new(from).copy_out_alleged(at, to);
 }
+
+/// The word with the address, of a descriptor or of a slot.
+const ADDR: usize = 0;
+/// The word with all else.
+const REST: usize = 1;

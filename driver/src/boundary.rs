@@ -90,7 +90,7 @@ impl<W: Words> UsedRing<W> {
     /// The elements, for a burst.
     #[inline]
     pub(crate) fn elements(&self) -> UsedElements<impl Lane + Copy + '_> {
-        let lane = self.words.lane(split::USED_RING, split::USED_ELEM_BYTES, usize::from(self.size.get()));
+        let lane = self.words.lane::<1>(split::USED_RING, split::USED_ELEM_BYTES, usize::from(self.size.get()));
         UsedElements { lane, size: self.size }
     }
 
@@ -118,7 +118,7 @@ impl<L: Lane> UsedElements<L> {
     /// The used element of one completion: id and length, from one load.
     #[inline(always)]
     pub(crate) fn element(&self, index: SplitIndex) -> Claim {
-        let elem = self.lane.load_word_alleged(usize::from(self.size.slot(index))).map(UsedElem::from_word);
+        let elem = self.lane.load_word_alleged::<0>(usize::from(self.size.slot(index))).map(UsedElem::from_word);
         elem.map(|e| (e.id, e.len)).split()
     }
 }
@@ -138,14 +138,14 @@ impl<W: Words> UsedRing<W> {
 #[inline]
 pub(crate) fn used_slot<W: Words>(ring: &Both<W>, at: PackedPosition) -> Option<Claim> {
     let slots = usize::from(at.slot()).saturating_add(1);
-    used_slot_of(&ring.lane(packed::SLOT_REST, packed::SLOT_BYTES, slots), at)
+    used_slot_of(&ring.lane::<1>(packed::SLOT_REST, packed::SLOT_BYTES, slots), at)
 }
 
 /// As [`used_slot`], of the second words of all slots, for a burst.
 #[inline(always)]
 pub(crate) fn used_slot_of<L: Lane>(rests: &BothLane<L>, at: PackedPosition) -> Option<Claim> {
     // Acquire: pairs with the device's Release store of this word, and orders the loads of the buffer after it.
-    let rest = rests.load_flags_alleged(usize::from(at.slot())).map(SlotRest::from_word);
+    let rest = rests.load_flags_alleged::<0>(usize::from(at.slot())).map(SlotRest::from_word);
     let used = rest.map(|rest| packed::is_used(rest.flags, at.wrap()));
     let why = "a false mark is a completion, which the ledger judges; without a mark nothing happens";
     used.check_advisory(why).then(|| rest.map(|rest| (u32::from(rest.id), rest.len)).split())

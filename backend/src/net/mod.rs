@@ -11,6 +11,8 @@
 pub mod rx;
 pub mod tx;
 
+use std::cell::Cell;
+
 use ironring_common::spec::net::ETH_HEADER_BYTES;
 
 /// Bytes of the shortest frame: an Ethernet header.
@@ -31,20 +33,21 @@ const AHEAD: usize = 10;
 
 /// Each of the items with its companion, after `ask` was told of it [`AHEAD`] items before; until `each` says that it is enough.
 #[inline(always)]
-fn each_ahead<T, U>(
+fn each_ahead<T: Copy, U>(
     items: &mut [T],
     with: impl Iterator<Item = U>,
-    ask: impl Fn(&T),
-    mut each: impl FnMut(&mut T, U) -> bool,
+    ask: impl Fn(T),
+    mut each: impl FnMut(&Cell<T>, U) -> bool,
 ) {
-    items.iter().take(AHEAD).for_each(&ask);
-    for (at, with) in (0..items.len()).zip(with) {
-        if let Some(later) = items.get(at.wrapping_add(AHEAD)) {
-            ask(later);
+    // Two walks at a time, of which one may change what it comes to: numbers instead cost some instructions an item.
+    let items = Cell::from_mut(items).as_slice_of_cells();
+    items.iter().take(AHEAD).for_each(|item| ask(item.get()));
+    let mut later = items.get(AHEAD..).unwrap_or_default().iter();
+    for (item, with) in items.iter().zip(with) {
+        if let Some(later) = later.next() {
+            ask(later.get());
         }
-        if let Some(item) = items.get_mut(at)
-            && !each(item, with)
-        {
+        if !each(item, with) {
             return;
         }
     }

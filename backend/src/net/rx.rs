@@ -130,16 +130,17 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     // Nothing else is stored meanwhile: what a processor has stored waits in a row, in which the lines that the driver has
     // looked at last take long. Where frames stand close together there, many of their lines are on the way at a time.
     each_ahead(singles, frames, ask, |single, frame| {
-        if !write_frame(single.buffer, frame) {
+        if !write_frame(single.get().buffer, frame) {
             return false;
         }
         // At most the bytes of the buffer.
-        single.written = u32::try_from(HDR_BYTES.wrapping_add(frame.len())).unwrap_or(0);
+        let written = u32::try_from(HDR_BYTES.wrapping_add(frame.len()) & 0xffff_ffff).unwrap_or(0);
+        single.set(Single { written, ..single.get() });
         sum = sum.wrapping_add(frame.len());
         done = done.wrapping_add(1);
         true
     });
-    port.rx_consume_burst(done);
+    port.rx_consume_burst(done, sum);
     hook.order(singles.get_mut(..done).unwrap_or_default());
     let (finished, back) = singles.split_at_checked(done).unwrap_or((singles, &[]));
     vring.end_singles::<H, true>(hook, finished, back);
@@ -152,7 +153,7 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are written. That of the
 /// header is most often only looked at.
 #[inline(always)]
-fn ask(single: &Single<'_>) {
+fn ask(single: Single<'_>) {
     single.buffer.prefetch(0, false);
     single.buffer.prefetch(HDR_BYTES, true);
 }

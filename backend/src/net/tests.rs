@@ -454,7 +454,7 @@ impl Port for Understated {
     fn rx_longest(&mut self) -> usize {
         self.longest
     }
-    fn rx_consume_burst(&mut self, count: usize) {
+    fn rx_consume_burst(&mut self, count: usize, _bytes: usize) {
         self.frames.drain(..count);
     }
     fn stats(&self) -> PortStats {
@@ -533,8 +533,9 @@ fn each_item_is_asked_for_once_and_before_its_turn() {
     for (count, end) in (0..=40usize).flat_map(|count| [(count, count), (count, count / 2)]) {
         let items: Vec<usize> = (0..count).collect();
         let (asked, mut seen) = (std::cell::RefCell::new(Vec::new()), Vec::new());
-        let ask = |item: &usize| asked.borrow_mut().push(*item);
+        let ask = |item: usize| asked.borrow_mut().push(item);
         super::each_ahead(&mut items.clone(), 0usize.., ask, |item, with| {
+            let item = &item.get();
             assert_eq!(*item, with);
             assert!(asked.borrow().contains(item));
             seen.push(*item);

@@ -80,7 +80,7 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
     let (mut frames, mut dropped, mut sum, mut full) = (0u16, 0u16, 0usize, false);
     each_ahead(singles, std::iter::repeat(()), ask, |single, ()| {
-        match forward_single(single.buffer, port) {
+        match forward_single(single.get().buffer, port) {
             Ok(bytes) => {
                 frames = frames.wrapping_add(1);
                 sum = sum.wrapping_add(bytes);
@@ -160,16 +160,14 @@ fn forward_single<P: Port>(buffer: Bytes<'_>, port: &mut P) -> Result<usize, Ref
     let (header, frame) = buffer.split_at_checked(HDR_BYTES).ok_or(Refused::Drop(DropReason::TxShort))?;
     let (flags, gso_type) = boundary::header_wishes(header);
     check_wishes(flags, gso_type)?;
-    let slot = port.tx_slot(frame.len()).ok_or(Refused::Full)?;
-    boundary::copy_out(frame, 0, slot);
-    port.tx_commit();
-    Ok(frame.len())
+    let took = port.tx_frame(frame.len(), |slot| boundary::copy_out(frame, 0, slot));
+    took.then_some(frame.len()).ok_or(Refused::Full)
 }
 
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are copied. Longer ones
 /// come by themselves.
 #[inline(always)]
-fn ask(single: &Single<'_>) {
+fn ask(single: Single<'_>) {
     single.buffer.prefetch(0, false);
     single.buffer.prefetch(HDR_BYTES, false);
 }

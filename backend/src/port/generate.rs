@@ -188,7 +188,7 @@ impl<S: Sizes> Port for Generate<S> {
 
     #[inline]
     fn rx_consume(&mut self) {
-        self.rx_consume_burst(1);
+        self.rx_consume_burst(1, self.sizes.bytes(self.next.turn));
     }
 
     #[inline]
@@ -208,10 +208,9 @@ impl<S: Sizes> Port for Generate<S> {
     }
 
     #[inline]
-    fn rx_consume_burst(&mut self, count: usize) {
-        let (mut place, end, mut bytes) = (self.next, self.templates.len(), 0usize);
+    fn rx_consume_burst(&mut self, count: usize, bytes: usize) {
+        let (mut place, end) = (self.next, self.templates.len());
         for _ in 0..count {
-            bytes = bytes.wrapping_add(self.sizes.bytes(place.turn));
             place = place.after(&self.sizes, end);
         }
         self.next = place;
@@ -284,11 +283,12 @@ mod tests {
                 assert_eq!(frames.len(), most);
                 assert!(frames.clone().all(|frame| frame.len() <= longest));
                 let done = most.div_ceil(2);
+                let bytes = frames.clone().take(done).map(<[u8]>::len).sum();
                 for frame in frames.take(done) {
                     assert_eq!(oracle.rx_peek(), Some(frame));
                     oracle.rx_consume();
                 }
-                port.rx_consume_burst(done);
+                port.rx_consume_burst(done, bytes);
                 assert_eq!(port.stats(), oracle.stats());
             }
         }

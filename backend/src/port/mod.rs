@@ -30,13 +30,26 @@ pub trait Port: Send {
     /// Takes the frame in the slot of the last [`tx_slot`](Self::tx_slot).
     fn tx_commit(&mut self);
 
+    /// Takes a frame of `len` bytes, all of which `fill` writes; whether there was room. As [`tx_slot`](Self::tx_slot) and
+    /// [`tx_commit`](Self::tx_commit), in one step for those who know before that the frame is one.
+    #[inline(always)]
+    fn tx_frame(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool
+    where
+        Self: Sized,
+    {
+        let Some(slot) = self.tx_slot(len) else { return false };
+        fill(slot);
+        self.tx_commit();
+        true
+    }
+
     /// The next frame for the guest, if there is one. It stays until it is consumed.
     fn rx_peek(&mut self) -> Option<&[u8]>;
 
     /// The frame of the last [`rx_peek`](Self::rx_peek) is done with.
     fn rx_consume(&mut self);
 
-    /// The next frames for the guest, oldest first, at most `most`, and as many as are there in private memory already: none
+    /// The next frames for the guest, oldest first, at most `most`, as far as they are there in private memory already: none
     /// only if there are none. They stay until they are consumed.
     #[inline]
     fn rx_frames(&mut self, most: usize) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
@@ -50,9 +63,10 @@ pub trait Port: Send {
         self.rx_peek().map_or(0, <[u8]>::len)
     }
 
-    /// The first `count` frames of the last [`rx_frames`](Self::rx_frames) are done with.
+    /// The first `count` frames of the last [`rx_frames`](Self::rx_frames), which have so many `bytes` in all, are done with.
     #[inline]
-    fn rx_consume_burst(&mut self, count: usize) {
+    fn rx_consume_burst(&mut self, count: usize, bytes: usize) {
+        let _ = bytes;
         if count > 0 {
             self.rx_consume();
         }

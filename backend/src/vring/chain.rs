@@ -34,7 +34,7 @@ pub struct Single<'m> {
     pub buffer: Bytes<'m>,
     /// As [`ChainRef::id`].
     pub id: u16,
-    /// Bytes that were written into it: for whoever does that to say.
+    /// Bytes that were written into it: for whoever fills it to say, and otherwise not looked at.
     pub written: u32,
 }
 
@@ -44,6 +44,13 @@ impl Single<'_> {
     #[must_use]
     pub const fn at<const FILLS: bool>(&self) -> ChainRef {
         ChainRef { id: self.id, slots: 1, writable: FILLS }
+    }
+
+    /// Bytes that were written into it, if it is one that the device fills.
+    #[inline]
+    #[must_use]
+    pub const fn length<const FILLS: bool>(&self) -> u32 {
+        if FILLS { self.written } else { 0 }
     }
 }
 

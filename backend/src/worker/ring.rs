@@ -161,7 +161,8 @@ impl Ring {
     }
 
     /// The first part of a turn of a transmit ring (guest to port): what there is, is taken. [`end_tx`](Self::end_tx) shows that.
-    #[inline]
+    // By itself, as the other way is: both in one function have too few registers, which costs either some instructions a frame.
+    #[inline(never)]
     pub(super) fn serve_tx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> Option<Sent> {
         let running = self.running.as_mut()?;
         if !running.look(shared, &mut self.tally) {
@@ -196,7 +197,7 @@ impl Ring {
     /// supplies nothing (vhost-user: "must not supply any new RX packets").
     ///
     /// Without a frame for the guest there is nothing to decide, so the honest backend does not even look at the ring.
-    #[inline]
+    #[inline(never)]
     pub(super) fn serve_rx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
         let Some(running) = &mut self.running else { return 0 };
         let pending = self.enabled && shared.gives && shared.port.rx_peek().is_some();

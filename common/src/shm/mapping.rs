@@ -205,7 +205,7 @@ impl Area {
     /// An area of raw memory.
     ///
     /// # Safety
-    /// [start, start + len) is mapped readable and writable for as long as `keep` lives, was made by mmap (it is no Rust
+    /// Unless `len` is 0, [start, start + len) is mapped readable and writable for as long as `keep` lives, was made by mmap (it is no Rust
     /// allocation), and is accessed only through `Bytes` or by other processes.
     pub(super) unsafe fn from_raw(start: NonNull<u8>, len: usize, keep: Arc<dyn Any + Send + Sync>) -> Self {
         Self { start, len, keep }
@@ -230,7 +230,12 @@ impl Area {
     #[inline]
     #[must_use]
     pub fn bytes(&self) -> Bytes<'_> {
-        Bytes { start: self.start, len: self.len, _life: core::marker::PhantomData }
+        Bytes { start: self.start.as_ptr(), len: self.len, _life: core::marker::PhantomData }
+    }
+
+    /// The first byte. For the region table of this folder.
+    pub(super) const fn start_ptr(&self) -> NonNull<u8> {
+        self.start
     }
 }
 
@@ -244,7 +249,8 @@ impl core::fmt::Debug for Area {
 /// Borrowed shared bytes: what the data path uses for one buffer.
 #[derive(Clone, Copy)]
 pub struct Bytes<'a> {
-    start: NonNull<u8>,
+    /// Null if there are none and there never were any, so that a list of such is zeroes, which are written many at a time.
+    start: *mut u8,
     len: usize,
     _life: core::marker::PhantomData<&'a ()>,
 }
@@ -253,7 +259,7 @@ impl Default for Bytes<'_> {
     /// None at all.
     #[inline]
     fn default() -> Self {
-        Self { start: NonNull::dangling(), len: 0, _life: core::marker::PhantomData }
+        Self { start: core::ptr::null_mut(), len: 0, _life: core::marker::PhantomData }
     }
 }
 
@@ -270,12 +276,13 @@ impl<'a> Bytes<'a> {
     /// [start, start + len) is mapped readable and writable for the lifetime `'a`, is no Rust allocation, and is
     /// accessed only through `Bytes` or by other processes.
     #[inline]
-    pub(super) const unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Self {
+    pub(super) const unsafe fn from_raw(start: *mut u8, len: usize) -> Self {
         Self { start, len, _life: core::marker::PhantomData }
     }
 
-    /// The first byte. For the region table of this folder.
-    pub(super) const fn start_ptr(&self) -> NonNull<u8> {
+    /// The first byte. For the tests of the region table.
+    #[cfg(test)]
+    pub(super) const fn start_ptr(&self) -> *mut u8 {
         self.start
     }
 
@@ -313,9 +320,8 @@ impl<'a> Bytes<'a> {
     #[must_use]
     pub fn split_at_checked(self, at: usize) -> Option<(Self, Self)> {
         let behind = self.len.checked_sub(at)?;
-        let middle = NonNull::new(self.start.as_ptr().wrapping_add(at)).unwrap_or(self.start);
-        // SAFETY: parts of the bytes have their properties: at + behind is their length. A pointer into a mapping, or to its end,
-        // is not null.
+        let middle = self.start.wrapping_add(at);
+        // SAFETY: parts of the bytes have their properties: at + behind is their length.
         unsafe { Some((Self::from_raw(self.start, at), Self::from_raw(middle, behind))) }
     }
 
@@ -323,9 +329,8 @@ impl<'a> Bytes<'a> {
     #[inline(always)]
     #[track_caller]
     pub(super) fn part(&self, at: usize, len: usize) -> Self {
-        let start = NonNull::new(self.at(at, len)).unwrap_or(self.start);
-        // SAFETY: a part of the bytes has their properties. A pointer into a mapping, or to its end, is not null.
-        unsafe { Self::from_raw(start, len) }
+        // SAFETY: a part of the bytes has their properties.
+        unsafe { Self::from_raw(self.at(at, len), len) }
     }
 
     /// Whether these 12 bytes lie at `at`, each of them loaded once.
@@ -340,17 +345,16 @@ impl<'a> Bytes<'a> {
     /// As [`Words::lane`]: the life is that of the bytes, not of this value.
     #[inline]
     #[track_caller]
-    fn mapped_lane(&self, at: usize, stride: usize, len: usize) -> Mapped<'a> {
+    fn mapped_lane<const WORDS: usize>(&self, at: usize, stride: usize, len: usize) -> Mapped<'a, WORDS> {
         let room = self.len.saturating_sub(at);
-        let need = len.saturating_sub(1).checked_mul(stride).and_then(|last| last.checked_add(8));
+        let need = len.saturating_sub(1).checked_mul(stride).and_then(|last| last.checked_add(const { 8 * WORDS }));
         let inside = len == 0 || need.is_some_and(|need| need <= room);
         assert!(inside, "a lane outside of a shared area");
-        let first = self.start.as_ptr().wrapping_add(at);
+        let first = self.start.wrapping_add(at);
         assert!(first.cast::<u64>().is_aligned() && stride.is_multiple_of(8), "misaligned words in a shared area");
-        let first = NonNull::new(first).unwrap_or(self.start);
         // SAFETY: all words lie inside the area, which stays mapped for 'a, is valid for reads and writes, and is accessed by
         // atomics and assembler only (1); the first one is aligned and so are the others (2). With no word there is nothing
-        // to hold. A pointer into the area, or one past its end, is not null.
+        // to hold.
         unsafe { Mapped::new(first, stride, len) }
     }
 
@@ -360,7 +364,7 @@ impl<'a> Bytes<'a> {
     fn at(&self, at: usize, size: usize) -> *mut u8 {
         // Written so that nothing can wrap. Offsets are our own, so a failure is a bug of ours and asserts.
         assert!(size <= self.len && at <= self.len.wrapping_sub(size), "offset outside of a shared area");
-        self.start.as_ptr().wrapping_add(at)
+        self.start.wrapping_add(at)
     }
 
     /// As `at`, for an aligned word.
@@ -379,8 +383,8 @@ impl Words for Bytes<'_> {
         *self
     }
     #[inline]
-    fn lane(&self, at: usize, stride: usize, len: usize) -> impl Lane + Copy + '_ {
-        self.mapped_lane(at, stride, len)
+    fn lane<const WORDS: usize>(&self, at: usize, stride: usize, len: usize) -> impl Lane + Copy + '_ {
+        self.mapped_lane::<WORDS>(at, stride, len)
     }
     #[inline]
     fn len(&self) -> usize {
@@ -388,7 +392,7 @@ impl Words for Bytes<'_> {
     }
     #[inline]
     fn is_aligned(&self, at: usize, bytes: usize) -> bool {
-        self.start.as_ptr().wrapping_add(at).addr().checked_rem(bytes) == Some(0)
+        self.start.wrapping_add(at).addr().checked_rem(bytes) == Some(0)
     }
     #[inline]
     fn load_u8(&self, at: usize) -> u8 {
@@ -465,7 +469,7 @@ impl Words for Bytes<'_> {
     }
     #[inline]
     fn prefetch(&self, at: usize, write: bool) {
-        copy::prefetch(self.start.as_ptr().wrapping_add(at), write);
+        copy::prefetch(self.start.wrapping_add(at), write);
     }
 }
 
@@ -475,8 +479,8 @@ impl Words for Area {
         self.bytes()
     }
     #[inline]
-    fn lane(&self, at: usize, stride: usize, len: usize) -> impl Lane + Copy + '_ {
-        self.bytes().mapped_lane(at, stride, len)
+    fn lane<const WORDS: usize>(&self, at: usize, stride: usize, len: usize) -> impl Lane + Copy + '_ {
+        self.bytes().mapped_lane::<WORDS>(at, stride, len)
     }
     #[inline]
     fn len(&self) -> usize {

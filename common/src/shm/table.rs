@@ -100,7 +100,7 @@ impl RegionTable {
             let Ok(whole) = mapping.area(0, len) else {
                 return Err(TableError::BadRange { start, len: 0 });
             };
-            let host = whole.bytes().start_ptr();
+            let host = whole.start_ptr();
             regions.push(Region { start: start.0, len: u64::try_from(len).unwrap_or(u64::MAX), host, keep: mapping });
         }
         Self::build(regions)
@@ -164,7 +164,7 @@ impl RegionTable {
         let len = usize::try_from(len).ok()?;
         // SAFETY: `find` checked that [offset, offset + len) lies inside the region, which `keep` holds mapped for at
         // least as long as `self` is borrowed.
-        Some(unsafe { Bytes::from_raw(region.host.add(offset), len) })
+        Some(unsafe { Bytes::from_raw(region.host.add(offset).as_ptr(), len) })
     }
 
     /// As [`bytes`](Self::bytes), but keeping the memory alive by itself: for rings, once per start.
@@ -275,7 +275,7 @@ impl<'a> HotRegion<'a> {
         let len = usize::try_from(len).ok()?;
         // SAFETY: [offset, offset + len) lies inside the region, which the table holds mapped for at least as long as it is
         // borrowed. Of a table without regions it is empty, and so are these bytes.
-        Some(unsafe { Bytes::from_raw(self.host.add(offset), len) })
+        Some(unsafe { Bytes::from_raw(self.host.add(offset).as_ptr(), len) })
     }
 }
 

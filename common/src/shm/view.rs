@@ -21,10 +21,10 @@ impl<W: Words> Ours<W> {
         Ours(self.0.view())
     }
 
-    /// The `len` words of 64 bits that lie `stride` bytes apart, the first one at `at`: see [`Words::lane`].
+    /// The `len` elements of so many `WORDS` that lie `stride` bytes apart, the first one at `at`: see [`Words::lane`].
     #[inline]
-    pub fn lane(&self, at: usize, stride: usize, len: usize) -> OursLane<impl Lane + Copy + '_> {
-        OursLane(self.0.lane(at, stride, len))
+    pub fn lane<const WORDS: usize>(&self, at: usize, stride: usize, len: usize) -> OursLane<impl Lane + Copy + '_> {
+        OursLane(self.0.lane::<WORDS>(at, stride, len))
     }
     /// Takes an area for writing.
     #[inline]
@@ -96,10 +96,10 @@ impl<W: Words> Theirs<W> {
         Theirs(self.0.view())
     }
 
-    /// The `len` words of 64 bits that lie `stride` bytes apart, the first one at `at`: see [`Words::lane`].
+    /// The `len` elements of so many `WORDS` that lie `stride` bytes apart, the first one at `at`: see [`Words::lane`].
     #[inline]
-    pub fn lane(&self, at: usize, stride: usize, len: usize) -> TheirsLane<impl Lane + Copy + '_> {
-        TheirsLane(self.0.lane(at, stride, len))
+    pub fn lane<const WORDS: usize>(&self, at: usize, stride: usize, len: usize) -> TheirsLane<impl Lane + Copy + '_> {
+        TheirsLane(self.0.lane::<WORDS>(at, stride, len))
     }
     /// Takes an area for reading.
     #[inline]
@@ -217,10 +217,10 @@ impl<W: Words> Both<W> {
         Both(self.0.view())
     }
 
-    /// The `len` words of 64 bits that lie `stride` bytes apart, the first one at `at`: see [`Words::lane`].
+    /// The `len` elements of so many `WORDS` that lie `stride` bytes apart, the first one at `at`: see [`Words::lane`].
     #[inline]
-    pub fn lane(&self, at: usize, stride: usize, len: usize) -> BothLane<impl Lane + Copy + '_> {
-        BothLane(self.0.lane(at, stride, len))
+    pub fn lane<const WORDS: usize>(&self, at: usize, stride: usize, len: usize) -> BothLane<impl Lane + Copy + '_> {
+        BothLane(self.0.lane::<WORDS>(at, stride, len))
     }
     /// Takes an area for reading and writing.
     #[inline]
@@ -275,48 +275,48 @@ impl<W: Words> Both<W> {
     }
 }
 
-/// Words of [`Ours`] at equal distances.
+/// Elements of [`Ours`] at equal distances.
 #[derive(Clone, Copy, Debug)]
 pub struct OursLane<L>(L);
 
 impl<L: Lane> OursLane<L> {
     /// Stores a word.
     #[inline(always)]
-    pub fn store_u64(&self, number: usize, value: u64) {
-        self.0.store_u64(number, value);
+    pub fn store_u64<const WORD: usize>(&self, number: usize, value: u64) {
+        self.0.store_u64::<WORD>(number, value);
     }
 }
 
-/// Words of [`Theirs`] at equal distances.
+/// Elements of [`Theirs`] at equal distances.
 #[derive(Clone, Copy, Debug)]
 pub struct TheirsLane<L>(L);
 
 impl<L: Lane> TheirsLane<L> {
     /// Loads a word once.
     #[inline(always)]
-    pub fn load_word_alleged(&self, number: usize) -> Alleged<u64> {
-        Alleged::new(self.0.load_u64(number))
+    pub fn load_word_alleged<const WORD: usize>(&self, number: usize) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64::<WORD>(number))
     }
 }
 
-/// Words of [`Both`] at equal distances.
+/// Elements of [`Both`] at equal distances.
 #[derive(Clone, Copy, Debug)]
 pub struct BothLane<L>(L);
 
 impl<L: Lane> BothLane<L> {
     /// Stores a word.
     #[inline(always)]
-    pub fn store_u64(&self, number: usize, value: u64) {
-        self.0.store_u64(number, value);
+    pub fn store_u64<const WORD: usize>(&self, number: usize, value: u64) {
+        self.0.store_u64::<WORD>(number, value);
     }
     /// Loads the word of a slot that has its flags once, Acquire: pairs with the peer's Release store of it.
     #[inline(always)]
-    pub fn load_flags_alleged(&self, number: usize) -> Alleged<u64> {
-        Alleged::new(self.0.load_u64_acquire(number))
+    pub fn load_flags_alleged<const WORD: usize>(&self, number: usize) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64_acquire::<WORD>(number))
     }
     /// Loads a word once.
     #[inline(always)]
-    pub fn load_word_alleged(&self, number: usize) -> Alleged<u64> {
-        Alleged::new(self.0.load_u64(number))
+    pub fn load_word_alleged<const WORD: usize>(&self, number: usize) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64::<WORD>(number))
     }
 }

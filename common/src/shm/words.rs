@@ -20,14 +20,14 @@ pub trait Words {
         self
     }
 
-    /// The `len` words of 64 bits that lie `stride` bytes apart, the first one at `at`. All of them have to lie inside the
-    /// area, on multiples of 8 bytes.
+    /// The `len` elements of so many `WORDS` of 64 bits each that lie `stride` bytes apart, the first one at `at`. All of them have to
+    /// lie inside the area, on multiples of 8 bytes.
     #[inline]
-    fn lane(&self, at: usize, stride: usize, len: usize) -> impl Lane + Copy + '_
+    fn lane<const WORDS: usize>(&self, at: usize, stride: usize, len: usize) -> impl Lane + Copy + '_
     where
         Self: Sized,
     {
-        OfWords::new(self, at, stride, len)
+        OfWords::<_, WORDS>::new(self, at, stride, len)
     }
 
     /// Bytes in the area.

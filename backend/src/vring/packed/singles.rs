@@ -45,7 +45,7 @@ impl<W: Words> PackedVring<W> {
                 }
                 let Segment { addr, len } = boundary::first_slot(&slots, here, first).segment;
                 let Some(buffer) = memory.bytes(addr, len).filter(|_| fit(len)) else { break };
-                *to = Single { buffer, id: first.id, written: 0 };
+                (to.buffer, to.id) = (buffer, first.id);
                 seen = None;
                 slot = slot.wrapping_add(1);
             }
@@ -72,13 +72,13 @@ impl<W: Words> PackedVring<W> {
     ) {
         if H::ACTIVE {
             for single in done {
-                self.give_back(hook, single.at::<FILLS>(), single.written);
+                self.give_back(hook, single.at::<FILLS>(), single.length::<FILLS>());
             }
         } else if self.in_order && !FILLS {
             self.end_in_order(done);
         } else if !done.is_empty() {
             self.write_batch(hook);
-            self.write_singles(done);
+            self.write_singles::<FILLS>(done);
         }
         if let Some(Single { buffer, id, .. }) = back.first() {
             // The position of the first one that was put back, and what its slot said: for the walk, which need not look again.
@@ -106,14 +106,14 @@ impl<W: Words> PackedVring<W> {
 
     /// Writes the used slots of chains of one slot.
     #[inline(always)]
-    fn write_singles(&mut self, done: &[Single<'_>]) {
+    fn write_singles<const FILLS: bool>(&mut self, done: &[Single<'_>]) {
         let (size, mut at, mut left) = (self.size, self.next_used, done);
-        let rests = self.ring.lane(SLOT_REST, SLOT_BYTES, usize::from(size.get()));
+        let rests = self.ring.lane::<1>(SLOT_REST, SLOT_BYTES, usize::from(size.get()));
         if self.first.is_none()
-            && let Some((Single { id, written, .. }, others)) = left.split_first()
+            && let Some((first, others)) = left.split_first()
         {
             let offset = usize::from(at.slot()).wrapping_mul(SLOT_BYTES).wrapping_add(SLOT_REST);
-            self.first = Some((offset, used_rest(at, *id, *written).to_word()));
+            self.first = Some((offset, used_rest(at, first.id, first.length::<FILLS>()).to_word()));
             at = at.advance(1, size);
             left = others;
         }
@@ -122,8 +122,8 @@ impl<W: Words> PackedVring<W> {
             let room = size.get().wrapping_sub(at.slot());
             let now;
             (now, left) = left.split_at_checked(usize::from(room)).unwrap_or((left, &[]));
-            for (Single { id, written, .. }, slot) in now.iter().zip(usize::from(at.slot())..) {
-                rests.store_u64(slot, used_rest(at, *id, *written).to_word());
+            for (single, slot) in now.iter().zip(usize::from(at.slot())..) {
+                rests.store_u64::<0>(slot, used_rest(at, single.id, single.length::<FILLS>()).to_word());
             }
             at = at.advance(u16::try_from(now.len()).unwrap_or(room), size);
         }

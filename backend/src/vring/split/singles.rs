@@ -27,7 +27,7 @@ impl<W: Words> SplitVring<W> {
             let Ok(head) = boundary::avail_head(&avail, size.slot(SplitIndex(at)), size) else { break };
             let Some(Segment { addr, len }) = boundary::single_descriptor::<FILLS, _>(&table, head) else { break };
             let Some(buffer) = memory.bytes(addr, len).filter(|_| fit(len)) else { break };
-            *to = Single { buffer, id: head.get(), written: 0 };
+            (to.buffer, to.id) = (buffer, head.get());
             at = at.wrapping_add(1);
         }
         let taken = at.wrapping_sub(self.next_avail);
@@ -46,13 +46,13 @@ impl<W: Words> SplitVring<W> {
     ) {
         if H::ACTIVE || self.elements == ElementStores::Two {
             for single in done {
-                self.complete(hook, single.at::<FILLS>(), single.written);
+                self.complete(hook, single.at::<FILLS>(), single.length::<FILLS>());
             }
         } else if self.in_order && !FILLS {
             self.end_in_order(done);
         } else if !done.is_empty() {
             self.write_batch(hook);
-            self.write_singles(done);
+            self.write_singles::<FILLS>(done);
         }
         if !back.is_empty() {
             self.undo_last(u16::try_from(back.len()).unwrap_or(u16::MAX));
@@ -77,12 +77,12 @@ impl<W: Words> SplitVring<W> {
 
     /// Writes the used elements of chains of one descriptor.
     #[inline(always)]
-    fn write_singles(&mut self, done: &[Single<'_>]) {
+    fn write_singles<const FILLS: bool>(&mut self, done: &[Single<'_>]) {
         let (size, mut at) = (self.size, self.next_used);
-        let elements = self.used.lane(USED_RING, USED_ELEM_BYTES, usize::from(size.get()));
-        for Single { id, written, .. } in done {
-            let elem = UsedElem { id: u32::from(*id), len: *written };
-            elements.store_u64(usize::from(size.slot(SplitIndex(at))), elem.to_word());
+        let elements = self.used.lane::<1>(USED_RING, USED_ELEM_BYTES, usize::from(size.get()));
+        for single in done {
+            let elem = UsedElem { id: u32::from(single.id), len: single.length::<FILLS>() };
+            elements.store_u64::<0>(usize::from(size.slot(SplitIndex(at))), elem.to_word());
             at = at.wrapping_add(1);
         }
         self.entries = self.entries.wrapping_add(at.wrapping_sub(self.next_used));

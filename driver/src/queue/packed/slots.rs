@@ -278,7 +278,7 @@ fn claims<W: Words>(
     (at, held): (PackedPosition, u16),
     first: Claim,
 ) -> impl FnMut() -> Option<(u32, Claim)> {
-    let rests = ring.lane(packed::SLOT_REST, packed::SLOT_BYTES, usize::from(size.get()));
+    let rests = ring.lane::<1>(packed::SLOT_REST, packed::SLOT_BYTES, usize::from(size.get()));
     let end = at.slot().saturating_add(held).min(size.get());
     let (mut slot, mut first) = (at.slot(), Some(first));
     move || {

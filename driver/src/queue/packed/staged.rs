@@ -93,15 +93,14 @@ impl Staged {
             let rest = SlotRest { len: desc.len, id: head.get(), flags: desc.flags };
             (desc.addr, rest.to_word())
         };
-        let lane = |word| ring.lane(word, packed::SLOT_BYTES, usize::from(size.get()));
-        let (addrs, rests) = (lane(packed::SLOT_ADDR), lane(packed::SLOT_REST));
+        let slots = ring.lane::<2>(0, packed::SLOT_BYTES, usize::from(size.get()));
         let mut staged = self.heads.get(..self.count).unwrap_or_default();
         let mut at = self.start;
         if first.is_none()
             && let Some((head, others)) = staged.split_first()
         {
             let (number, (addr, rest)) = (usize::from(at.slot()), words(*head));
-            addrs.store_u64(number, addr);
+            slots.store_u64::<ADDR>(number, addr);
             let offset = number.wrapping_mul(packed::SLOT_BYTES).wrapping_add(packed::SLOT_REST);
             *first = Some((offset, rest | marks(at)));
             at = at.advance(1, size);
@@ -115,8 +114,8 @@ impl Staged {
             (now, staged) = staged.split_at_checked(usize::from(room)).unwrap_or((staged, &[]));
             for (head, number) in now.iter().zip(number..) {
                 let (addr, rest) = words(*head);
-                addrs.store_u64(number, addr);
-                rests.store_u64(number, rest | marks);
+                slots.store_u64::<ADDR>(number, addr);
+                slots.store_u64::<REST>(number, rest | marks);
             }
             at = at.advance(room, size);
         }
@@ -140,3 +139,8 @@ impl Staged {
 const fn marks(at: PackedPosition) -> u64 {
     SlotRest { len: 0, id: 0, flags: packed::avail_flags(at.wrap()) }.to_word()
 }
+
+/// The word of a slot that has the address.
+const ADDR: usize = 0;
+/// The word that has all else.
+const REST: usize = 1;

@@ -8,7 +8,7 @@ use ironring_common::shm::lane::Lane;
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{
-    DESC_F_WRITE, EVENT_F_DISABLE, Event, SLOT_ADDR, SLOT_BYTES, SLOT_REST, SlotRest, avail_flags, is_used,
+    DESC_F_WRITE, EVENT_F_DISABLE, Event, SLOT_BYTES, SLOT_REST, SlotRest, avail_flags, is_used,
 };
 use ironring_driver::mapper::slots::FixedSlots;
 use ironring_driver::queue::packed::PackedAreas;
@@ -89,12 +89,11 @@ impl PackedQueue {
     #[inline(always)]
     pub(super) fn publish(&mut self) {
         let Some((first, others)) = self.staged.split_first() else { return };
-        let lane = |word| self.ring.lane(word, SLOT_BYTES, usize::from(self.size.get()));
-        let (addrs, rests) = (lane(SLOT_ADDR), lane(SLOT_REST));
-        addrs.store_u64(first.0, first.1);
+        let slots = self.ring.lane::<2>(0, SLOT_BYTES, usize::from(self.size.get()));
+        slots.store_u64::<0>(first.0, first.1);
         for (number, addr, rest) in others {
-            addrs.store_u64(*number, *addr);
-            rests.store_u64(*number, *rest);
+            slots.store_u64::<0>(*number, *addr);
+            slots.store_u64::<1>(*number, *rest);
         }
         // Release: orders the other slots and the buffers before these flags.
         self.ring.store_u64_release(first.0 * SLOT_BYTES + SLOT_REST, first.2);
@@ -105,11 +104,11 @@ impl PackedQueue {
     /// Frees what the device says it is done with. How many.
     #[inline(always)]
     pub(super) fn reclaim(&mut self) -> usize {
-        let rests = self.ring.lane(SLOT_REST, SLOT_BYTES, usize::from(self.size.get()));
+        let rests = self.ring.lane::<1>(SLOT_REST, SLOT_BYTES, usize::from(self.size.get()));
         let (size, mut at, mut done) = (self.size, self.next_used, 0u16);
         while done < self.held {
             // Acquire: orders the loads of buffers after it.
-            let SlotRest { id, flags, .. } = SlotRest::from_word(rests.load_u64_acquire(usize::from(at.slot())));
+            let SlotRest { id, flags, .. } = SlotRest::from_word(rests.load_u64_acquire::<0>(usize::from(at.slot())));
             if !is_used(flags, at.wrap()) {
                 break;
             }
@@ -138,10 +137,10 @@ impl PackedQueue {
     #[inline(always)]
     pub(super) fn exchange(&mut self, most: usize, mut each: impl FnMut(usize, u32)) -> usize {
         let ring = self.ring.view();
-        let rests = self.ring.lane(SLOT_REST, SLOT_BYTES, usize::from(self.size.get()));
+        let rests = self.ring.lane::<1>(SLOT_REST, SLOT_BYTES, usize::from(self.size.get()));
         let (size, mut at, mut to, mut done) = (self.size, self.next_used, self.next_avail, 0u16);
         while usize::from(done) < most && done < self.held {
-            let SlotRest { id, flags, len } = SlotRest::from_word(rests.load_u64_acquire(usize::from(at.slot())));
+            let SlotRest { id, flags, len } = SlotRest::from_word(rests.load_u64_acquire::<0>(usize::from(at.slot())));
             if !is_used(flags, at.wrap()) {
                 break;
             }

@@ -53,8 +53,7 @@ impl SplitQueue {
 
     #[inline(always)]
     fn post_with(&mut self, flags: u16, lens: impl Iterator<Item = u32>, mut each: impl FnMut(usize)) -> usize {
-        let addrs = self.areas.desc.lane(0, DESC_BYTES, self.size);
-        let rests = self.areas.desc.lane(8, DESC_BYTES, self.size);
+        let descs = self.areas.desc.lane::<2>(0, DESC_BYTES, self.size);
         let avail = self.areas.avail.view();
         let (mask, mut at, base) = (self.size - 1, self.next_avail, self.base);
         for len in lens {
@@ -62,12 +61,12 @@ impl SplitQueue {
             let id = usize::from(id);
             let [_, rest] = Descriptor { addr: 0, len, flags, next: 0 }.to_words();
             // What stands there is what was written there.
-            if rests.load_u64(id) != rest {
-                rests.store_u64(id, rest);
+            if descs.load_u64::<1>(id) != rest {
+                descs.store_u64::<1>(id, rest);
             }
             enter(&avail, usize::from(at) & mask, id);
             at = at.wrapping_add(1);
-            each(offset(addrs.load_u64(id), base));
+            each(offset(descs.load_u64::<0>(id), base));
         }
         let posted = at.wrapping_sub(self.next_avail);
         self.next_avail = at;
@@ -90,14 +89,14 @@ impl SplitQueue {
         let there = self.look(u16::MAX);
         let (mask, mut at) = (self.size - 1, self.next_used);
         let avail = self.areas.avail.view();
-        let elements = self.areas.used.lane(USED_RING, USED_ELEM_BYTES, self.size);
+        let elements = self.areas.used.lane::<1>(USED_RING, USED_ELEM_BYTES, self.size);
         for _ in 0..there {
             let place = usize::from(at) & mask;
             // In order, the oldest entries are done, as many as the index says.
             let id = if self.in_order {
                 avail.load_u16(AVAIL_RING + AVAIL_ENTRY_BYTES * place)
             } else {
-                low(UsedElem::from_word(elements.load_u64(place)).id)
+                low(UsedElem::from_word(elements.load_u64::<0>(place)).id)
             };
             self.free.push(id);
             at = at.wrapping_add(1);
@@ -112,12 +111,12 @@ impl SplitQueue {
         let there = self.look(u16::try_from(most).unwrap_or(u16::MAX));
         let (mask, base, mut at, mut to) = (self.size - 1, self.base, self.next_used, self.next_avail);
         let avail = self.areas.avail.view();
-        let addrs = self.areas.desc.lane(0, DESC_BYTES, self.size);
-        let elements = self.areas.used.lane(USED_RING, USED_ELEM_BYTES, self.size);
+        let addrs = self.areas.desc.lane::<1>(0, DESC_BYTES, self.size);
+        let elements = self.areas.used.lane::<1>(USED_RING, USED_ELEM_BYTES, self.size);
         for _ in 0..there {
-            let UsedElem { id, len } = UsedElem::from_word(elements.load_u64(usize::from(at) & mask));
+            let UsedElem { id, len } = UsedElem::from_word(elements.load_u64::<0>(usize::from(at) & mask));
             let id = id as usize;
-            each(offset(addrs.load_u64(id), base), len);
+            each(offset(addrs.load_u64::<0>(id), base), len);
             enter(&avail, usize::from(to) & mask, id);
             (at, to) = (at.wrapping_add(1), to.wrapping_add(1));
         }
