@@ -355,10 +355,10 @@ fence_safety_comments() {
 }
 
 # Memory that a peer writes is loaded in the two files named boundary.rs. Also exempt: the views themselves, the
-# adversary, the integration crate (its trusting ring reads back on purpose), tests. As a plain function `copy_out` is
+# adversary, the integration crate (its trusting ring reads back on purpose), tests, examples. As a plain function `copy_out` is
 # the backend boundary's own; as a method it is the one of `Words`.
 fence_peer_loads() {
-    local exempt='^(common/src/shm/|(driver|backend)/src/boundary\.rs:|backend/src/hostile[/.]|integration/|[^/]+/(tests|benches)/)'
+    local exempt='^(common/src/shm/|(driver|backend)/src/boundary\.rs:|backend/src/hostile[/.]|integration/|[^/]+/(tests|benches|examples)/)'
     local load='(load|holds)[a-z0-9_]*_alleged|copy_(out|over)_alleged|load_u(8|16|32|64)(_[a-z]+)?'
     pick ":.*(\b($load)|(\.|[A-Z][A-Za-z]*(<[^>]*>)?::)copy_out)\b" <<<"$shipped_code" | drop "$exempt" | name one-boundary
 }

@@ -90,6 +90,24 @@ pub enum Misuse {
         /// How many there are.
         pairs: u16,
     },
+    /// A queue pair that was not made for it was to send frames from where they were received.
+    #[error(
+        "this queue pair has slots of its own for each queue; set hairpin to send frames from where they were received"
+    )]
+    NoHairpin,
+    /// Frames cannot be sent by indirect tables from where they were received.
+    #[error("a hairpin queue pair sends header and frame as one buffer; turn indirect off, or hairpin")]
+    HairpinByTables,
+    /// A queue that is too small to be shared out between two.
+    #[error(
+        "a hairpin queue pair shares out the slots of one queue, and {size} are too few; set queue_size to {least} or more"
+    )]
+    HairpinSize {
+        /// The size that was asked for.
+        size: u16,
+        /// The least that will do.
+        least: u16,
+    },
     /// An area of shared memory is too small for what is to live there.
     #[error("an area of {have} bytes cannot hold {need} bytes; make the arena larger")]
     AreaTooSmall {

@@ -2,7 +2,7 @@
 //!
 //! Two sealed memfds. *Ours* holds descriptor tables, available rings, indirect tables, the driver's event areas and transmit
 //! slots: the device only reads them. *Theirs* holds used rings, packed rings, the device's event areas and receive slots:
-//! the device writes them. Nothing private lives in either: no free list, no token, no pointer. The addresses that the
+//! the device writes them. Slots that the two queues of a pair share are *theirs*. Nothing private lives in either: no free list, no token, no pointer. The addresses that the
 //! device knows are synthetic.
 //!
 //! Everything is made anew for every epoch: a device that was left behind keeps its mapping of the old memory and may
@@ -40,6 +40,8 @@ pub struct ArenaShape {
     pub table_entries: u16,
     /// The pages that all of it is made of.
     pub pages: Pages,
+    /// Whether the queues of a pair share their slots: those of the receive queue, which the device writes.
+    pub shared_slots: bool,
 }
 
 /// The memory of one device, for one epoch.
@@ -118,7 +120,12 @@ impl Arena {
         let queues = pairs.checked_mul(2).filter(|_| (1..=SLOT_BYTES_MAX).contains(&slot_bytes)).ok_or(impossible)?;
         let mut ours = Carver::default();
         let mut theirs = Carver::default();
-        let plans: Vec<_> = (0..queues).map(|queue| plan_queue(shape, queue, &mut ours, &mut theirs)).collect();
+        let mut plans: Vec<Plan> = Vec::with_capacity(queues.into());
+        for queue in 0..queues {
+            // The receive queue of the pair, if this is its transmit queue.
+            let other = plans.last().filter(|_| shape.shared_slots && queue % 2 == 1).map(|plan| plan.slots);
+            plans.push(plan_queue(shape, queue, other, &mut ours, &mut theirs));
+        }
         let fits = |region: &Carver| u64::try_from(region.next).is_ok_and(|bytes| bytes <= REGION_BYTES_MAX);
         if !fits(&ours) || !fits(&theirs) {
             return Err(impossible.into());
@@ -173,9 +180,15 @@ impl Region {
 struct Plan {
     ring: RingPlan,
     tables: Option<usize>,
-    slots: usize,
-    slots_are_ours: bool,
+    slots: SlotsPlan,
     stride: u32,
+}
+
+/// Where slots begin, and in which region.
+#[derive(Clone, Copy, Debug)]
+struct SlotsPlan {
+    at: usize,
+    are_ours: bool,
 }
 
 #[derive(Debug)]
@@ -184,7 +197,8 @@ enum RingPlan {
     Packed { ring: usize, driver_event: usize, device_event: usize },
 }
 
-fn plan_queue(shape: ArenaShape, queue: u16, ours: &mut Carver, theirs: &mut Carver) -> Plan {
+/// With slots of its own, unless it has those of an`other` queue.
+fn plan_queue(shape: ArenaShape, queue: u16, other: Option<SlotsPlan>, ours: &mut Carver, theirs: &mut Carver) -> Plan {
     let size = shape.queue_size;
     let ring = match shape.layout {
         RingLayout::Split => RingPlan::Split {
@@ -200,19 +214,21 @@ fn plan_queue(shape: ArenaShape, queue: u16, ours: &mut Carver, theirs: &mut Car
             device_event: theirs.take(packed::EVENT_BYTES, 0),
         },
     };
-    let slots_are_ours = queue % 2 == 1;
-    let tables = (slots_are_ours && shape.table_entries > 0).then(|| ours.take(table_bytes(shape), 0));
+    let is_transmit = queue % 2 == 1;
+    let tables = (is_transmit && shape.table_entries > 0).then(|| ours.take(table_bytes(shape), 0));
     let stride = stride_of(shape.slot_bytes);
     let slot_bytes = usize::from(size.get()).saturating_mul(usize::try_from(stride).unwrap_or(usize::MAX));
-    let region = if slots_are_ours { ours } else { theirs };
-    let slots = region.take(slot_bytes, SLOT_SKEW);
-    Plan { ring, tables, slots, slots_are_ours, stride }
+    let slots = other.unwrap_or_else(|| {
+        let region = if is_transmit { ours } else { theirs };
+        SlotsPlan { at: region.take(slot_bytes, SLOT_SKEW), are_ours: is_transmit }
+    });
+    Plan { ring, tables, slots, stride }
 }
 
 impl Plan {
     fn carve(&self, shape: ArenaShape, ours: &Region, theirs: &Region) -> Result<QueueMemory, Misuse> {
         let size = shape.queue_size;
-        let slots_in = if self.slots_are_ours { ours } else { theirs };
+        let slots_in = if self.slots.are_ours { ours } else { theirs };
         let slot_bytes = usize::from(size.get()).saturating_mul(usize::try_from(self.stride).unwrap_or(usize::MAX));
         let (areas, addresses) = self.ring.carve(size, ours, theirs)?;
         let tables = self.tables.map(|at| -> Result<_, Misuse> {
@@ -223,8 +239,8 @@ impl Plan {
             areas,
             addresses,
             tables: tables.transpose()?,
-            slots: slots_in.mapping.area(self.slots, slot_bytes)?,
-            mapper: FixedSlots::new(slots_in.addr(self.slots), self.stride, shape.slot_bytes).scattered(size),
+            slots: slots_in.mapping.area(self.slots.at, slot_bytes)?,
+            mapper: FixedSlots::new(slots_in.addr(self.slots.at), self.stride, shape.slot_bytes).scattered(size),
         })
     }
 }
@@ -309,6 +325,7 @@ mod tests {
         layout: RingLayout::Split,
         table_entries: 2,
         pages: Pages::Normal,
+        shared_slots: false,
     };
 
     fn arena(queue_size: u16, layout: RingLayout) -> Arena {
@@ -353,6 +370,23 @@ mod tests {
             for pair in all.windows(2) {
                 assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
             }
+        }
+    }
+
+    /// And nothing else of them.
+    #[test]
+    fn queues_of_a_pair_can_share_their_slots() {
+        for layout in [RingLayout::Split, RingLayout::Packed] {
+            let queue_size = QueueSize::split(8).unwrap();
+            let arena =
+                Arena::create(ArenaShape { queue_size, layout, pairs: 2, shared_slots: true, ..SPLIT }).unwrap();
+            let bases: Vec<_> = (0..4).map(|queue| arena.queue(queue).unwrap().slots_base()).collect();
+            assert!(bases[0] == bases[1] && bases[2] == bases[3] && bases[0] < bases[2], "{bases:x?}");
+            assert!(bases.iter().all(|base| *base > THEIRS_BASE), "the device writes them");
+            let of = |queue| arena.queue(queue).unwrap().addresses;
+            assert_ne!(of(0).desc, of(1).desc);
+            arena.queue(0).unwrap().slots.store_u32(0, 7);
+            assert_eq!(arena.queue(1).unwrap().slots.load_u32(0), 7);
         }
     }
 

@@ -9,7 +9,7 @@
 //!   out: flags, id and length of one moment; the id redeemed by the ledger, the length checked as above;
 //! - `used.flags`, `avail_event`, or the device's event area, by one load: hints about kicks;
 //! - of the header in a completed device-writable buffer of the network device the two bytes that may ask for something, each by one
-//!   load;
+//!   load; of one that goes back to the device where it lies, whether it is the usual header, and if not, a private copy;
 //! - the bytes of such a buffer, as many as the checked length says, by one copy to private memory, or of a frame that is
 //!   forwarded, by one copy into a transmit slot.
 //!
@@ -24,7 +24,10 @@ use ironring_common::shm::view::TheirsLane;
 use ironring_common::shm::view::{Both, BothLane, Theirs};
 use ironring_common::shm::words::Words;
 #[cfg(feature = "std")]
-use ironring_common::shm::{mapping::Area, view::Ours};
+use ironring_common::shm::{
+    mapping::{Area, Bytes},
+    view::Ours,
+};
 #[cfg(feature = "std")]
 use ironring_common::spec::net;
 use ironring_common::spec::packed::{self, Event, SlotRest};
@@ -191,6 +194,14 @@ pub(crate) fn header_wishes<W: Words>(area: &Theirs<W>, at: usize) -> (u8, u8) {
     let why = "a frame whose header asks for something is dropped, and nothing else of a header is used";
     let byte = |word: usize| area.load_u8_alleged(at.wrapping_add(word)).check_advisory(why);
     (byte(net::HDR_FLAGS), byte(net::HDR_GSO_TYPE))
+}
+
+/// Whether the header at `at` of a completed device-writable buffer is just this one. The caller has checked that there is a header.
+#[cfg(feature = "std")]
+#[inline(always)]
+pub(crate) fn has_header(area: &Theirs<Bytes<'_>>, at: usize, header: &[u8; net::HDR_BYTES]) -> bool {
+    let why = "a frame with this header goes back to the device, which may say there what it likes";
+    area.holds_alleged(at, header).check_advisory(why)
 }
 
 /// Copies `len` bytes of a completed device-writable buffer into memory that the device reads: what a lease forwards. They are

@@ -16,14 +16,28 @@ LAYOUTS = ("split", "packed")
 ROWS = [
     (f"{layout}-{dir}{name}", ["--layout", layout, "--dir", dir, *options])
     for layout in LAYOUTS
-    for dir in ("tx", "rx")
-    for name, options in (
-        ("", []),
-        ("-in-order", ["--in-order"]),
-        ("-event-idx", ["--event-idx"]),
-        *([("-indirect", ["--indirect"]), ("-in-place", ["--api", "in-place"])] if dir == "tx" else []),
-        *([("-lease", ["--api", "lease"])] if dir == "rx" else []),
-    )
+    for dir in ("tx", "rx", "loop")
+    for name, options in {
+        "tx": (
+            ("", []),
+            ("-in-order", ["--in-order"]),
+            ("-event-idx", ["--event-idx"]),
+            ("-indirect", ["--indirect"]),
+            ("-in-place", ["--api", "in-place"]),
+        ),
+        "rx": (
+            ("", []),
+            ("-in-order", ["--in-order"]),
+            ("-event-idx", ["--event-idx"]),
+            ("-lease", ["--api", "lease"]),
+        ),
+        "loop": (
+            ("", []),
+            ("-hairpin", ["--api", "hairpin"]),
+            ("-in-order", ["--in-order"]),
+            ("-in-order-hairpin", ["--in-order", "--api", "hairpin"]),
+        ),
+    }[dir]
 ]
 # Whose code a function is, by its name. What is inlined into it counts too.
 SIDES = {

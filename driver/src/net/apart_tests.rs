@@ -30,8 +30,15 @@ fn negotiated() -> Negotiated {
 fn arena(layout: RingLayout, size: u16) -> (Arena, QueueSize) {
     let queue_size = QueueSize::split(size).unwrap();
     // Slots of no round size, so that what follows them is where it is for a reason.
-    let shape =
-        ArenaShape { queue_size, pairs: PAIRS, slot_bytes: 1527, layout, table_entries: 2, pages: Pages::Normal };
+    let shape = ArenaShape {
+        queue_size,
+        pairs: PAIRS,
+        slot_bytes: 1527,
+        layout,
+        table_entries: 2,
+        pages: Pages::Normal,
+        shared_slots: false,
+    };
     (Arena::create(shape).unwrap(), queue_size)
 }
 

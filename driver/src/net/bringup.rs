@@ -71,6 +71,12 @@ impl Bringup<Connected> {
         if !(1..=most).contains(&pairs) {
             return Err(Misuse::QueuePairs { pairs, most }.into());
         }
+        if options.hairpin && options.indirect {
+            return Err(Misuse::HairpinByTables.into());
+        }
+        if options.hairpin && options.queue_size < HAIRPIN_SIZE_MIN {
+            return Err(Misuse::HairpinSize { size: options.queue_size, least: HAIRPIN_SIZE_MIN }.into());
+        }
         Ok(Self { channel, options, queue_size, state: Connected })
     }
 
@@ -135,6 +141,7 @@ impl Bringup<Agreed> {
             layout: self.options.layout,
             table_entries: if indirect { TABLE_ENTRIES } else { 0 },
             pages: if self.options.huge_pages { Pages::Huge } else { Pages::Normal },
+            shared_slots: self.options.hairpin,
         })?;
         self.channel.set_memory(&arena.regions())?;
         let Self { channel, options, queue_size, state } = self;
@@ -153,7 +160,10 @@ impl Bringup<Shared> {
         let Agreed { negotiated, config, frame_max } = agreed;
         let supervisor = options.kicks.then(|| Supervisor::start(|| true)).transpose()?;
         let maker = Maker { arena: &arena, queue_size, negotiated, frame_max, latch: &latch, supervisor: &supervisor };
-        let pairs = (0..options.queue_pairs).map(|pair| maker.pair(pair, options.spin));
+        let pairs = (0..options.queue_pairs).map(|pair| {
+            let pair = maker.pair(pair, options.spin)?;
+            Ok(if options.hairpin { pair.with_shared_slots() } else { pair })
+        });
         let mut pairs = pairs.collect::<Result<Vec<_>, NetError>>()?;
         for (pair, of) in (0..).zip(&mut pairs) {
             let [rx, tx] = [QueueRole::Receive, QueueRole::Transmit].map(|role| role.index(pair));
@@ -215,6 +225,9 @@ pub(super) fn make_ring(
         RingAreas::Packed(areas) => AnyRing::Packed(PackedRing::with_options(index, size, areas, latch, options)?),
     })
 }
+
+/// So many slots can be shared out: some to send by, some to receive by, and one that is never sent from.
+const HAIRPIN_SIZE_MIN: u16 = 8;
 
 /// Descriptors of an indirect table: one for the header of a frame, one for its bytes.
 const TABLE_ENTRIES: u16 = 2;

@@ -3,6 +3,8 @@
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::{Ours, Theirs};
 
+use super::TxError;
+use super::tx::write_frame;
 use crate::boundary;
 
 /// A received frame in the slot where the device put it: for forwarding, which then takes one copy instead of two.
@@ -48,6 +50,12 @@ impl<'a> LeasedFrame<'a> {
             boundary::copy_completed(self.words, self.at.saturating_add(at), to);
         }
         count
+    }
+
+    /// Writes bytes of the frame by `out`, the same slots: to send it from where it lies.
+    #[inline]
+    pub(super) fn write(&self, out: &Ours<Area>, at: usize, bytes: &[u8]) -> Result<(), TxError> {
+        write_frame(out, (self.at, self.len), at, bytes)
     }
 
     /// Copies the whole frame into a transmit slot.

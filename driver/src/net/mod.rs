@@ -15,6 +15,7 @@ mod apart_tests;
 mod bells;
 mod bringup;
 mod error;
+mod hairpin;
 mod lease;
 mod life;
 mod pair;
@@ -31,6 +32,7 @@ use ironring_common::features::{Feature, Negotiated, Supported};
 
 pub use bringup::Bringup;
 pub use error::NetError;
+pub use hairpin::HairpinFrame;
 pub use lease::LeasedFrame;
 pub use life::QueueRole;
 pub use pair::QueuePair;
@@ -59,6 +61,12 @@ pub struct NetOptions {
     pub event_idx: bool,
     /// Whether the device may use buffers in order and in batches, if it can.
     pub in_order: bool,
+    /// Whether the two queues of a pair share their slots, so that [`QueuePair::hairpin`] sends frames from where they were
+    /// received. There are `queue_size` slots then, 8 at least, of which a quarter are kept to send other frames by. What was
+    /// sent from where it lay comes back to the receive queue by [`QueuePair::hairpin`], [`QueuePair::wait`] and
+    /// [`QueuePair::nudge`], or those of [`VirtioNet`]; the calls of its two queues leave the slots where they are. Not together with
+    /// `indirect`.
+    pub hairpin: bool,
     /// The longest frame, in bytes without checksum: at least 60.
     pub frame_max: u32,
     /// Whether shared memory is huge pages of 2 MiB, which have to be reserved (`vm.nr_hugepages`). A device that punches holes
@@ -83,6 +91,7 @@ impl Default for NetOptions {
             indirect: false,
             event_idx: false,
             in_order: false,
+            hairpin: false,
             frame_max: 2036,
             huge_pages: false,
             spin: Duration::ZERO,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ironring_common::doorbell::Doorbell;
 
+use super::hairpin::Shares;
 use super::life::Stopped;
 use super::wait::Patience;
 use super::{NetError, QueueRole, RxQueue, TxQueue};
@@ -21,11 +22,13 @@ pub struct QueuePair {
     pub(super) stopped: Stopped,
     index: u16,
     spin: Duration,
+    /// Of a pair that shares its slots.
+    pub(super) shares: Option<Shares>,
 }
 
 impl QueuePair {
     pub(super) fn new(index: u16, rx: RxQueue, tx: TxQueue, spin: Duration) -> Self {
-        Self { rx, tx, stopped: Stopped::default(), index, spin }
+        Self { rx, tx, stopped: Stopped::default(), index, spin, shares: None }
     }
 
     /// Which pair of the device it is, from 0.
@@ -68,6 +71,7 @@ impl QueuePair {
     /// # Errors
     /// The latched [`Violation`].
     pub fn nudge(&mut self) -> Result<(), Violation> {
+        self.settle()?;
         self.rx.nudge()?;
         self.tx.nudge()
     }
@@ -81,7 +85,7 @@ impl QueuePair {
     /// Whether every descriptor of both queues is free or lent, exactly once. Walks everything: for audits.
     #[must_use]
     pub fn is_conserved(&self) -> bool {
-        self.rx.is_conserved() && self.tx.is_conserved()
+        self.rx.is_conserved() && self.tx.is_conserved() && self.are_slots_shared_out()
     }
 
     /// Takes back frames until the device has none, or `deadline` has passed. A queue that is stopped is not waited for.
@@ -143,6 +147,7 @@ pub(super) fn wait(pairs: &mut [QueuePair], spin: Duration, timeout: Duration) -
 
 /// Sleeps until the device calls for one of the pairs, or for one turn of `patience`; whether there is something to take.
 fn sleep(pairs: &mut [QueuePair], patience: &mut Patience) -> Result<bool, NetError> {
+    pairs.iter_mut().try_for_each(QueuePair::settle)?;
     let found = any(pairs, RxQueue::arm)?;
     if !found {
         Doorbell::wait_any(pairs.iter().map(|pair| pair.rx.call()), patience.turn()).map_err(NetError::Os)?;

@@ -1,7 +1,7 @@
 //! The receive queue.
 //!
 //! Every slot is posted at all times, except between the moment its frame is copied out and the moment it is posted
-//! again in the same call. The device is shown slots that are posted again an eighth of the ring at a time, at most 32, and all of
+//! again in the same call, or while the transmit queue of a hairpin pair has it. The device is shown slots that are posted again an eighth of the ring at a time, at most 32, and all of
 //! them before this side sleeps. A frame is copied to private memory by one copy of exactly the bytes that were checked, and
 //! only the copy is looked at: what the device does to the slot meanwhile or afterwards has no effect. Of its net header the two
 //! bytes that may ask for something are loaded, once each, and nothing of it is kept.
@@ -34,6 +34,8 @@ use crate::queue::{DriverRing, RingCounters, StopWindow};
 #[cfg(test)]
 use ironring_common::apart;
 use ironring_common::apart::Apart;
+
+mod hairpin;
 
 /// Receives frames.
 #[derive(Debug)]
@@ -171,6 +173,7 @@ impl RxQueue {
     pub(super) fn renew(&mut self, mut ring: AnyRing<Area, ()>, bells: Bells) {
         ring.suppress_calls();
         ring.bind_slots(&self.slots.mapper, Direction::FromDevice);
+        ring.keep(&self.ring);
         let Bells { kick, call } = bells;
         (self.ring, self.kick, self.call) = (ring, kick, call);
     }

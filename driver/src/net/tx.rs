@@ -2,7 +2,7 @@
 //!
 //! Frames are written into slots that this side never reads back, so a frame that the caller builds in place is as safe as
 //! one that is copied in. The net header in front of every slot is zero from the day the arena was made: without
-//! offloads it never changes, and is not written again.
+//! offloads it never changes, and is not written again, but in slots that the receive queue has too (`hairpin.rs`).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::queue::violation::Violation;
 use crate::queue::{DriverRing, RingCounters, StopWindow};
 use slots::{Put, TxSlots};
 
+mod hairpin;
 mod slots;
 
 /// Sends frames.
@@ -87,7 +88,8 @@ pub struct TxSlot<'a> {
     len: usize,
 }
 
-/// The frame of a slot that was lent, to be written in place. What is not written is what an earlier frame left there.
+/// The frame of a slot that was lent, to be written in place. What is not written is what an earlier frame left there; in a hairpin
+/// pair that may be one that was received.
 #[derive(Debug)]
 pub struct TxFrame<'a> {
     words: &'a Ours<Area>,
@@ -120,7 +122,7 @@ impl TxFrame<'_> {
 
 impl TxSlot<'_> {
     /// Writes bytes of the frame, beginning at its byte `at`. All bytes of the frame go out, written or not: what is not
-    /// written is what an earlier frame left there.
+    /// written is what an earlier frame left there, in a hairpin pair also one that was received.
     ///
     /// # Errors
     /// [`TxError::FrameLength`] if they do not fit into the frame. Nothing is written then.
@@ -155,6 +157,7 @@ impl TxQueue {
         ring.suppress_calls();
         let Self { slots, ring: old, .. } = self;
         slots.bind(&mut ring);
+        ring.keep(old);
         slots.stats.lost = slots.stats.lost.wrapping_add(u64::from(old.outstanding()));
         slots.idle_claims = slots.idle_claims.wrapping_add(old.counters().idle_claims);
         let Bells { kick, call } = bells;
@@ -464,7 +467,12 @@ const fn is_frame(len: usize, longest: usize) -> bool {
 
 /// Writes bytes of a frame of `len` bytes that begins at `start`.
 #[inline]
-fn write_frame(words: &Ours<Area>, (start, len): (usize, usize), at: usize, bytes: &[u8]) -> Result<(), TxError> {
+pub(super) fn write_frame(
+    words: &Ours<Area>,
+    (start, len): (usize, usize),
+    at: usize,
+    bytes: &[u8],
+) -> Result<(), TxError> {
     let end = at.saturating_add(bytes.len());
     if end > len {
         let max = u32::try_from(len).unwrap_or(u32::MAX);

@@ -14,7 +14,7 @@ use crate::mapper::Mapper;
 #[cfg(feature = "std")]
 use crate::{
     mapper::{Direction, slots::FixedSlots},
-    queue::slots::SlotRing,
+    queue::slots::{SharedSlots, SlotRing},
 };
 
 /// A virtqueue whose layout was chosen when the device was set up.
@@ -47,6 +47,43 @@ impl<W: Words> AnyRing<W, ()> {
     #[cold]
     pub fn broken_by(&self) -> Violation {
         on!(self, ring => ring.broken_by())
+    }
+}
+
+#[cfg(feature = "std")]
+impl<W: Words> AnyRing<W, ()> {
+    /// Has only the first `most` descriptors from now on; none is lent. The others are given away.
+    pub(crate) fn keep_first(&mut self, most: usize) -> alloc::vec::Vec<DescId> {
+        let mut all = self.own();
+        self.give_away(&mut all);
+        let others = all.split_off(most.min(all.len()));
+        self.take_in_last(&all);
+        others
+    }
+
+    /// Has just those descriptors from now on that the `other` ring of the same size has; none is lent.
+    pub(crate) fn keep(&mut self, other: &Self) {
+        self.keep_first(0);
+        self.take_in_last(&other.own());
+    }
+}
+
+#[cfg(feature = "std")]
+impl<W: Words> SharedSlots for AnyRing<W, ()> {
+    #[inline]
+    fn give_away(&mut self, to: &mut [DescId]) -> usize {
+        on!(self, ring => ring.give_away(to))
+    }
+    #[inline]
+    fn take_in_first(&mut self, heads: &[DescId]) {
+        on!(self, ring => ring.take_in_first(heads));
+    }
+    #[inline]
+    fn take_in_last(&mut self, heads: &[DescId]) {
+        on!(self, ring => ring.take_in_last(heads));
+    }
+    fn own(&self) -> alloc::vec::Vec<DescId> {
+        on!(self, ring => ring.own())
     }
 }
 

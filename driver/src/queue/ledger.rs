@@ -20,6 +20,8 @@ use crate::boundary::Claim;
 
 mod fifo;
 #[cfg(feature = "std")]
+mod shared;
+#[cfg(feature = "std")]
 mod single;
 
 use fifo::Fifo;
@@ -64,6 +66,8 @@ pub(crate) struct Ledger<T> {
     free: Fifo,
     /// Chains that are out.
     outstanding: u16,
+    /// Descriptors that another ledger has: those of a pair of queues that share their slots.
+    away: u16,
     /// With `VIRTIO_F_IN_ORDER`: the heads that are out, oldest first.
     order: Option<Fifo>,
     /// What is left of a completion that stands for many.
@@ -140,6 +144,7 @@ impl<T> Ledger<T> {
             size,
             free: Fifo::full(size),
             outstanding: 0,
+            away: 0,
             order: in_order.then(|| Fifo::new(size)),
             batch: Batch::default(),
             #[cfg(feature = "std")]
@@ -156,6 +161,12 @@ impl<T> Ledger<T> {
     pub(crate) fn free(&self) -> u16 {
         // Never more than there are descriptors.
         u16::try_from(self.free.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Descriptors that are not away.
+    #[inline]
+    pub(crate) const fn here(&self) -> u16 {
+        self.size.get().wrapping_sub(self.away)
     }
 
     #[inline]
@@ -404,7 +415,7 @@ impl<T> Ledger<T> {
         })
     }
 
-    /// Whether every descriptor is free or part of a chain that is out, each once. Walks everything: for
+    /// Whether every descriptor that is not away is free or part of a chain that is out, each once. Walks everything: for
     /// audits and tests.
     pub(crate) fn is_conserved(&self) -> bool {
         let mut seen = alloc::vec![false; self.records.len()];
@@ -430,7 +441,8 @@ impl<T> Ledger<T> {
             }
         }
         let in_order = self.order.as_ref().is_none_or(|order| order.len() == usize::from(self.outstanding));
-        chains == self.outstanding && in_order && seen.iter().all(|flag| *flag)
+        let here = seen.iter().filter(|flag| **flag).count();
+        chains == self.outstanding && in_order && here == usize::from(self.here())
     }
 
     /// Where it lies, for the test of the layout.

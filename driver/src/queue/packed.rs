@@ -406,7 +406,7 @@ impl<W: Words, T> DriverRing<T> for PackedRing<W, T> {
 
     fn is_conserved(&self) -> bool {
         let slots = self.held_slots.wrapping_add(self.unpublished);
-        self.ledger.is_conserved() && slots == self.size.get().wrapping_sub(self.ledger.free())
+        self.ledger.is_conserved() && slots == self.ledger.here().wrapping_sub(self.ledger.free())
     }
 }
 

@@ -67,7 +67,7 @@ pub trait DriverRing<T> {
     #[must_use]
     fn next_head(&self) -> Option<DescId>;
 
-    /// Free descriptors; in a packed ring, as many as there are free slots.
+    /// Free descriptors; in a packed ring, as many as there are free slots, unless another ring has some of them.
     #[must_use]
     fn free(&self) -> u16;
 
@@ -96,7 +96,7 @@ pub trait DriverRing<T> {
     #[must_use]
     fn counters(&self) -> RingCounters;
 
-    /// Whether every descriptor is free or lent, exactly once. Walks everything: for audits.
+    /// Whether every descriptor that no other ring has is free or lent, exactly once. Walks everything: for audits.
     #[must_use]
     fn is_conserved(&self) -> bool;
 }

@@ -5,6 +5,8 @@
 //! decides; but nothing is mapped, since descriptor `i` always points to slot `i`, and what is the same for all buffers of
 //! a burst is done once: the latch is looked at, the index loaded, the counters updated.
 
+use alloc::vec::Vec;
+
 use ironring_common::index::{DescId, GuestAddr};
 
 use super::violation::Violation;
@@ -59,9 +61,25 @@ pub trait SlotRing {
     /// latch one, its own.
     fn broken_by(&self) -> Violation;
 
-    /// As [`take_slots`](Self::take_slots), and posts each slot again as it was: what a receive queue does with all of its
-    /// slots, always. The device may not touch them before the next publish, so until then the caller may copy out of them.
+    /// As [`take_slots`](Self::take_slots), and posts each slot again as it was: what a receive queue does with the
+    /// slots that it copies out of. The device may not touch them before the next publish, so until then the caller may copy out of them.
     fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken;
+}
+
+/// A ring that shares its slots with another one, which has the descriptors that are away from this: none of
+/// that is up to a device.
+pub(crate) trait SharedSlots {
+    /// Gives away the slots that are free longest, as many as there are and `to` has room for. How many.
+    fn give_away(&mut self, to: &mut [DescId]) -> usize;
+
+    /// Takes in slots that were away, each of them once: they are posted before all others that are free.
+    fn take_in_first(&mut self, heads: &[DescId]);
+
+    /// As [`take_in_first`](Self::take_in_first), but they are posted after all others.
+    fn take_in_last(&mut self, heads: &[DescId]);
+
+    /// All slots that are not away, in the order of their descriptors. For a slow path.
+    fn own(&self) -> Vec<DescId>;
 }
 
 /// The most that the network queues take or post at a time.

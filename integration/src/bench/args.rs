@@ -156,10 +156,13 @@ impl Question {
                 Direction::Rx => self.pairings().all(|pairing| !matches!(pairing, Pairing::Trusting(_))),
                 Direction::Tx | Direction::Latency => false,
             },
+            Api::Hairpin => {
+                dir == Direction::Loop && self.pairings().all(|pairing| !matches!(pairing, Pairing::Trusting(_)))
+            }
         };
         if !possible || (api != Api::Copy && self.first.makers().0 != Maker::Ironring) {
             let sentence = "in-place is for our driver with --dir tx and frames of one size, lease for our driver with --dir loop, or rx with \
-                 hardened rings";
+                 hardened rings, and hairpin for our driver with --dir loop and hardened rings";
             return Err(sentence.to_owned());
         }
         self.check_forward()?;

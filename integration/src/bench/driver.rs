@@ -195,7 +195,8 @@ impl<'a, N: Nic> Bench<'a, N> {
     fn work(&mut self) -> Result<(), Failure> {
         match self.work.dir {
             Direction::Tx if self.work.api == Api::InPlace => self.send_in_place()?,
-            Direction::Loop if self.work.api == Api::Lease => self.forward()?,
+            Direction::Loop if self.work.api == Api::Lease => self.forward(N::forward)?,
+            Direction::Loop if self.work.api == Api::Hairpin => self.forward(N::hairpin)?,
             Direction::Tx => self.send()?,
             Direction::Rx if self.work.api == Api::Lease => {
                 let most = usize::from(self.work.burst);
@@ -268,12 +269,13 @@ impl<'a, N: Nic> Bench<'a, N> {
         Ok(())
     }
 
-    /// What comes back is forwarded where it lies.
-    fn forward(&mut self) -> Result<(), Failure> {
+    /// What comes back goes out again by `pass_on`, without being copied out.
+    #[inline]
+    fn forward(&mut self, pass_on: impl Fn(&mut N, usize) -> Result<usize, Failure>) -> Result<(), Failure> {
         self.set_out()?;
         let most = usize::from(self.work.burst);
         while self.goes_on() {
-            self.frames += self.nic.forward(most)? as u64;
+            self.frames += pass_on(&mut self.nic, most)? as u64;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use ironring_driver::net::{NetOptions, RxBatch, VirtioNet};
 use ironring_driver::transport::{Deadlines, VhostUser};
 
 use super::source::HEADERS;
-use super::work::Work;
+use super::work::{Api, Work};
 use crate::trusting::poll::{Batch, Options, TrustingNet};
 
 pub(super) type Failure = Box<dyn std::error::Error>;
@@ -39,6 +39,11 @@ pub(super) trait Nic: Sized {
     fn frames(of: &Self::Frames) -> impl ExactSizeIterator<Item = &[u8]>;
     /// Forwards what has come, a burst at most, from slot to slot; how many.
     fn forward(&mut self, most: usize) -> Result<usize, Failure>;
+    /// Sends what has come, a burst at most, from where it lies; how many.
+    ///
+    /// # Errors
+    /// That this driver has no such thing.
+    fn hairpin(&mut self, most: usize) -> Result<usize, Failure>;
     /// Receives a burst, `most` at most, that is looked at where it lies, headers only; how many.
     ///
     /// # Errors
@@ -55,6 +60,7 @@ pub(super) fn options(work: &Work) -> NetOptions {
         layout,
         queue_size: ring_size,
         in_order,
+        hairpin: work.api == Api::Hairpin,
         frame_max: work.frame_max(),
         queue_pairs: work.pairs(),
         huge_pages: hugepages,
@@ -130,6 +136,12 @@ impl Nic for VirtioNet {
     }
 
     #[inline]
+    fn hairpin(&mut self, most: usize) -> Result<usize, Failure> {
+        let pair = self.pairs_mut().first_mut().ok_or("there is no pair")?;
+        Ok(pair.hairpin(most, |_| true)?)
+    }
+
+    #[inline]
     fn lease(&mut self, most: usize) -> Result<usize, Failure> {
         // The net header of each is copied out and read.
         Ok(self.rx().rx_lease(most, |frames| _ = std::hint::black_box(frames.len()))?)
@@ -198,6 +210,10 @@ impl Nic for TrustingNet {
     #[inline]
     fn forward(&mut self, most: usize) -> Result<usize, Failure> {
         Ok(self.forward_burst(most))
+    }
+
+    fn hairpin(&mut self, _most: usize) -> Result<usize, Failure> {
+        Err("rings that trust copy what they forward".into())
     }
 
     fn lease(&mut self, _most: usize) -> Result<usize, Failure> {

@@ -99,6 +99,10 @@ impl Nic for ManyPairs {
         Err("several queue pairs are measured one way".into())
     }
 
+    fn hairpin(&mut self, _most: usize) -> Result<usize, Failure> {
+        Err("several queue pairs are measured one way".into())
+    }
+
     fn lease(&mut self, _most: usize) -> Result<usize, Failure> {
         Err("frames of several queue pairs are copied out".into())
     }

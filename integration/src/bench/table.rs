@@ -274,6 +274,9 @@ fn rows() -> Vec<Row> {
         let round = work(layout, Loop);
         add(format!("loop/{name}/copy"), ours, Some(dpdk), round, pick(2.0, 1.3));
         add(format!("loop/{name}/lease"), ours, Some(dpdk), Work { api: Api::Lease, ..round }, 2.0);
+        let hairpin = Work { api: Api::Hairpin, ..round };
+        add(format!("loop/{name}/hairpin"), ours, Some(dpdk), hairpin, 2.0);
+        add(format!("imix/{name}/hairpin"), ours, Some(dpdk), Work { size: Size::Imix, ..hairpin }, 1.5);
         add(format!("memif/{name}/tx"), ours, Some(Pairing::Memif), work(layout, Tx), 1.5);
         add(format!("memif/{name}/loop"), ours, Some(Pairing::Memif), round, 1.5);
         add(format!("imix/{name}/loop"), ours, Some(dpdk), Work { size: Size::Imix, ..round }, 1.5);

@@ -73,6 +73,8 @@ pub enum Api {
     /// Received frames stay where they are, and only their net headers are read, as testpmd's `rxonly` does; or are forwarded
     /// from slot to slot, without a look at their bytes.
     Lease,
+    /// Received frames go out again from where they lie, and only their net headers are read, as testpmd's `io` does it.
+    Hairpin,
 }
 
 /// Two ends.
@@ -270,6 +272,7 @@ impl Work {
             Api::Copy => "",
             Api::InPlace => ", in place",
             Api::Lease => ", leased",
+            Api::Hairpin => ", hairpin",
         };
         let shuffled = if self.completions == Completions::Shuffled { ", shuffled" } else { "" };
         format!("{size} {} {dir}{api}{shuffled}", config::name(self.layout))

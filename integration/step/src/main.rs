@@ -1,7 +1,8 @@
 //! A pair that is stepped by hand, for counting instructions.
 //!
 //! Driver and backend sleep whenever there is nothing to do, and each wakes the other one, so that only one of them runs
-//! at a time, and each does the same work each time: a burst of 32 frames sent and taken back, or a ring of 256 received.
+//! at a time, and each does the same work each time: a burst of 32 frames sent and taken back, a ring of 256 received, or frames that go
+//! round, 128 of them or fewer.
 //! Two processes that spin count something else each time. `ci.sh bench-check` and `ci.sh bench-checks` run this under
 //! callgrind and read off what the burst calls of the driver (the `drive_*` functions), and the passes of the backend, took
 //! a frame.
@@ -20,7 +21,7 @@ use clap::{Parser, ValueEnum};
 use ironring_backend::config::{PortSpec, Settings};
 use ironring_backend::session::{StopToken, serve_connection};
 use ironring_backend::worker::WaitPolicy;
-use ironring_driver::net::{NetOptions, RxBatch, RxQueue, TxError, TxQueue, VirtioNet};
+use ironring_driver::net::{NetError, NetOptions, QueuePair, RxBatch, RxQueue, TxError, TxQueue, VirtioNet};
 use ironring_driver::queue::RingLayout;
 use ironring_driver::queue::violation::Violation;
 use ironring_driver::transport::{Deadlines, VhostUser};
@@ -47,6 +48,9 @@ struct Args {
     /// Bytes of each frame
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(60..=1518))]
     size: u16,
+    /// Frames that go round at a time, 32 in a burst
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=128))]
+    in_flight: u16,
     /// Frames: so many rounds of 256
     #[arg(long, default_value_t = 100)]
     rounds: u32,
@@ -64,6 +68,8 @@ enum Direction {
     Tx,
     /// From the backend to the driver.
     Rx,
+    /// Round.
+    Loop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -74,6 +80,8 @@ enum Api {
     InPlace,
     /// Received frames are lent where they lie, and their bytes not looked at.
     Lease,
+    /// Received frames go out again from where they lie.
+    Hairpin,
 }
 
 fn main() -> ExitCode {
@@ -94,7 +102,8 @@ fn run(args: Args) -> Result<u64, Failure> {
     let port = match (dir, args.api) {
         (Direction::Tx, Api::Copy | Api::InPlace) => PortSpec::Null,
         (Direction::Rx, Api::Copy | Api::Lease) => PortSpec::Generate { bytes: usize::from(size) },
-        _ => return Err("it counts tx, copied or in place, and rx, copied or leased".into()),
+        (Direction::Loop, Api::Copy | Api::Hairpin) => PortSpec::Loopback,
+        _ => return Err("it counts tx, copied or in place, rx, copied or leased, and loops, copied or hairpin".into()),
     };
     let settings = Settings { port, wait: WaitPolicy::Interrupt, ..Settings::default() };
     let (front, back) = UnixStream::pair()?;
@@ -107,13 +116,15 @@ fn run(args: Args) -> Result<u64, Failure> {
         in_order,
         event_idx,
         indirect,
+        hairpin: args.api == Api::Hairpin,
         ..NetOptions::default()
     };
     let deadlines = Deadlines { connect: PATIENCE, request: PATIENCE };
     let mut net = VirtioNet::bring_up(VhostUser::from_stream(front, deadlines)?, options)?;
     let frames = match dir {
         Direction::Rx => receive(&mut net, args)?,
-        _ => send(&mut net, args)?,
+        Direction::Tx => send(&mut net, args)?,
+        Direction::Loop => go_round(&mut net, args)?,
     };
     drop(net);
     backend.join().map_err(|_| "the backend panicked")??;
@@ -169,6 +180,34 @@ fn receive(net: &mut VirtioNet, args: Args) -> Result<u64, Failure> {
     Ok(frames)
 }
 
+/// As many as are on their way at a time.
+fn go_round(net: &mut VirtioNet, args: Args) -> Result<u64, Failure> {
+    let frame = vec![0xa5; usize::from(args.size)];
+    let pair = net.pairs_mut().first_mut().ok_or("there is no pair")?;
+    let mut left = usize::from(args.in_flight);
+    while left > 0 {
+        let sent = pair.tx().tx_burst(&vec![&frame; left.min(BURST)])?;
+        left -= sent;
+        if sent == 0 && !pair.tx().wait(PATIENCE)? {
+            return Err("nothing was taken".into());
+        }
+    }
+    let mut batch = RxBatch::new(BURST, 2036);
+    let mut frames = 0;
+    while frames < u64::from(args.rounds) * u64::from(RING) {
+        if !pair.wait(PATIENCE)? {
+            return Err("nothing came back".into());
+        }
+        // The backend goes on until it has nothing to do.
+        pass();
+        frames += match args.api {
+            Api::Hairpin => drive_hairpin(pair, args.in_flight)?,
+            _ => drive_loop(pair, &mut batch, args.in_flight)?,
+        };
+    }
+    Ok(frames)
+}
+
 // What is counted for the driver: these functions, whatever is inlined into them.
 
 #[inline(never)]
@@ -206,6 +245,40 @@ fn drive_leases(rx: &mut RxQueue) -> Result<u64, Violation> {
     Ok(frames)
 }
 
+/// All that have come back.
+#[inline(never)]
+fn drive_hairpin(pair: &mut QueuePair, most: u16) -> Result<u64, NetError> {
+    let mut frames = 0;
+    while frames < u64::from(most) {
+        let count = pair.hairpin(BURST, |_| true)?;
+        if count == 0 {
+            break;
+        }
+        frames += count as u64;
+    }
+    Ok(frames)
+}
+
+/// As [`drive_hairpin`], copied out and in.
+#[inline(never)]
+fn drive_loop(pair: &mut QueuePair, batch: &mut RxBatch, most: u16) -> Result<u64, NetError> {
+    let (rx, tx) = pair.queues();
+    let mut frames = 0;
+    while frames < u64::from(most) {
+        let count = rx.rx_burst(batch)?;
+        let mut sent = 0;
+        while sent < count {
+            // The frames were received, so they have lawful lengths.
+            sent += tx.tx_batch(batch, sent).unwrap_or(count);
+        }
+        if count == 0 {
+            break;
+        }
+        frames += count as u64;
+    }
+    Ok(frames)
+}
+
 /// Lets the backend work until there is nothing left to do.
 #[expect(
     clippy::disallowed_methods,
@@ -235,9 +308,11 @@ mod tests {
             (Layout::Packed, Direction::Tx, Api::InPlace),
             (Layout::Packed, Direction::Rx, Api::Copy),
             (Layout::Split, Direction::Rx, Api::Lease),
+            (Layout::Split, Direction::Loop, Api::Copy),
+            (Layout::Packed, Direction::Loop, Api::Hairpin),
         ] {
             let (in_order, event_idx, indirect) = (true, api != Api::Copy, api == Api::InPlace);
-            let args = Args { layout, dir, in_order, event_idx, indirect, api, size: 64, rounds: 2 };
+            let args = Args { layout, dir, in_order, event_idx, indirect, api, size: 64, in_flight: 40, rounds: 2 };
             assert!(run(args).unwrap() >= 512);
         }
     }
@@ -245,9 +320,12 @@ mod tests {
     #[test]
     fn what_it_cannot_count_is_refused() {
         let (in_order, event_idx, indirect) = (false, false, false);
-        for (dir, api) in [(Direction::Tx, Api::Lease), (Direction::Rx, Api::InPlace)] {
+        for (dir, api) in [(Direction::Tx, Api::Lease), (Direction::Rx, Api::InPlace), (Direction::Loop, Api::Lease)] {
             let layout = Layout::Split;
-            assert!(run(Args { layout, dir, in_order, event_idx, indirect, api, size: 64, rounds: 1 }).is_err());
+            assert!(
+                run(Args { layout, dir, in_order, event_idx, indirect, api, size: 64, in_flight: 1, rounds: 1 })
+                    .is_err()
+            );
         }
     }
 }

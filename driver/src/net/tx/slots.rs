@@ -31,6 +31,8 @@ pub(super) struct TxSlots {
     mapper: FixedSlots,
     /// Whether each frame goes by an indirect table: its header and its bytes as two descriptors.
     indirect: bool,
+    /// Whether the slots are those of the receive queue too, so that headers are what the device wrote there.
+    pub(super) shared: bool,
     /// Scratch of a burst: where frames go.
     places: Scratch<usize>,
     /// Counted by the rings of this queue that were reset.
@@ -42,7 +44,8 @@ impl TxSlots {
     pub(super) fn new(memory: QueueMemory) -> Self {
         let QueueMemory { slots, mapper, tables, .. } = memory;
         let (indirect, stats) = (tables.is_some(), TxStats::default());
-        Self { words: Ours::new(slots), mapper, indirect, places: Box::new(Apart([0; _])), idle_claims: 0, stats }
+        let (words, places) = (Ours::new(slots), Box::new(Apart([0; _])));
+        Self { words, mapper, indirect, shared: false, places, idle_claims: 0, stats }
     }
 
     /// Tells an empty ring where the slots lie, unless frames go by tables.
@@ -102,7 +105,11 @@ impl TxSlots {
             }
             next = next.wrapping_add(1);
         });
-        // The device was the last to touch the frames' lines. The headers' stay as they are.
+        if self.shared {
+            let places = places.iter().take(posted);
+            places.for_each(|at| words.zero(at.wrapping_sub(net::HDR_BYTES), net::HDR_BYTES));
+        }
+        // The device was the last to touch the frames' lines.
         let places = &mut self.places.0;
         places.iter().take(posted.min(AHEAD)).for_each(|at| words.prefetch(*at));
         // The frame is told by its number, so that there is little besides that goes from turn to turn: what has no place in a
@@ -167,6 +174,15 @@ impl TxSlots {
         end.map(|()| taken)
     }
 
+    /// Frames of a turn, whose `bytes` are those of header and frame.
+    #[inline]
+    pub(super) fn count_sent(&mut self, frames: usize, bytes: u64) {
+        let frames = u64::try_from(frames).unwrap_or(0);
+        let headers = frames.wrapping_mul(u64::from(net::HDR_LEN));
+        self.stats.frames = self.stats.frames.wrapping_add(frames);
+        self.stats.bytes = self.stats.bytes.wrapping_add(bytes.wrapping_sub(headers));
+    }
+
     #[inline]
     fn count_completed(&mut self, frames: usize) {
         self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(frames).unwrap_or(0));
@@ -185,6 +201,9 @@ impl TxSlots {
         };
         match added {
             Ok(head) => {
+                if self.shared {
+                    self.clear_header(head);
+                }
                 self.stats.frames = self.stats.frames.wrapping_add(1);
                 self.stats.bytes = self.stats.bytes.wrapping_add(u64::from(frame));
                 Ok(Some(self.frame_at(head)))
@@ -195,6 +214,12 @@ impl TxSlots {
                 Ok(None)
             }
         }
+    }
+
+    /// Writes the header of a slot where the device may have written another.
+    #[cold]
+    fn clear_header(&self, head: DescId) {
+        self.words.zero(self.mapper.offset(head), net::HDR_BYTES);
     }
 
     /// Where the frame of a slot begins.

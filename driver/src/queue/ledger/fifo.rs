@@ -143,6 +143,29 @@ impl Fifo {
         (self.first, self.end) = (self.first.wrapping_add(steps), self.end.wrapping_add(steps));
     }
 
+    /// Takes the oldest ids out, as many as there are and `to` has room for. How many.
+    #[inline]
+    pub(super) fn drain(&mut self, to: &mut [DescId]) -> usize {
+        let mut taken = 0usize;
+        while let Some(room) = to.get_mut(taken..) {
+            let run = self.front_run(room.len());
+            let count = run.len();
+            if count == 0 {
+                break;
+            }
+            room.iter_mut().zip(run).for_each(|(to, id)| *to = *id);
+            self.pop_run(count);
+            taken = taken.wrapping_add(count);
+        }
+        taken
+    }
+
+    /// Puts these ids before all others, in their order: they are the next ones to be taken.
+    #[inline]
+    pub(super) fn put_first(&mut self, ids: &[DescId]) {
+        ids.iter().rev().for_each(|id| self.push_front(*id));
+    }
+
     /// Adds these ids.
     #[inline]
     pub(super) fn extend(&mut self, ids: &[DescId]) {
@@ -209,6 +232,21 @@ mod tests {
         }
         assert!(Fifo::new(size).front_run(3).is_empty());
         assert!(Fifo::full(QueueSize::packed(8).unwrap()).back_run(3).is_empty());
+    }
+
+    #[test]
+    fn ids_that_are_put_first_are_taken_first() {
+        let size = QueueSize::packed(7).unwrap();
+        let start = u32::MAX - 2;
+        let mut row = Fifo { first: start, end: start, ..Fifo::new(size) };
+        let ids: Vec<_> = (0..7).filter_map(|id| DescId::below(id, size)).collect();
+        row.extend(&ids[3..]);
+        row.put_first(&ids[..3]);
+        assert_eq!(row.iter().collect::<Vec<_>>(), ids);
+        let mut out = [DescId::FIRST; 5];
+        assert_eq!((row.drain(&mut out), &out[..]), (5, &ids[..5]));
+        assert_eq!((row.drain(&mut out), &out[..2]), (2, &ids[5..]));
+        assert_eq!((row.drain(&mut out), row.len()), (0, 0));
     }
 
     /// In a ring with free places and in one without, against single steps.

@@ -1,5 +1,7 @@
 //! Bursts of single slots on a packed ring.
 
+use alloc::vec::Vec;
+
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize};
 use ironring_common::shm::view::Both;
 use ironring_common::shm::words::Words;
@@ -10,7 +12,7 @@ use crate::boundary::{self, Claim};
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::ledger::{Ended, Lent, Unshown};
-use crate::queue::slots::{Done, SlotRing, Taken};
+use crate::queue::slots::{Done, SharedSlots, SlotRing, Taken};
 use crate::queue::violation::Violation;
 
 impl<W: Words> SlotRing for PackedRing<W, ()> {
@@ -53,6 +55,27 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
     #[inline(always)]
     fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken {
         if self.in_order { self.exchange_burst::<true>(most, each) } else { self.exchange_burst::<false>(most, each) }
+    }
+}
+
+impl<W: Words> SharedSlots for PackedRing<W, ()> {
+    #[inline]
+    fn give_away(&mut self, to: &mut [DescId]) -> usize {
+        self.ledger.give_away(to)
+    }
+
+    #[inline]
+    fn take_in_first(&mut self, heads: &[DescId]) {
+        self.ledger.take_in_first(heads);
+    }
+
+    #[inline]
+    fn take_in_last(&mut self, heads: &[DescId]) {
+        self.ledger.take_in_last(heads);
+    }
+
+    fn own(&self) -> Vec<DescId> {
+        self.ledger.own()
     }
 }
 

@@ -140,7 +140,8 @@ impl TrustingNet {
         let wanted = if layout == RingLayout::Packed { wanted.require(Feature::RingPacked) } else { wanted };
         let in_order = channel.negotiate(wanted)?.has(Feature::InOrder);
         let slot_bytes = frame_max + HDR_LEN;
-        let shape = ArenaShape { queue_size: size, pairs: 1, slot_bytes, layout, table_entries: 0, pages };
+        let shape =
+            ArenaShape { queue_size: size, pairs: 1, slot_bytes, layout, table_entries: 0, pages, shared_slots: false };
         let arena = Arena::create(shape)?;
         channel.set_memory(&arena.regions())?;
         let memory = |index| arena.queue(index).cloned().ok_or("the arena has two queues");

@@ -1,0 +1,174 @@
+//! Received frames that go out again from where they lie: the receive queue's part.
+
+use ironring_common::index::DescId;
+use ironring_common::shm::mapping::Area;
+use ironring_common::shm::view::{Ours, Theirs};
+use ironring_common::spec::net::{self, Header};
+
+use super::{AHEAD, Filled, LeasedFrame, RxQueue, RxSlots, is_plain};
+use crate::boundary;
+use crate::net::ahead;
+use crate::net::hairpin::{HairpinFrame, Turn};
+use crate::queue::DriverRing;
+use crate::queue::any::AnyRing;
+use crate::queue::slots::{BURST, SharedSlots, SlotRing, Taken};
+use crate::queue::violation::Violation;
+
+impl RxQueue {
+    /// Takes up to `most` frames, a burst at most, and has `decide` look at them, or at as many as there is `room` for. The slots
+    /// of those that it says yes to are given away, by `turn`; the others are posted again. Returns how many were taken. What goes
+    /// out is written by `out`.
+    #[inline]
+    pub(in crate::net) fn turn_round(
+        &mut self,
+        (most, room): (usize, usize),
+        out: &Ours<Area>,
+        turn: &mut Turn,
+        decide: impl FnMut(&mut HairpinFrame<'_>) -> bool,
+    ) -> Result<usize, Violation> {
+        // A receive queue posts all that it has, unless the caller's own code panicked between.
+        if self.ring.free() > 0 {
+            self.post();
+        }
+        let slots = &mut self.slots;
+        let Taken { count, broken } = match &mut self.ring {
+            AnyRing::Split(ring) => slots.take_out(ring, most),
+            AnyRing::Packed(ring) => slots.take_out(ring, most),
+        };
+        if broken {
+            return Err(self.ring.broken_by());
+        }
+        if count == 0 {
+            return Ok(0);
+        }
+        slots.decide(count, room, out, turn, decide);
+        // So what is free is what has just come back, in that order.
+        let given = turn.give_away(count, &mut self.ring);
+        assert!(given == count && self.ring.free() == 0, "what came back is all that is free");
+        let stay = turn.sort();
+        if !stay.is_empty() {
+            self.ring.take_in_last(stay);
+            self.post();
+        }
+        Ok(count)
+    }
+
+    /// Posts slots that were given away before.
+    #[inline]
+    pub(in crate::net) fn take_in(&mut self, heads: &[DescId]) {
+        self.ring.take_in_last(heads);
+        self.post();
+    }
+
+    /// Posts what is free.
+    #[inline]
+    fn post(&mut self) {
+        let slots = &self.slots;
+        match &mut self.ring {
+            AnyRing::Split(ring) => slots.fill(ring),
+            AnyRing::Packed(ring) => slots.fill(ring),
+        }
+        self.show_enough();
+    }
+
+    /// Slots that are posted.
+    #[inline]
+    pub(in crate::net) fn posted(&self) -> u16 {
+        self.ring.outstanding()
+    }
+
+    /// Gives away the slots that it has beyond `most`, before any is posted.
+    pub(in crate::net) fn keep_first(&mut self, most: usize) -> Vec<DescId> {
+        self.ring.keep_first(most)
+    }
+
+    /// Descriptors of the queue.
+    pub(in crate::net) fn size(&self) -> u16 {
+        self.ring.size().get()
+    }
+
+    /// Slots that it has, posted or not.
+    pub(in crate::net) fn own(&self) -> Vec<DescId> {
+        self.ring.own()
+    }
+}
+
+impl RxSlots {
+    /// Takes completed slots, `most` and a burst at most: they are free then.
+    #[inline(always)]
+    fn take_out<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
+        let mapper = self.mapper;
+        let (filled, mut next) = (&mut self.filled.0, 0usize);
+        ring.take_slots(most.min(BURST), |slot| {
+            if let Some(to) = filled.get_mut(next) {
+                *to = Filled::new(mapper.offset_of(slot.at), slot.written);
+            }
+            next = next.wrapping_add(1);
+        })
+    }
+
+    /// Has `decide` look at the frames of the completed slots, `taken` of them, and notes in `turn` which go.
+    #[inline]
+    fn decide(
+        &mut self,
+        taken: usize,
+        room: usize,
+        out: &Ours<Area>,
+        turn: &mut Turn,
+        mut decide: impl FnMut(&mut HairpinFrame<'_>) -> bool,
+    ) {
+        let Self { words, filled, stats, .. } = self;
+        let (done, bytes_of) = (&mut filled.0, words.bytes());
+        let (mut kept, mut sum) = (0usize, 0usize);
+        turn.begin(room);
+        done.iter().take(taken.min(AHEAD)).for_each(|first| words.prefetch(first.at()));
+        for (filled, later) in ahead(done, taken) {
+            words.prefetch(later.at());
+            let (at, bytes) = (filled.at(), filled.bytes());
+            if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
+                stats.dropped_short = stats.dropped_short.wrapping_add(1);
+                turn.stays();
+                continue;
+            }
+            if !boundary::has_header(&bytes_of, at, &HEADER) && !mend_header(words, at, out) {
+                stats.dropped_header = stats.dropped_header.wrapping_add(1);
+                turn.stays();
+                continue;
+            }
+            if turn.is_full() {
+                turn.finds_no_room();
+                continue;
+            }
+            let len = bytes.wrapping_sub(net::HDR_BYTES);
+            (kept, sum) = (kept.wrapping_add(1), sum.wrapping_add(len));
+            let leased = LeasedFrame::new(words, at.wrapping_add(net::HDR_BYTES), len);
+            if decide(&mut HairpinFrame::new(leased, out)) {
+                turn.goes(bytes);
+            } else {
+                turn.stays();
+            }
+        }
+        let count = |count: usize| u64::try_from(count).unwrap_or(0);
+        stats.used_entries = stats.used_entries.wrapping_add(count(taken));
+        stats.frames = stats.frames.wrapping_add(count(kept));
+        stats.bytes = stats.bytes.wrapping_add(count(sum));
+    }
+}
+
+/// Replaces a header that is not the usual one by that of a frame to be sent, unless it asks for what was not negotiated; whether it
+/// did. It is decided by a private copy.
+#[cold]
+fn mend_header(words: &Theirs<Area>, at: usize, out: &Ours<Area>) -> bool {
+    let mut header = [0; net::HDR_BYTES];
+    boundary::copy_completed(words, at, &mut header);
+    let is_plain = is_plain(Header::from_bytes(header));
+    if is_plain {
+        out.zero(at, net::HDR_BYTES);
+    }
+    is_plain
+}
+
+/// What a device writes before a frame (5.1.6.3.1 and 5.1.6.4.1), and what is sent before it: see [`QueuePair::hairpin`].
+///
+/// [`QueuePair::hairpin`]: crate::net::QueuePair::hairpin
+const HEADER: [u8; net::HDR_BYTES] = Header::PLAIN_RX.to_bytes();
