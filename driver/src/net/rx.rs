@@ -28,7 +28,7 @@ use crate::boundary;
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::any::AnyRing;
-use crate::queue::slots::{BURST, SlotRing, Taken};
+use crate::queue::slots::{BURST, Done, SlotRing, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{DriverRing, RingCounters, StopWindow};
 #[cfg(test)]
@@ -423,14 +423,20 @@ impl RxSlots {
     /// Takes completed slots, `most` and a burst at most, and posts them again.
     #[inline(always)]
     fn take<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
+        ring.exchange_slots(most.min(BURST), self.note())
+    }
+
+    /// Notes the slots that come back, in their order.
+    #[inline(always)]
+    fn note(&mut self) -> impl FnMut(Done) {
         let mapper = self.mapper;
         let (filled, mut next) = (&mut self.filled.0, 0usize);
-        ring.exchange_slots(most.min(BURST), |slot| {
+        move |slot| {
             if let Some(to) = filled.get_mut(next) {
                 *to = Filled::new(mapper.offset_of(slot.at), slot.written);
             }
             next = next.wrapping_add(1);
-        })
+        }
     }
 
     /// Lends the frames of the first `taken` of the completed slots that have one. How many. Of their lines, only that of the header

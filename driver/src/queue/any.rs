@@ -14,7 +14,10 @@ use crate::mapper::Mapper;
 #[cfg(feature = "std")]
 use crate::{
     mapper::{Direction, slots::FixedSlots},
-    queue::slots::{SharedSlots, SlotRing},
+    queue::{
+        ledger::Ledger,
+        slots::{SharedSlots, SlotRing},
+    },
 };
 
 /// A virtqueue whose layout was chosen when the device was set up.
@@ -71,19 +74,12 @@ impl<W: Words> AnyRing<W, ()> {
 #[cfg(feature = "std")]
 impl<W: Words> SharedSlots for AnyRing<W, ()> {
     #[inline]
-    fn give_away(&mut self, to: &mut [DescId]) -> usize {
-        on!(self, ring => ring.give_away(to))
+    fn ledger(&self) -> &Ledger<()> {
+        on!(self, ring => ring.ledger())
     }
     #[inline]
-    fn take_in_first(&mut self, heads: &[DescId]) {
-        on!(self, ring => ring.take_in_first(heads));
-    }
-    #[inline]
-    fn take_in_last(&mut self, heads: &[DescId]) {
-        on!(self, ring => ring.take_in_last(heads));
-    }
-    fn own(&self) -> alloc::vec::Vec<DescId> {
-        on!(self, ring => ring.own())
+    fn ledger_mut(&mut self) -> &mut Ledger<()> {
+        on!(self, ring => ring.ledger_mut())
     }
 }
 

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use ironring_common::index::{DescId, GuestAddr};
 
+use super::ledger::Ledger;
 use super::violation::Violation;
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
@@ -66,20 +67,34 @@ pub trait SlotRing {
     fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken;
 }
 
-/// A ring that shares its slots with another one, which has the descriptors that are away from this: none of
-/// that is up to a device.
+/// A ring that shares its slots with another one, which has the descriptors that are away from this: what its ledger does. None of
+/// it is up to a device.
 pub(crate) trait SharedSlots {
+    fn ledger(&self) -> &Ledger<()>;
+    fn ledger_mut(&mut self) -> &mut Ledger<()>;
+
     /// Gives away the slots that are free longest, as many as there are and `to` has room for. How many.
-    fn give_away(&mut self, to: &mut [DescId]) -> usize;
+    #[inline]
+    fn give_away(&mut self, to: &mut [DescId]) -> usize {
+        self.ledger_mut().give_away(to)
+    }
 
     /// Takes in slots that were away, each of them once: they are posted before all others that are free.
-    fn take_in_first(&mut self, heads: &[DescId]);
+    #[inline]
+    fn take_in_first(&mut self, heads: &[DescId]) {
+        self.ledger_mut().take_in_first(heads);
+    }
 
     /// As [`take_in_first`](Self::take_in_first), but they are posted after all others.
-    fn take_in_last(&mut self, heads: &[DescId]);
+    #[inline]
+    fn take_in_last(&mut self, heads: &[DescId]) {
+        self.ledger_mut().take_in_last(heads);
+    }
 
     /// All slots that are not away, in the order of their descriptors. For a slow path.
-    fn own(&self) -> Vec<DescId>;
+    fn own(&self) -> Vec<DescId> {
+        self.ledger().own()
+    }
 }
 
 /// The most that the network queues take or post at a time.

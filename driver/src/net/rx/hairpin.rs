@@ -5,7 +5,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::{Ours, Theirs};
 use ironring_common::spec::net::{self, Header};
 
-use super::{AHEAD, Filled, LeasedFrame, RxQueue, RxSlots, is_plain};
+use super::{AHEAD, LeasedFrame, RxQueue, RxSlots, is_plain};
 use crate::boundary;
 use crate::net::ahead;
 use crate::net::hairpin::{HairpinFrame, Turn};
@@ -97,14 +97,7 @@ impl RxSlots {
     /// Takes completed slots, `most` and a burst at most: they are free then.
     #[inline(always)]
     fn take_out<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
-        let mapper = self.mapper;
-        let (filled, mut next) = (&mut self.filled.0, 0usize);
-        ring.take_slots(most.min(BURST), |slot| {
-            if let Some(to) = filled.get_mut(next) {
-                *to = Filled::new(mapper.offset_of(slot.at), slot.written);
-            }
-            next = next.wrapping_add(1);
-        })
+        ring.take_slots(most.min(BURST), self.note())
     }
 
     /// Has `decide` look at the frames of the completed slots, `taken` of them, and notes in `turn` which go.

@@ -1,7 +1,5 @@
 //! Bursts of single slots on a packed ring.
 
-use alloc::vec::Vec;
-
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize};
 use ironring_common::shm::view::Both;
 use ironring_common::shm::words::Words;
@@ -11,7 +9,7 @@ use super::PackedRing;
 use crate::boundary::{self, Claim};
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
-use crate::queue::ledger::{Ended, Lent, Unshown};
+use crate::queue::ledger::{Ended, Ledger, Lent, Unshown};
 use crate::queue::slots::{Done, SharedSlots, SlotRing, Taken};
 use crate::queue::violation::Violation;
 
@@ -60,22 +58,13 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
 
 impl<W: Words> SharedSlots for PackedRing<W, ()> {
     #[inline]
-    fn give_away(&mut self, to: &mut [DescId]) -> usize {
-        self.ledger.give_away(to)
+    fn ledger(&self) -> &Ledger<()> {
+        &self.ledger
     }
 
     #[inline]
-    fn take_in_first(&mut self, heads: &[DescId]) {
-        self.ledger.take_in_first(heads);
-    }
-
-    #[inline]
-    fn take_in_last(&mut self, heads: &[DescId]) {
-        self.ledger.take_in_last(heads);
-    }
-
-    fn own(&self) -> Vec<DescId> {
-        self.ledger.own()
+    fn ledger_mut(&mut self) -> &mut Ledger<()> {
+        &mut self.ledger
     }
 }
 
