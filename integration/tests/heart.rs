@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// A run without an attack ends by itself.
 const NO_LIMIT: Duration = Duration::from_secs(60);
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=2;
-/// Seeds in one of which the trusting ring has to be bitten, when a thread decides. A device that scribbles over all of its
-/// memory (A101) stops itself in one run of six before the driver has stumbled over anything.
+/// The same for a device that scribbles over all of its memory (A101): it stops itself in one run of six before the driver
+/// has stumbled over anything. Other races are won with any seed, since they have turns between the driver's loads.
 const RACES: std::ops::RangeInclusive<u64> = 1..=16;
 
 /// The attacks that have a place in the model.
@@ -69,8 +69,12 @@ fn every_attack_on_memory_or_secrets_bites_the_trusting_ring() {
     for attack in attacks().filter(|attack| matches!(attack.class, Class::MemorySafety | Class::Disclosure)) {
         for config in configs(attack) {
             let bites = |seed| !outcome(attack, config, seed, RingKind::Trusting).findings.is_empty();
-            let mut seeds = if attack.racing { RACES } else { SEEDS };
-            if !seeds.any(bites) {
+            let bitten = match (attack.racing, attack.id) {
+                (true, "A101") => { RACES }.any(bites),
+                (true, _) => { SEEDS }.all(bites),
+                (false, _) => { SEEDS }.any(bites),
+            };
+            if !bitten {
                 duds.push(format!("{} {config}", attack.id));
             }
         }

@@ -2,13 +2,20 @@
 
 mod support;
 
+use serde_json::Value;
 use support::ironring;
 
 #[test]
 fn without_arguments_everything_holds() {
     let said = ironring(&["--json"]);
     let json = said.json();
-    assert_eq!((said.status, json["passed"].as_bool()), (0, Some(true)), "{json:#}\n{}", said.stderr);
+    // Only what did not hold: the whole is longer than what a log keeps.
+    let held = |row: &&Value| row["held"] == true || row["state"] == "ok";
+    let rows =
+        [&json["pairs"], &json["audit"]["rows"], &json["audit"]["mirror"]].into_iter().filter_map(Value::as_array);
+    let broken: Vec<_> = rows.flatten().filter(|row| !held(row)).collect();
+    let result = (said.status, json["passed"].as_bool(), json["audit"]["mirror_death"].as_str(), broken);
+    assert_eq!(result, (0, Some(true), None, vec![]), "{}", said.stderr);
     let pairs = json["pairs"].as_array().unwrap();
     for pair in pairs {
         assert_eq!(pair["frames_verified"], pair["frames_sent"]);

@@ -25,6 +25,8 @@ use crate::vring::hook::{Hook, Moment, RingMemory};
 pub struct Engine {
     shared: Arc<Shared>,
     strikes: Strikes,
+    /// Whether there are attacks that race.
+    racing: bool,
     racer: Option<JoinHandle<()>>,
 }
 
@@ -48,7 +50,7 @@ impl Engine {
         });
         let racing = plan.attacks().iter().any(|attack| attack.racing);
         let racer = racing.then(|| start_racer(&shared)).flatten();
-        Self { shared, strikes, racer }
+        Self { shared, strikes, racing, racer }
     }
 
     /// Counts the strikes, and arms or disarms them.
@@ -57,10 +59,43 @@ impl Engine {
         self.strikes.clone()
     }
 
-    /// How often the racing thread has had its turn while there was something to race for.
+    /// How often there was a turn of attacks that race while there was something to race for.
     #[must_use]
     pub fn races(&self) -> u64 {
         self.shared.races.load(Ordering::Relaxed)
+    }
+
+    /// Ends the thread, so that attacks race in the turns that they are given only.
+    pub(super) fn stop_racer(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(racer) = self.racer.take() {
+            racer.thread().unpark();
+            // It has nothing to say; if it panicked, the panic was printed where it happened.
+            let _ = racer.join();
+        }
+    }
+
+    /// For whoever wants to give turns to the attacks that race; `None` if there are none.
+    #[must_use]
+    pub fn turns(&self) -> Option<RaceTurns> {
+        self.racing.then(|| RaceTurns(Arc::clone(&self.shared)))
+    }
+}
+
+/// Gives turns to attacks that race, beside those that their thread takes.
+///
+/// A race needs the thread to run between two loads of a driver, which it hardly ever does if both share a processor. A
+/// driver that gives it a turn between any two loads meets every race at once, on any machine.
+#[derive(Clone, Debug)]
+pub struct RaceTurns(Arc<Shared>);
+
+impl RaceTurns {
+    /// A turn, by the calling thread.
+    pub fn take(&self) {
+        let armed = self.0.strikes.is_armed();
+        if self.0.enter().race(armed) {
+            self.0.races.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -97,12 +132,7 @@ impl Hook for Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        if let Some(racer) = self.racer.take() {
-            racer.thread().unpark();
-            // It has nothing to say; if it panicked, the panic was printed where it happened.
-            let _ = racer.join();
-        }
+        self.stop_racer();
         tracing::info!(strikes = self.strikes.count(), "the adversary has left");
     }
 }
@@ -113,7 +143,7 @@ struct Shared {
     strikes: Strikes,
     /// How many others want the lock: the racing thread stands back.
     wanted: AtomicUsize,
-    /// Runs of the racing thread that had something to race for.
+    /// Turns of attacks that race which had something to race for.
     races: AtomicU64,
     stop: AtomicBool,
 }

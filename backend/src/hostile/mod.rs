@@ -40,7 +40,7 @@ pub use self::catalogue::{
     nearest,
 };
 pub use self::channel::Saboteur;
-pub use self::engine::Engine;
+pub use self::engine::{Engine, RaceTurns};
 pub use self::loot::{CANARY, canaries_seen, lies_believed, pointers_seen};
 pub use self::rng::Rng;
 pub use self::serve::{Adversary, HostileSession, serve_in_thread, serve_in_thread_with};

@@ -9,8 +9,6 @@ use ironring_common::spec::split::DESC_BYTES;
 use ironring_common::spec::{packed, split};
 use ironring_driver::mapper::bounce::BLOCK_BYTES;
 use ironring_driver::queue::RingLayout;
-use ironring_driver::queue::packed::PackedAreas;
-use ironring_driver::queue::split::SplitAreas;
 
 /// The parts of the shared memory, by one of its mappings.
 #[derive(Clone, Debug)]
@@ -77,16 +75,4 @@ impl Offsets {
 impl Shared {
     /// Descriptors of an indirect table.
     pub(super) const TABLE_ENTRIES: u16 = 4;
-
-    /// The parts as those of a split ring.
-    pub(super) fn split(&self) -> SplitAreas<Area> {
-        let [desc, avail, used] = self.ring.clone();
-        SplitAreas { desc, avail, used }
-    }
-
-    /// The parts as those of a packed ring.
-    pub(super) fn packed(&self) -> PackedAreas<Area> {
-        let [ring, driver_event, device_event] = self.ring.clone();
-        PackedAreas { ring, driver_event, device_event }
-    }
 }

@@ -11,6 +11,7 @@
 mod device;
 mod layout;
 mod memory;
+mod raced;
 mod run;
 mod victim;
 

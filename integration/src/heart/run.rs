@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ironring_backend::hostile::{Engine, Plan, Rng, Strikes};
+use ironring_backend::hostile::{Engine, Plan, RaceTurns, Rng, Strikes};
 use ironring_common::index::{GuestAddr, QueueSize};
 use ironring_common::shm::mapping::{Area, Mapping, Memfd};
 use ironring_common::shm::table::RegionTable;
@@ -88,8 +88,8 @@ struct Model {
     kind: RingKind,
     /// Whether the attack may leave the device itself unable to serve.
     stops: bool,
-    /// Whether a thread of the attack has to get its turns.
-    racing: bool,
+    /// Gives the attack its turns, if it races.
+    turns: Option<RaceTurns>,
     /// Whether to go on until the time is up: a race against the trusting ring is won sooner or later.
     patient: bool,
     victim: Victim,
@@ -117,15 +117,15 @@ impl Model {
         let table = RegionTable::of_mappings([(base, theirs)])?;
         let engine = Engine::new(plan);
         let strikes = engine.strikes();
-        let racing = plan.attacks().iter().any(|attack| attack.racing);
+        let turns = engine.turns();
         Ok(Self {
             kind,
             stops: plan.attacks().iter().any(|attack| may_stop_the_device(attack)),
-            racing,
-            patient: kind == RingKind::Trusting && racing,
-            victim: Victim::new(kind, queue, size, config, &shared, memory::fresh())?,
+            patient: kind == RingKind::Trusting && turns.is_some(),
+            victim: Victim::new(kind, queue, size, config, &shared, memory::fresh(), turns.clone())?,
             device: Device::new(usize::from(queue), size, config, &device_shared, table, 3)?,
             engine,
+            turns,
             strikes,
             pool: shared.pool,
             slots: Slots::new(),
@@ -147,7 +147,7 @@ impl Model {
         for round in 0..ROUNDS {
             let strikes = self.strikes.count();
             let enough = round >= ROUNDS_MIN && strikes >= STRIKES_ENOUGH && !self.patient;
-            let raced = !self.racing || self.engine.races() >= RACES_IDLE;
+            let raced = self.turns.is_none() || self.engine.races() >= RACES_IDLE;
             let pointless = round >= ROUNDS_IDLE && strikes == 0 && raced;
             if enough || pointless || clock.is_over(limit) || self.round(round).is_err() {
                 break;
@@ -224,10 +224,7 @@ impl Model {
 
     fn take_all(&mut self) -> Result<(), Stop> {
         for _ in 0..=RING {
-            if self.racing {
-                // Where both share a CPU, this is when the other one strikes.
-                std::thread::yield_now();
-            }
+            self.lose_the_cpu();
             let in_place = self.read_in_place();
             let Some((token, written)) = self.victim.take().map_err(|end| self.ended(end))? else {
                 return Ok(());
@@ -263,14 +260,14 @@ impl Model {
         for _ in 0..READS {
             if !fits(self.device.inner_length(addr)?) {
                 // A reader would drop the frame here; the next one comes.
-                std::thread::yield_now();
+                self.lose_the_cpu();
                 continue;
             }
             // The other work that a reader does between the check and the use, in which it may lose the CPU.
             let mut used = self.device.inner_length(addr)?;
             for read in 1..READS {
-                if self.racing && read % READS_AT_ONCE == 0 {
-                    std::thread::yield_now();
+                if read % READS_AT_ONCE == 0 {
+                    self.lose_the_cpu();
                 }
                 used = used.max(self.device.inner_length(addr)?);
             }
@@ -278,6 +275,14 @@ impl Model {
             return (!fits(used)).then_some(Finding::Disclosed { what });
         }
         None
+    }
+
+    /// Where a driver may lose the CPU: an attack that races has a turn, and its thread more of them.
+    fn lose_the_cpu(&self) {
+        if let Some(turns) = &self.turns {
+            turns.take();
+            std::thread::yield_now();
+        }
     }
 
     /// The network layer above the ring. The hardened one drops what cannot hold headers; the trusting one subtracts.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ironring_backend::hostile::RaceTurns;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, GuestAddr, QueueSize};
 use ironring_common::shm::mapping::Area;
@@ -9,12 +10,13 @@ use ironring_common::shm::words::Words;
 use ironring_driver::mapper::bounce::{BLOCK_BYTES, Bounce, BounceError, PrivateBuffer};
 use ironring_driver::mapper::{Direction, MapRecord, Mapped, Mapper};
 use ironring_driver::queue::any::AnyRing;
-use ironring_driver::queue::packed::PackedRing;
-use ironring_driver::queue::split::SplitRing;
+use ironring_driver::queue::packed::{PackedAreas, PackedRing};
+use ironring_driver::queue::split::{SplitAreas, SplitRing};
 use ironring_driver::queue::violation::{Latch, Violation};
 use ironring_driver::queue::{AddError, DriverRing, RingLayout, RingOptions, Tables};
 
 use super::layout::Shared;
+use super::raced::Raced;
 use crate::config::RingConfig;
 use crate::trusting::{self, Bite, TrustingPackedRing, TrustingRing};
 
@@ -47,9 +49,9 @@ pub(super) struct Victim {
 
 #[derive(Debug)]
 enum Ring {
-    Hardened(Box<AnyRing<Area, u64>>),
-    TrustingSplit(Box<TrustingRing<Area>>),
-    TrustingPacked(Box<TrustingPackedRing<Area>>, bool),
+    Hardened(Box<AnyRing<Raced, u64>>),
+    TrustingSplit(Box<TrustingRing<Raced>>),
+    TrustingPacked(Box<TrustingPackedRing<Raced>>, bool),
 }
 
 impl Victim {
@@ -60,21 +62,30 @@ impl Victim {
         config: RingConfig,
         shared: &Shared,
         private: Vec<u8>,
+        turns: Option<RaceTurns>,
     ) -> Result<Self, Misuse> {
         let RingConfig { layout, indirect, event_idx, in_order } = config;
+        let raced = |area: &Area| Raced::new(area.clone(), turns.clone());
+        let parts = || shared.ring.each_ref().map(raced);
+        let split = || {
+            let [desc, avail, used] = parts();
+            SplitAreas { desc, avail, used }
+        };
+        let packed = || {
+            let [ring, driver_event, device_event] = parts();
+            PackedAreas { ring, driver_event, device_event }
+        };
         let ring = match kind {
             RingKind::Hardened => {
                 let entries = Shared::TABLE_ENTRIES;
                 let tables =
-                    indirect.then(|| Tables { words: shared.tables.clone(), base: shared.tables_base, entries });
+                    indirect.then(|| Tables { words: raced(&shared.tables), base: shared.tables_base, entries });
                 let options = RingOptions { event_idx, in_order, tables };
                 let latch = Arc::clone(&Latch::new());
                 let mut ring = match layout {
-                    RingLayout::Split => {
-                        AnyRing::Split(SplitRing::with_options(queue, size, shared.split(), latch, options)?)
-                    }
+                    RingLayout::Split => AnyRing::Split(SplitRing::with_options(queue, size, split(), latch, options)?),
                     RingLayout::Packed => {
-                        AnyRing::Packed(PackedRing::with_options(queue, size, shared.packed(), latch, options)?)
+                        AnyRing::Packed(PackedRing::with_options(queue, size, packed(), latch, options)?)
                     }
                 };
                 ring.suppress_calls();
@@ -82,14 +93,12 @@ impl Victim {
             }
             RingKind::Trusting => {
                 let tables =
-                    indirect.then(|| trusting::Tables { area: shared.tables.clone(), base: shared.tables_base });
+                    indirect.then(|| trusting::Tables { area: raced(&shared.tables), base: shared.tables_base });
                 let options = trusting::Options { tables, in_order, event_idx };
                 match layout {
-                    RingLayout::Split => {
-                        Ring::TrustingSplit(Box::new(TrustingRing::new(size, shared.split(), options)))
-                    }
+                    RingLayout::Split => Ring::TrustingSplit(Box::new(TrustingRing::new(size, split(), options))),
                     RingLayout::Packed => {
-                        let ring = TrustingPackedRing::new(size, shared.packed(), options);
+                        let ring = TrustingPackedRing::new(size, packed(), options);
                         Ring::TrustingPacked(Box::new(ring), event_idx)
                     }
                 }

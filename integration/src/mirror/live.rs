@@ -32,22 +32,25 @@ impl Neighbour {
         Ok(Self { net, batch: RxBatch::new(32, 1514), sent: 0, _session: session })
     }
 
-    /// Whether frames go round.
-    fn goes_on(&mut self) -> bool {
+    /// Sends frames round; what is wrong if they do not come back.
+    fn go_on(&mut self) -> Result<(), String> {
         let mut back = 0;
-        let deadline = Instant::now() + PATIENCE;
-        while back < FRAMES && Instant::now() < deadline {
+        let mut deadline = Instant::now() + PATIENCE;
+        while back < FRAMES {
             let (rx, tx) = self.net.queues();
             let frames: Vec<Vec<u8>> =
                 (0..8).map(|n| vec![u8::try_from((self.sent + n) % 251).unwrap_or(0); 80]).collect();
-            let Ok(count) = tx.tx_burst(&frames) else { return false };
-            self.sent += count as u64;
-            if tx.reclaim().is_err() || rx.rx_burst(&mut self.batch).is_err() {
-                return false;
-            }
+            self.sent += tx.tx_burst(&frames).map_err(|error| error.to_string())? as u64;
+            tx.reclaim().map_err(|violation| violation.to_string())?;
+            rx.rx_burst(&mut self.batch).map_err(|violation| violation.to_string())?;
             back += self.batch.len();
+            if !self.batch.is_empty() {
+                deadline = Instant::now() + PATIENCE;
+            } else if Instant::now() >= deadline {
+                return Err(format!("{back} of {FRAMES} frames came back, and for {PATIENCE:?} no other"));
+            }
         }
-        back >= FRAMES
+        Ok(())
     }
 }
 
@@ -59,8 +62,8 @@ pub(super) fn play(row: &Row, layout: RingLayout, neighbour: &mut Neighbour) -> 
     let session = hostile::serve_in_thread(back, &Plan::honest())?;
     let struck = strike(&ground, row, front);
     let mut findings = Vec::new();
-    if !neighbour.goes_on() {
-        findings.push("an honest driver on another session stands still".to_owned());
+    if let Err(how) = neighbour.go_on() {
+        findings.push(format!("an honest driver on another session stands still: {how}"));
     }
     if let Err(error) = struck {
         findings.push(format!("the ring could not be handed over: {error}"));

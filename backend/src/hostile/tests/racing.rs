@@ -104,6 +104,38 @@ fn a101_scribbles_everywhere_until_it_is_disarmed() {
     assert_eq!((strikes.count(), pages(&bench)), before);
 }
 
+/// What a driver meets that gives turns between its loads: the same on any machine, as nobody else strikes.
+#[test]
+fn a39_flips_in_the_turns_that_it_is_given() {
+    let mut bench = bench("A39");
+    bench.engine.stop_racer();
+    let (turns, mut before) = (bench.engine.turns().unwrap(), bench.engine.races());
+    // The first burst that is due.
+    let found = (0..32).find_map(|_| {
+        let heads = bench.serve();
+        let burst = bench.honest.len() - heads.len()..bench.honest.len();
+        turns.take();
+        let bogus = burst.into_iter().find(|nth| bench.element(*nth) != bench.honest[*nth]);
+        if bogus.is_none() {
+            before = bench.engine.races();
+            bench.repost(&heads);
+        }
+        bogus
+    });
+    let nth = found.unwrap();
+    // Honest every third time, bogus otherwise.
+    let honest: Vec<bool> = (0..30)
+        .map(|_| {
+            turns.take();
+            bench.element(nth) == bench.honest[nth]
+        })
+        .collect();
+    assert_eq!(honest.iter().filter(|honest| **honest).count(), 10);
+    assert!(honest.windows(2).all(|pair| !(pair[0] && pair[1])));
+    assert_eq!(bench.engine.races(), before + 31);
+    assert!(Engine::new(&Plan::parse("A01", 1).unwrap()).turns().is_none(), "an attack that does not race");
+}
+
 /// Dropping an engine ends its thread even while it races.
 #[test]
 fn a_racing_engine_can_be_dropped() {
