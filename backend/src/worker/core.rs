@@ -37,6 +37,10 @@ pub struct WorkerCore<P, H> {
     stats: Arc<Stats>,
     /// Whether the last pass found nothing to do.
     idle: bool,
+    /// Looks since each pair had something to do, as far as they count.
+    rest: Vec<u8>,
+    /// Passes, free-running.
+    pass: u8,
 }
 
 /// What a pass did.
@@ -45,6 +49,15 @@ pub struct WorkerCore<P, H> {
 pub struct Progress {
     /// Chains completed and frames dropped.
     pub served: u32,
+}
+
+/// What a turn of the rings did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Swept {
+    /// Chains completed and frames dropped.
+    served: u32,
+    /// Whether pairs were not looked at.
+    left_out: bool,
 }
 
 impl Progress {
@@ -70,7 +83,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         let rings = (0..rings).map(|ring| Ring::new(ring, stats.number(ring))).collect();
         let ports: Vec<_> = ports.into_iter().map(Apart).collect();
         assert!(ports.len() == 1 || ports.len() == pairs, "there is one port, or one for each pair");
-        Self { rings, memory: None, features: None, ports, hook, stats, idle: false }
+        Self { rings, memory: None, features: None, ports, hook, stats, idle: false, rest: vec![0; pairs], pass: 0 }
     }
 
     /// Starts a ring.
@@ -92,6 +105,9 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         started.moment(Moment::Start, &mut self.hook, memory);
         started.show(&self.stats);
         self.idle = false;
+        if let Some(rest) = self.rest.get_mut(ring / 2) {
+            *rest = 0;
+        }
         Ok(())
     }
 
@@ -183,36 +199,62 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         self.show();
     }
 
-    /// One pass: each ring has its turn, transmit before receive. What a transmit ring is done with is shown behind that: a frame
-    /// that goes back at once need not wait for the line where that is written. Never waits.
+    /// One pass: each ring has its turn. Never waits.
+    ///
+    /// While some pairs have work, those that have had none for a while are looked at in one pass of a few only: a look
+    /// takes as long as a frame. A pass in which the others have none either looks at all of them.
     #[inline]
     pub fn step(&mut self) -> Progress {
-        let Self { rings, memory: Some(memory), ports, hook, stats, idle, .. } = self else {
+        if self.memory.is_none() {
             return Progress::default();
-        };
-        let last = ports.len().saturating_sub(1);
-        let (mut served, mut gives) = (0u32, true);
-        for (at, pair) in rings.chunks_exact_mut(2).enumerate() {
-            let ([receive, transmit], Some(Apart(port))) = (pair, ports.get_mut(at.min(last))) else { continue };
-            let mut shared = Shared { memory, port, gives, hook, stats };
-            let mut sent = transmit.serve_tx(&mut shared);
-            if H::ACTIVE {
-                // A hook is told of one burst after the other.
-                served = served.saturating_add(transmit.end_tx(sent.take(), &mut shared));
-            }
-            served = served.saturating_add(receive.serve_rx(&mut shared));
-            served = served.saturating_add(transmit.end_tx(sent, &mut shared));
-            gives &= !(P::IN_ORDER && receive.takes_frames());
         }
+        self.pass = self.pass.wrapping_add(1);
+        // A hook is told of every look.
+        let all = H::ACTIVE || self.idle || self.pass.is_multiple_of(LOOK_EACH);
+        let mut swept = self.sweep(all);
+        if swept.served == 0 && swept.left_out {
+            swept = self.sweep(true);
+        }
+        let served = swept.served;
         if served > 0 {
-            *idle = false;
-            stats.store_port(&seen(ports));
-        } else if !*idle {
-            *idle = true;
-            ports.iter_mut().for_each(|Apart(port)| port.flush());
-            stats.store_port(&seen(ports));
+            self.idle = false;
+            self.stats.store_port(&seen(&self.ports));
+        } else if !self.idle {
+            self.idle = true;
+            self.ports.iter_mut().for_each(|Apart(port)| port.flush());
+            self.stats.store_port(&seen(&self.ports));
         }
         Progress { served }
+    }
+
+    /// A turn for each ring, transmit before receive, of `all` pairs or of those that do not rest. What a transmit ring is done with is
+    /// shown behind that: a frame that goes back at once need not wait for the line where that is written.
+    #[inline]
+    fn sweep(&mut self, all: bool) -> Swept {
+        let mut swept = Swept::default();
+        let Self { rings, memory: Some(memory), ports, hook, stats, rest, .. } = self else { return swept };
+        let last = ports.len().saturating_sub(1);
+        let mut gives = true;
+        for ((at, pair), rest) in rings.chunks_exact_mut(2).enumerate().zip(rest) {
+            let ([receive, transmit], Some(Apart(port))) = (pair, ports.get_mut(at.min(last))) else { continue };
+            if all || *rest < RESTS {
+                let mut shared = Shared { memory, port, gives, hook, stats };
+                let mut sent = transmit.serve_tx(&mut shared);
+                let mut now = 0u32;
+                if H::ACTIVE {
+                    // A hook is told of one burst after the other.
+                    now = transmit.end_tx(sent.take(), &mut shared);
+                }
+                now = now.saturating_add(receive.serve_rx(&mut shared));
+                now = now.saturating_add(transmit.end_tx(sent, &mut shared));
+                *rest = if now > 0 { 0 } else { rest.saturating_add(1) };
+                swept.served = swept.served.saturating_add(now);
+            } else {
+                swept.left_out = true;
+            }
+            gives &= !(P::IN_ORDER && receive.takes_frames());
+        }
+        swept
     }
 
     /// Asks the drivers of all rings to kick. Another [`step`](Self::step) must come before any sleep.
@@ -303,3 +345,8 @@ fn seen<P: Port>(ports: &[Apart<P>]) -> PortStats {
     ports.iter().for_each(|Apart(port)| all.add(&port.stats()));
     all
 }
+
+/// Looks in a row that find nothing, after which a pair rests.
+const RESTS: u8 = 64;
+/// Passes of which one looks at pairs that rest too.
+const LOOK_EACH: u8 = 8;

@@ -1,5 +1,6 @@
 mod apart;
 mod figures;
+mod rest;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
