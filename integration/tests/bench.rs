@@ -43,6 +43,38 @@ fn queue_pairs_are_measured_with_idle_ones_beside_them() {
     ironring(&["bench", "--queues", "64", "--idle-queues", "1"]).refused(2, &["65 queue pairs are more than the 64"]);
 }
 
+/// Whether they are fast takes four CPUs; that each does its part does not.
+#[test]
+fn threads_of_each_side_have_their_queue_pairs() {
+    for (dir, queues, threads) in [("tx", "5", "3"), ("rx", "2", "2")] {
+        let args = ["bench", "--dir", dir, "--queues", queues, "--threads", threads, "--samples", "1", "--json"];
+        let said = ironring(&[&args[..], &["--share-cpus", "--idle-queues", "1"]].concat());
+        if said.status == 3 {
+            assert!(said.json()["skipped"][0].as_str().unwrap().contains("two CPUs"));
+            continue;
+        }
+        assert_eq!(said.status, 0, "{}", said.stderr);
+        let json = said.json();
+        // Both ends counted the same frames, or there would be no result.
+        assert!(json["mpps"]["median"].as_f64().unwrap() > 0.0);
+        assert_eq!(json["config"]["threads"].to_string(), threads);
+        let warnings = json["warnings"].as_array().unwrap();
+        assert!(warnings.iter().any(|warning| warning.as_str().unwrap().contains("share a CPU")));
+    }
+    ironring(&["bench", "--share-cpus"]).refused(2, &["leave --share-cpus out"]);
+    ironring(&["bench", "--threads", "2"]).refused(2, &["--queues 2"]);
+    ironring(&["bench", "--queues", "2", "--threads", "2", "--vs", "trusting"]).refused(2, &["leave out --vs"]);
+    // As the program counts them: a quota of time takes none away.
+    let all = usize::try_from(rustix::thread::sched_getaffinity(None).unwrap().count()).unwrap();
+    if (2..64).contains(&all) {
+        let threads = (all / 2 + 1).to_string();
+        let said = ironring(&["bench", "--queues", &threads, "--threads", &threads, "--json"]);
+        let need = format!("take {} CPUs, and this process may use {all}", 2 * (all / 2 + 1));
+        assert_eq!(said.status, 3);
+        assert!(said.json()["skipped"][0].as_str().unwrap().contains(&need), "{}", said.stdout);
+    }
+}
+
 /// With everything that a result is made of: each kind of work that needs nobody else, against the rings that trust.
 #[test]
 fn hardened_and_trusting_rings_do_the_same_work_in_turn() {

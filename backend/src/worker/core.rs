@@ -210,12 +210,14 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         }
         self.pass = self.pass.wrapping_add(1);
         // A hook is told of every look.
-        let all = H::ACTIVE || self.idle || self.pass.is_multiple_of(LOOK_EACH);
-        let mut swept = self.sweep(all);
-        if swept.served == 0 && swept.left_out {
-            swept = self.sweep(true);
-        }
-        let served = swept.served;
+        let mut all = H::ACTIVE || self.idle || self.pass.is_multiple_of(LOOK_EACH);
+        let served = loop {
+            let Swept { served, left_out } = self.sweep(all);
+            if served > 0 || !left_out {
+                break served;
+            }
+            all = true;
+        };
         if served > 0 {
             self.idle = false;
             self.stats.store_port(&seen(&self.ports));
@@ -229,7 +231,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
 
     /// A turn for each ring, transmit before receive, of `all` pairs or of those that do not rest. What a transmit ring is done with is
     /// shown behind that: a frame that goes back at once need not wait for the line where that is written.
-    #[inline]
+    #[inline(always)]
     fn sweep(&mut self, all: bool) -> Swept {
         let mut swept = Swept::default();
         let Self { rings, memory: Some(memory), ports, hook, stats, rest, .. } = self else { return swept };

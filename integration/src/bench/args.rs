@@ -67,6 +67,12 @@ pub struct BenchArgs {
     /// Queue pairs that are there and carry nothing
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=63))]
     idle_queues: u16,
+    /// Threads of each side, a CPU for each: pair i belongs to thread i modulo N
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
+    /// Have the threads of each side share its CPU: shows that they work, and not how fast
+    #[arg(long)]
+    share_cpus: bool,
     /// Seconds of each sample
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub(super) seconds: u64,
@@ -131,8 +137,22 @@ impl BenchArgs {
         let by_itself = self.layout == Layout::Packed && self.completions == Completions::InOrder;
         let in_order = self.in_order.map_or(by_itself, |switch| switch == Switch::On);
         let Self { dir, size, ring_size, burst, api, completions, hugepages, queues, idle_queues, .. } = *self;
-        let layout = self.layout.into();
-        Ok(Work { layout, dir, size, ring_size, burst, in_order, api, completions, hugepages, queues, idle_queues })
+        let (layout, threads, share_cpus) = (self.layout.into(), self.threads, self.share_cpus);
+        Ok(Work {
+            layout,
+            dir,
+            size,
+            ring_size,
+            burst,
+            in_order,
+            api,
+            completions,
+            hugepages,
+            queues,
+            idle_queues,
+            threads,
+            share_cpus,
+        })
     }
 }
 
@@ -212,6 +232,15 @@ impl Question {
         let Work { dir, api, .. } = self.work;
         let ours = self.first == Pairing::Vhost(Maker::Ironring, Maker::Ironring) && self.vs.is_none();
         let one_way = matches!(dir, Direction::Tx | Direction::Rx) && api == Api::Copy;
+        let Work { threads, queues, share_cpus, .. } = self.work;
+        if threads > queues {
+            return Err(format!(
+                "{threads} threads a side have {queues} busy queue pairs between them; give each one, by --queues {threads}"
+            ));
+        }
+        if share_cpus && threads == 1 {
+            return Err("one thread a side has nobody to share its CPU with; leave --share-cpus out".to_owned());
+        }
         match self.work.pairs() {
             1 => Ok(()),
             2..=64 if ours && one_way => Ok(()),

@@ -4,7 +4,7 @@
 //! there were. When the input ends it takes back what is out, and tells for the last time. Nothing on the way of a frame
 //! allocates or calls the system; the clock is read once in [`CLOCK_EVERY`] rounds.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,11 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ironring_driver::net::VirtioNet;
+use ironring_driver::transport::{Deadlines, VhostUser};
 use rustix::process::{Pid, Signal};
-use serde::{Deserialize, Serialize};
 
-use super::nic::{Failure, Nic};
-use super::pairs::ManyPairs;
+use super::board::Board;
+use super::ends::list;
+use super::nic::{Failure, Nic, Whole, options};
+use super::pairs::{self, Share};
 use super::source::Source;
 use super::times::Times;
 use super::work::{Api, Completions, Direction, Size, Trust, Work};
@@ -30,9 +32,9 @@ pub struct DriverArgs {
     /// Process that this one is not to outlive
     #[arg(long)]
     parent: i32,
-    /// CPU to stay on
-    #[arg(long)]
-    cpu: usize,
+    /// CPUs to stay on, one for each thread
+    #[arg(long, value_delimiter = ',', required = true)]
+    cpu: Vec<usize>,
     /// Where the backend listens
     #[arg(long)]
     socket: PathBuf,
@@ -60,30 +62,19 @@ pub struct DriverArgs {
     queues: u16,
     #[arg(long)]
     idle_queues: u16,
-}
-
-/// What is told.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Told {
-    /// Since the work began.
-    pub(super) micros: u64,
-    /// Frames: sent and taken back, received, or gone round.
-    pub(super) frames: u64,
-    /// Whether this is the last word.
-    pub(super) ended: bool,
-    /// Round trips in nanoseconds: the median, and what 1 % and 0.1 % were slower than.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) percentiles: Option<[u64; 3]>,
+    #[arg(long)]
+    threads: u16,
 }
 
 impl DriverArgs {
     /// The arguments on a command line.
-    pub(super) fn of(work: &Work, ring: Trust, cpu: usize, socket: &std::path::Path) -> Vec<std::ffi::OsString> {
-        let Work { layout, dir, size, ring_size, burst, in_order, api, completions: _, hugepages, queues, idle_queues } =
-            *work;
+    pub(super) fn of(work: &Work, ring: Trust, cpus: &[usize], socket: &std::path::Path) -> Vec<std::ffi::OsString> {
+        let Work {
+            layout, dir, size, ring_size, burst, in_order, api, hugepages, queues, idle_queues, threads, ..
+        } = *work;
         let pairs = [
             ("--parent", std::process::id().to_string()),
-            ("--cpu", cpu.to_string()),
+            ("--cpu", list(cpus)),
             ("--layout", config::name(layout).to_owned()),
             ("--dir", value_name(&dir)),
             ("--api", value_name(&api)),
@@ -93,6 +84,7 @@ impl DriverArgs {
             ("--burst", burst.to_string()),
             ("--queues", queues.to_string()),
             ("--idle-queues", idle_queues.to_string()),
+            ("--threads", threads.to_string()),
         ];
         let mut words: Vec<std::ffi::OsString> = vec!["bench-driver".into(), "--socket".into(), socket.into()];
         words.extend(pairs.into_iter().flat_map(|(name, value)| [name.into(), value.into()]));
@@ -102,10 +94,23 @@ impl DriverArgs {
     }
 
     fn work(&self) -> Work {
-        let Self { dir, size, ring_size, burst, in_order, api, hugepages, queues, idle_queues, .. } = *self;
-        // It takes them in whichever order they come.
-        let (layout, completions) = (self.layout.into(), Completions::InOrder);
-        Work { layout, dir, size, ring_size, burst, in_order, api, completions, hugepages, queues, idle_queues }
+        let Self { dir, size, ring_size, burst, in_order, api, hugepages, queues, idle_queues, threads, .. } = *self;
+        Work {
+            layout: self.layout.into(),
+            dir,
+            size,
+            ring_size,
+            burst,
+            in_order,
+            api,
+            // It takes them in whichever order they come.
+            completions: Completions::InOrder,
+            hugepages,
+            queues,
+            idle_queues,
+            threads,
+            share_cpus: self.cpu.len() < usize::from(threads),
+        }
     }
 }
 
@@ -129,7 +134,7 @@ pub fn driver_main(args: &DriverArgs) -> ExitCode {
         let _ = std::io::stdin().read(&mut [0]);
         stopped.store(true, Ordering::Relaxed);
     });
-    match machine::stay_on(args.cpu).map_err(Into::into).and_then(|()| run(args, &stop)) {
+    match machine::stay_on(&args.cpu[..1]).map_err(Into::into).and_then(|()| run(args, &stop)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::note(&format!("ironring: the driver of the benchmark: {error}"));
@@ -141,34 +146,67 @@ pub fn driver_main(args: &DriverArgs) -> ExitCode {
 /// As [`driver_main`], on its CPU.
 fn run(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
     match args.ring {
-        Trust::Hardened if args.work().pairs() > 1 => run_with::<ManyPairs>(args, stop),
+        Trust::Hardened if args.work().pairs() > 1 => run_spread(args, stop),
         Trust::Hardened => run_with::<VirtioNet>(args, stop),
         Trust::Trusting => run_with::<TrustingNet>(args, stop),
     }
 }
 
-fn run_with<N: Nic>(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
+fn run_with<N: Whole>(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
     let work = args.work();
     let nic = N::bring_up(&args.socket, &work)?;
-    let mut bench = Bench::new(nic, work, stop);
+    let board = Board::new(1);
     // So that whoever measures knows that frames go from now on.
-    bench.tell(false);
+    board.tell(false, None);
+    let mut bench = Bench::new(nic, work, stop, (&board, 0));
     bench.work()?;
-    bench.tell(true);
+    board.tell(true, bench.percentiles());
     bench.nic.close();
     Ok(())
 }
 
-/// The work.
+/// Several queue pairs, and a thread for each share of them. The first is this one.
+fn run_spread(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
+    let work = args.work();
+    let mut net = VirtioNet::bring_up(VhostUser::connect(&args.socket, Deadlines::default())?, options(&work))?;
+    let board = &Board::new(work.threads.into());
+    board.tell(false, None);
+    let mut shares = pairs::spread(&mut net, &work).into_iter().enumerate();
+    let first = shares.next();
+    std::thread::scope(|scope| {
+        let run = move |(at, share): (usize, Share<'_>)| {
+            let cpu = args.cpu[at % args.cpu.len()];
+            let worked = machine::stay_on(&[cpu]).map_err(Failure::from);
+            let worked = worked.and_then(|()| Bench::new(share, work, stop, (board, at)).work());
+            // One that cannot go on ends the others too.
+            stop.fetch_or(worked.is_err(), Ordering::Relaxed);
+            worked.map_err(|error| error.to_string())
+        };
+        let others: Vec<_> = shares.map(|share| scope.spawn(move || run(share))).collect();
+        let own = first.map_or(Ok(()), run);
+        let ends = others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err("a thread panicked".to_owned())));
+        ends.fold(own, Result::and)
+    })?;
+    board.tell(true, None);
+    // What a peer of others answers to the last requests is none of the result.
+    let _ = net.close();
+    Ok(())
+}
+
+/// The work of a thread.
 struct Bench<'a, N: Nic> {
     nic: N,
     work: Work,
     source: Source,
     batch: N::Frames,
     stop: &'a AtomicBool,
-    began: Instant,
+    board: &'a Board,
+    /// The number of the thread. The first one tells.
+    thread: usize,
     next_word: Duration,
     rounds: u32,
+    /// Rounds between looks at the clock.
+    look_every: u32,
     frames: u64,
     /// What was read of received frames, so that it is read.
     sum: u64,
@@ -176,16 +214,18 @@ struct Bench<'a, N: Nic> {
 }
 
 impl<'a, N: Nic> Bench<'a, N> {
-    fn new(nic: N, work: Work, stop: &'a AtomicBool) -> Self {
+    fn new(nic: N, work: Work, stop: &'a AtomicBool, (board, thread): (&'a Board, usize)) -> Self {
         Self {
             batch: nic.room(&work),
             nic,
             work,
             source: Source::new(work.size),
             stop,
-            began: Instant::now(),
+            board,
+            thread,
             next_word: TELL_EVERY,
             rounds: 0,
+            look_every: if work.threads > 1 { CLOCK_EVERY_OF_MANY } else { CLOCK_EVERY },
             frames: 0,
             sum: 0,
             times: (work.dir == Direction::Latency).then(Times::new),
@@ -212,6 +252,7 @@ impl<'a, N: Nic> Bench<'a, N> {
             Direction::Loop => self.go_round()?,
             Direction::Latency => self.ping()?,
         }
+        self.note();
         Ok(())
     }
 
@@ -333,7 +374,7 @@ impl<'a, N: Nic> Bench<'a, N> {
     #[inline]
     fn goes_on(&mut self) -> bool {
         self.rounds = self.rounds.wrapping_add(1);
-        if self.rounds.is_multiple_of(CLOCK_EVERY) {
+        if self.rounds.is_multiple_of(self.look_every) {
             self.look_at_the_clock();
         }
         !self.stop.load(Ordering::Relaxed)
@@ -341,29 +382,33 @@ impl<'a, N: Nic> Bench<'a, N> {
 
     #[cold]
     fn look_at_the_clock(&mut self) {
-        let now = self.began.elapsed();
-        if now >= self.next_word {
+        self.note();
+        let now = self.board.elapsed();
+        if self.thread == 0 && now >= self.next_word {
             // Not one for each that was missed, after a stop.
             self.next_word = now + TELL_EVERY;
-            self.tell(false);
+            self.board.tell(false, self.percentiles());
         }
     }
 
-    fn tell(&mut self, ended: bool) {
+    /// Notes how many frames there were.
+    fn note(&mut self) {
         if self.work.dir == Direction::Tx {
             self.frames = self.nic.completed();
         }
-        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         std::hint::black_box(self.sum);
-        let percentiles = self.times.as_ref().map(Times::percentiles);
-        let line = serde_json::to_string(&Told { micros, frames: self.frames, ended, percentiles });
-        // Whoever does not listen any more does not want it.
-        let _ = writeln!(std::io::stdout().lock(), "{}", line.unwrap_or_default());
+        self.board.note(self.thread, self.frames);
+    }
+
+    fn percentiles(&self) -> Option<[u64; 3]> {
+        self.times.as_ref().map(Times::percentiles)
     }
 }
 
 /// Rounds between looks at the clock.
 const CLOCK_EVERY: u32 = 4096;
+/// The same where others ask how far a thread is.
+const CLOCK_EVERY_OF_MANY: u32 = 64;
 /// Between words.
 const TELL_EVERY: Duration = Duration::from_millis(50);
 /// Of so many round trips one is timed.

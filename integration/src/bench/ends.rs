@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 use serde::Deserialize;
 
-use super::driver::{DriverArgs, Told};
+use super::board::Told;
+use super::driver::DriverArgs;
 use super::work::{Completions, Direction, Trust, Work};
 use crate::console::Console;
+use crate::machine;
 
 /// Frames until some moment of the end's own clock.
 #[derive(Clone, Copy, Debug)]
@@ -56,14 +58,14 @@ struct Port {
 
 impl End {
     /// Our backend, listening at `socket`.
-    pub(super) fn backend(work: &Work, cpu: usize, socket: &Path) -> Result<Self, String> {
+    pub(super) fn backend(work: &Work, cpus: &[usize], socket: &Path) -> Result<Self, String> {
         let port = match work.dir {
             Direction::Tx => "null".to_owned(),
             Direction::Rx => format!("generate:{}", work.size),
             Direction::Loop | Direction::Latency => "loopback".to_owned(),
         };
         let mut command = this_program()?;
-        command.args(["backend", "--parent", &std::process::id().to_string(), "--cpu", &cpu.to_string()]);
+        command.args(["backend", "--parent", &std::process::id().to_string(), "--cpu", &list(cpus)]);
         if work.completions == Completions::Shuffled {
             command.args(["--shuffle", "1", "--", "--without", "in-order"]);
         } else {
@@ -72,7 +74,7 @@ impl End {
         command.arg("--socket-path").arg(socket).args(["--once", "--port", &port, "--wait", "poll"]);
         // DPDK's memory is huge pages, which take no seal.
         command.args(["--queue-size", &work.ring_size.to_string(), "--allow-unsealed-memory"]);
-        command.args(["--queues", &work.pairs().to_string()]);
+        command.args(["--queues", &work.pairs().to_string(), "--threads", &work.threads.to_string()]);
         command.args(["--stats", "0.05", "--stats-format", "json", "--log", "error"]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut end = Self::of(child.map_err(cannot_start)?, What::Backend(work.dir));
@@ -83,9 +85,9 @@ impl End {
     }
 
     /// Our driver, connected to `socket`.
-    pub(super) fn driver(work: &Work, ring: Trust, cpu: usize, socket: &Path) -> Result<Self, String> {
+    pub(super) fn driver(work: &Work, ring: Trust, cpus: &[usize], socket: &Path) -> Result<Self, String> {
         let mut command = this_program()?;
-        command.args(DriverArgs::of(work, ring, cpu, socket));
+        command.args(DriverArgs::of(work, ring, cpus, socket));
         // What it complains of is told with its last words.
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
         let mut end = Self::of(child.map_err(cannot_start)?, What::Driver);
@@ -143,6 +145,12 @@ impl End {
             self.began = self.began.into_iter().chain(began).min();
         }
         self.began.ok_or_else(|| "a clock that began before this machine did".to_owned())
+    }
+
+    /// Gives each data thread of a backend a CPU, once the driver is up.
+    pub(super) fn spread(&self, cpus: &[usize]) -> Result<(), String> {
+        machine::spread_threads(self.pid(), "data-plane", cpus)
+            .map_err(|error| format!("cannot give each data thread of the backend a CPU: {error}"))
     }
 
     pub(super) fn pid(&self) -> Pid {
@@ -211,6 +219,11 @@ impl Drop for End {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Numbers as the command line has them.
+pub(super) fn list(numbers: &[usize]) -> String {
+    numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn this_program() -> Result<Command, String> {

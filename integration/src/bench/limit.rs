@@ -204,7 +204,7 @@ fn number(index: u64) -> usize {
 fn on_cpu<T: Send + 'static>(cpu: usize, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
     std::thread::spawn(move || {
         // Where that is not allowed it is slower.
-        let _ = machine::stay_on(cpu);
+        let _ = machine::stay_on(&[cpu]);
         work()
     })
 }

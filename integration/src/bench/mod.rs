@@ -7,6 +7,7 @@
 //! the machine can do at best. `table` asks all questions one after the other, `show` and `page` say what came out.
 
 mod args;
+mod board;
 mod driver;
 mod ends;
 mod limit;

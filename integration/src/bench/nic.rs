@@ -12,13 +12,11 @@ use crate::trusting::poll::{Batch, Options, TrustingNet};
 
 pub(super) type Failure = Box<dyn std::error::Error>;
 
-/// A driver of ours.
-pub(super) trait Nic: Sized {
+/// A driver of ours, or what one of its threads has of it.
+pub(super) trait Nic {
     /// Where received frames are copied to.
     type Frames;
 
-    /// Connects to the backend that listens at `socket`. The backend polls, so it is never asked whether it wants to be kicked.
-    fn bring_up(socket: &Path, work: &Work) -> Result<Self, Failure>;
     /// Room for a burst of received frames.
     fn room(&self, work: &Work) -> Self::Frames;
     /// Sends frames that are copied; how many.
@@ -49,6 +47,12 @@ pub(super) trait Nic: Sized {
     /// # Errors
     /// That this driver has no such thing.
     fn lease(&mut self, most: usize) -> Result<usize, Failure>;
+}
+
+/// A driver of ours that one thread has.
+pub(super) trait Whole: Nic + Sized {
+    /// Connects to the backend that listens at `socket`. The backend polls, so it is never asked whether it wants to be kicked.
+    fn bring_up(socket: &Path, work: &Work) -> Result<Self, Failure>;
     /// Ends it.
     fn close(self);
 }
@@ -71,10 +75,6 @@ pub(super) fn options(work: &Work) -> NetOptions {
 
 impl Nic for VirtioNet {
     type Frames = RxBatch;
-
-    fn bring_up(socket: &Path, work: &Work) -> Result<Self, Failure> {
-        Ok(Self::bring_up(VhostUser::connect(socket, Deadlines::default())?, options(work))?)
-    }
 
     fn room(&self, work: &Work) -> RxBatch {
         RxBatch::new(usize::from(work.burst), work.frame_max())
@@ -146,6 +146,12 @@ impl Nic for VirtioNet {
         // The net header of each is copied out and read.
         Ok(self.rx().rx_lease(most, |frames| _ = std::hint::black_box(frames.len()))?)
     }
+}
+
+impl Whole for VirtioNet {
+    fn bring_up(socket: &Path, work: &Work) -> Result<Self, Failure> {
+        Ok(Self::bring_up(VhostUser::connect(socket, Deadlines::default())?, options(work))?)
+    }
 
     fn close(self) {
         // What a peer of others answers to the last requests is none of the result.
@@ -155,13 +161,6 @@ impl Nic for VirtioNet {
 
 impl Nic for TrustingNet {
     type Frames = Batch;
-
-    fn bring_up(socket: &Path, work: &Work) -> Result<Self, Failure> {
-        let Work { layout, ring_size, in_order, hugepages, .. } = *work;
-        let pages = if hugepages { Pages::Huge } else { Pages::Normal };
-        let options = Options { layout, queue_size: ring_size, in_order, frame_max: work.frame_max(), pages };
-        Self::bring_up(VhostUser::connect(socket, Deadlines::default())?, options)
-    }
 
     fn room(&self, work: &Work) -> Batch {
         Batch::new(usize::from(work.burst), work.frame_max())
@@ -218,6 +217,15 @@ impl Nic for TrustingNet {
 
     fn lease(&mut self, _most: usize) -> Result<usize, Failure> {
         Err("rings that trust are compared where frames are copied out, or forwarded".into())
+    }
+}
+
+impl Whole for TrustingNet {
+    fn bring_up(socket: &Path, work: &Work) -> Result<Self, Failure> {
+        let Work { layout, ring_size, in_order, hugepages, .. } = *work;
+        let pages = if hugepages { Pages::Huge } else { Pages::Normal };
+        let options = Options { layout, queue_size: ring_size, in_order, frame_max: work.frame_max(), pages };
+        Self::bring_up(VhostUser::connect(socket, Deadlines::default())?, options)
     }
 
     fn close(self) {}

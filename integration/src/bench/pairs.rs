@@ -1,43 +1,50 @@
-//! Several queue pairs of our driver, which take their turns.
+//! Several queue pairs of our driver, which take their turns in one thread or are spread over several.
 
-use std::path::Path;
-
+use ironring_common::apart;
 use ironring_driver::net::{QueuePair, RxBatch, VirtioNet};
 
-use super::nic::{Failure, Nic, options};
+use super::nic::{Failure, Nic};
 use super::source::HEADERS;
 use super::work::Work;
-use ironring_driver::transport::{Deadlines, VhostUser};
 
-/// A driver of whose queue pairs the first `busy` carry frames, a burst each in turn. The others are there.
-pub(super) struct ManyPairs {
-    net: VirtioNet,
-    busy: usize,
+/// The queue pairs of one thread that carry frames, a burst each in turn.
+pub(super) struct Share<'a> {
+    pairs: Vec<&'a mut QueuePair>,
     /// The pair whose turn it is.
     at: usize,
-    /// Frames that each of them has had taken.
-    completed: Box<[u64]>,
+    /// Frames that each of them has had taken. Noted with each burst, so on lines of its own.
+    completed: Vec<u64>,
     total: u64,
 }
 
-impl ManyPairs {
+/// Spreads the busy pairs of a driver over its threads, as the backend does: pair i belongs to thread i modulo their number. The
+/// others are there.
+pub(super) fn spread<'a>(net: &'a mut VirtioNet, work: &Work) -> Vec<Share<'a>> {
+    let threads = usize::from(work.threads.max(1));
+    let mut shares: Vec<Vec<&mut QueuePair>> = (0..threads).map(|_| Vec::new()).collect();
+    for (at, pair) in net.pairs_mut().iter_mut().take(work.queues.into()).enumerate() {
+        shares[at % threads].push(pair);
+    }
+    shares.into_iter().map(Share::of).collect()
+}
+
+impl<'a> Share<'a> {
+    fn of(pairs: Vec<&'a mut QueuePair>) -> Self {
+        let completed = apart::filled(0, pairs.len());
+        Self { pairs, at: 0, completed, total: 0 }
+    }
+
     /// The pair whose turn it is, and its number. The next one has the next.
     #[inline]
     fn turn(&mut self) -> Option<(usize, &mut QueuePair)> {
         let at = self.at;
-        self.at = if at + 1 < self.busy { at + 1 } else { 0 };
-        self.net.pairs_mut().get_mut(at).map(|pair| (at, pair))
+        self.at = if at + 1 < self.pairs.len() { at + 1 } else { 0 };
+        self.pairs.get_mut(at).map(|pair| (at, &mut **pair))
     }
 }
 
-impl Nic for ManyPairs {
+impl Nic for Share<'_> {
     type Frames = RxBatch;
-
-    fn bring_up(socket: &Path, work: &Work) -> Result<Self, Failure> {
-        let net = VirtioNet::bring_up(VhostUser::connect(socket, Deadlines::default())?, options(work))?;
-        let busy = usize::from(work.queues);
-        Ok(Self { net, busy, at: 0, completed: vec![0; busy].into_boxed_slice(), total: 0 })
-    }
 
     fn room(&self, work: &Work) -> RxBatch {
         RxBatch::new(usize::from(work.burst), work.frame_max())
@@ -66,7 +73,7 @@ impl Nic for ManyPairs {
     }
 
     fn reclaim(&mut self) -> Result<(), Failure> {
-        for (pair, before) in self.net.pairs_mut().iter_mut().zip(&mut self.completed) {
+        for (pair, before) in self.pairs.iter_mut().zip(&mut self.completed) {
             pair.tx().reclaim()?;
             let now = pair.tx().stats().completed;
             self.total += now - std::mem::replace(before, now);
@@ -80,7 +87,7 @@ impl Nic for ManyPairs {
     }
 
     fn outstanding(&mut self) -> u16 {
-        let out = self.net.pairs_mut().iter_mut().map(|pair| pair.tx().outstanding());
+        let out = self.pairs.iter_mut().map(|pair| pair.tx().outstanding());
         out.fold(0, u16::saturating_add)
     }
 
@@ -106,9 +113,40 @@ impl Nic for ManyPairs {
     fn lease(&mut self, _most: usize) -> Result<usize, Failure> {
         Err("frames of several queue pairs are copied out".into())
     }
+}
 
-    fn close(self) {
-        // What a peer of others answers to the last requests is none of the result.
-        let _ = self.net.close();
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use ironring_backend::config::Settings;
+    use ironring_backend::hostile::{self, Plan};
+    use ironring_driver::net::NetOptions;
+    use ironring_driver::queue::RingLayout;
+    use ironring_driver::transport::{Deadlines, VhostUser};
+
+    use super::super::table;
+    use super::super::work::Direction;
+    use super::*;
+
+    #[test]
+    fn busy_pairs_are_spread_over_the_threads_and_idle_ones_are_left() {
+        let (front, back) = UnixStream::pair().unwrap();
+        let settings = Settings { pairs: 6, ..Settings::default() };
+        let _session = hostile::serve_in_thread_with(back, &Plan::honest(), settings).unwrap();
+        let options = NetOptions { queue_pairs: 6, ..NetOptions::default() };
+        let mut net =
+            VirtioNet::bring_up(VhostUser::from_stream(front, Deadlines::default()).unwrap(), options).unwrap();
+        let plain = table::work(RingLayout::Split, Direction::Tx);
+        for (queues, threads, expected) in [(5, 3, vec![2, 2, 1]), (4, 4, vec![1; 4]), (6, 1, vec![6])] {
+            let work = Work { queues, threads, ..plain };
+            let shares = spread(&mut net, &work);
+            assert_eq!(shares.iter().map(|share| share.pairs.len()).collect::<Vec<_>>(), expected);
+        }
+        // Each pair has its turn.
+        let work = Work { queues: 5, threads: 2, ..plain };
+        let mut share = spread(&mut net, &work).swap_remove(0);
+        let turns: Vec<_> = (0..7).map(|_| share.turn().map(|(at, _)| at)).collect();
+        assert_eq!(turns, [0, 1, 2, 0, 1, 2, 0].map(Some));
     }
 }

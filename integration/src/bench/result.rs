@@ -24,7 +24,7 @@ pub struct BenchReport {
     pub noise_floor: Option<Ratio>,
     /// How near the CPUs were to each other, and which rounds were left out for that.
     pub cpus: Nearness,
-    /// Of what the machine can stream with as many lines of cache as a frame and its header take.
+    /// Of what two CPUs can stream with as many lines of cache as a frame and its header take.
     pub limit_share: Ratio,
     /// What the cores of testpmd did, if that was recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]

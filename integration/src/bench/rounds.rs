@@ -30,6 +30,7 @@ pub(super) fn measure(
 ) -> Result<BenchReport, Failure> {
     let Question { first, vs, work, forward, cycles, .. } = *question;
     let cpus = two_cpus()?;
+    work.cpus(cpus).map_err(Failure::unable)?;
     let dpdk = question.pairings().any(Pairing::needs_dpdk);
     if dpdk {
         find_dpdk()?;
@@ -200,6 +201,9 @@ fn report(rounds: Vec<Round>, config: Config, vs: Option<Pairing>) -> BenchRepor
     let moved = (!settled && !farthest(&near).is_narrow()).then(|| {
         "the two CPUs were never in the same place for long, and all rounds count; pin the CPUs of this virtual machine".to_owned()
     });
+    let shared = config.work.share_cpus.then(|| {
+        "the threads of each side share a CPU: what they did together says nothing about how fast they are".to_owned()
+    });
     BenchReport {
         mpps,
         ns_per_packet: 1e3 / mpps.median.max(f64::MIN_POSITIVE),
@@ -211,7 +215,7 @@ fn report(rounds: Vec<Round>, config: Config, vs: Option<Pairing>) -> BenchRepor
         dpdk_cores: cores_of(&near),
         samples: samples.map(|(name, rates)| Samples { name, mpps: in_millions(&rates) }).collect(),
         config,
-        warnings: BenchReport::noise(noise_floor.as_ref()).into_iter().chain(moved).collect(),
+        warnings: BenchReport::noise(noise_floor.as_ref()).into_iter().chain(moved).chain(shared).collect(),
         skipped: Vec::new(),
     }
 }

@@ -190,7 +190,8 @@ fn start_ends(
     method: Method,
     cpus: (usize, usize),
 ) -> Result<(Side, Side), String> {
-    let ours = |work: &Work| End::backend(work, cpus.1, socket).map(Side::Ours);
+    let (drivers, backends) = work.cpus(cpus)?;
+    let ours = |work: &Work| End::backend(work, &backends, socket).map(Side::Ours);
     let theirs =
         |device, cpu| Testpmd::start(device, work, (method.forward, method.cycles), cpu, socket).map(Side::Theirs);
     let backend = match pairing {
@@ -199,11 +200,14 @@ fn start_ends(
         Pairing::Memif => theirs(Device::MemifServer, cpus.1)?,
     };
     let driver = match pairing {
-        Pairing::Vhost(Maker::Ironring, _) => End::driver(work, Trust::Hardened, cpus.0, socket).map(Side::Ours)?,
-        Pairing::Trusting(_) => End::driver(work, Trust::Trusting, cpus.0, socket).map(Side::Ours)?,
+        Pairing::Vhost(Maker::Ironring, _) => End::driver(work, Trust::Hardened, &drivers, socket).map(Side::Ours)?,
+        Pairing::Trusting(_) => End::driver(work, Trust::Trusting, &drivers, socket).map(Side::Ours)?,
         Pairing::Vhost(Maker::Dpdk, _) => theirs(Device::VirtioUser(method.path), cpus.0)?,
         Pairing::Memif => theirs(Device::MemifClient, cpus.0)?,
     };
+    if let (Side::Ours(end), false) = (&backend, work.share_cpus || work.threads == 1) {
+        end.spread(&backends)?;
+    }
     Ok((driver, backend))
 }
 
@@ -260,25 +264,13 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {
-    use super::super::work::{Api, Completions, Size};
+    use super::super::table;
     use super::*;
     use ironring_driver::queue::RingLayout;
 
     #[test]
     fn counts_agree_within_what_is_on_its_way() {
-        let work = Work {
-            layout: RingLayout::Split,
-            dir: Direction::Tx,
-            size: Size::Bytes(64),
-            ring_size: 256,
-            burst: 32,
-            in_order: false,
-            api: Api::Copy,
-            completions: Completions::InOrder,
-            hugepages: false,
-            queues: 1,
-            idle_queues: 0,
-        };
+        let work = table::work(RingLayout::Split, Direction::Tx);
         assert!(agree(&work, 1_000_000, 1_000_256).is_ok());
         assert!(agree(&work, 1_000_000, 1_002_000).is_err());
         assert!(agree(&Work { queues: 8, ..work }, 1_000_000, 1_002_048).is_ok());

@@ -294,7 +294,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// Frames of 64 bytes as the command line has them by itself.
-const fn work(layout: RingLayout, dir: Direction) -> Work {
+pub(super) const fn work(layout: RingLayout, dir: Direction) -> Work {
     Work {
         layout,
         dir,
@@ -307,6 +307,8 @@ const fn work(layout: RingLayout, dir: Direction) -> Work {
         hugepages: false,
         queues: 1,
         idle_queues: 0,
+        threads: 1,
+        share_cpus: false,
     }
 }
 

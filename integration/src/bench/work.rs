@@ -5,7 +5,7 @@ use ironring_common::spec::net::HDR_BYTES;
 use ironring_driver::queue::RingLayout;
 use serde::Serialize;
 
-use crate::config;
+use crate::{config, machine};
 
 /// Which way frames go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -115,6 +115,10 @@ pub struct Work {
     pub queues: u16,
     /// Queue pairs that are there and carry nothing.
     pub idle_queues: u16,
+    /// Threads of each side.
+    pub threads: u16,
+    /// Whether those of a side share a CPU.
+    pub share_cpus: bool,
 }
 
 fn layout_name<S: serde::Serializer>(layout: &RingLayout, to: S) -> Result<S::Ok, S::Error> {
@@ -240,6 +244,21 @@ impl Work {
         self.queues.saturating_add(self.idle_queues)
     }
 
+    /// The CPUs of the driver and those of the backend, which begin with these.
+    ///
+    /// # Errors
+    /// There are too few: a sentence.
+    pub fn cpus(&self, first: (usize, usize)) -> Result<(Vec<usize>, Vec<usize>), String> {
+        let threads = usize::from(self.threads);
+        let there = machine::cpus().unwrap_or_default();
+        let sides = machine::sides(first, &there, if self.share_cpus { 1 } else { threads });
+        if sides.0.len() == threads || self.share_cpus {
+            return Ok(sides);
+        }
+        let (need, have) = (2 * threads, there.len());
+        Err(format!("{threads} threads a side take {need} CPUs, and this process may use {have}"))
+    }
+
     /// Frames that go round at a time, in a loop: half a ring at most, so that no end is ever full.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -275,7 +294,8 @@ impl Work {
             Api::Hairpin => ", hairpin",
         };
         let shuffled = if self.completions == Completions::Shuffled { ", shuffled" } else { "" };
-        format!("{size} {} {dir}{api}{shuffled}", config::name(self.layout))
+        let threads = if self.threads > 1 { format!(", {} threads a side", self.threads) } else { String::new() };
+        format!("{size} {} {dir}{api}{shuffled}{threads}", config::name(self.layout))
     }
 }
 

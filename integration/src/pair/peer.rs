@@ -56,9 +56,9 @@ pub struct BackendArgs {
     /// Process that this one is not to outlive
     #[arg(long)]
     parent: i32,
-    /// CPU to stay on
-    #[arg(long)]
-    cpu: Option<usize>,
+    /// CPUs to stay on
+    #[arg(long, value_delimiter = ',')]
+    cpu: Vec<usize>,
     /// Tell on stdout, at the end, how often the attacks struck
     #[arg(long)]
     tell_strikes: bool,
@@ -196,9 +196,9 @@ pub fn backend_main(args: BackendArgs) -> ExitCode {
         output::note("this is the backend of a pair: start it by `ironring pair`, or run `ironring-backend`");
         return ExitCode::from(2);
     }
-    if let Some(cpu) = args.cpu {
-        // Without its own CPU it is slower, not wrong.
-        let _ = machine::stay_on(cpu);
+    if !args.cpu.is_empty() {
+        // Without its own CPUs it is slower, not wrong.
+        let _ = machine::stay_on(&args.cpu);
     }
     let arguments = std::iter::once(OsString::from("ironring-backend")).chain(args.daemon);
     if let Some(seed) = args.shuffle {
