@@ -198,14 +198,11 @@ impl RxQueue {
     pub fn rx_burst(&mut self, batch: &mut RxBatch) -> Result<usize, Violation> {
         batch.clear();
         let slots = &mut self.slots;
-        let Taken { count, broken } = match &mut self.ring {
+        let taken = match &mut self.ring {
             AnyRing::Split(ring) => slots.burst(ring, batch),
             AnyRing::Packed(ring) => slots.burst(ring, batch),
         };
-        if broken {
-            return Err(self.ring.broken_by());
-        }
-        if count > 0 {
+        if self.sound(taken)? > 0 {
             self.show_enough();
         }
         Ok(batch.len())
@@ -218,17 +215,15 @@ impl RxQueue {
     /// As [`rx_burst`](Self::rx_burst). Frames that were taken before a violation are not lent.
     pub fn rx_lease(&mut self, most: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> Result<usize, Violation> {
         let slots = &mut self.slots;
-        let Taken { count, broken } = match &mut self.ring {
+        let taken = match &mut self.ring {
             AnyRing::Split(ring) => slots.take(ring, most),
             AnyRing::Packed(ring) => slots.take(ring, most),
         };
-        if broken {
-            return Err(self.ring.broken_by());
-        }
+        let count = self.sound(taken)?;
         if count == 0 {
             return Ok(0);
         }
-        let count = slots.lease(count, with);
+        let count = self.slots.lease(count, with);
         self.show_enough();
         Ok(count)
     }
@@ -359,6 +354,12 @@ impl RxQueue {
 
     pub(super) fn is_conserved(&self) -> bool {
         self.ring.is_conserved()
+    }
+
+    /// How many were taken, unless the device was found broken.
+    #[inline(always)]
+    fn sound(&self, Taken { count, broken }: Taken) -> Result<usize, Violation> {
+        if broken { Err(self.ring.broken_by()) } else { Ok(count) }
     }
 
     /// Shows the device the slots that are posted, if they are enough to be worth it.

@@ -31,17 +31,15 @@ impl RxQueue {
             self.post();
         }
         let slots = &mut self.slots;
-        let Taken { count, broken } = match &mut self.ring {
+        let taken = match &mut self.ring {
             AnyRing::Split(ring) => slots.take_out(ring, most),
             AnyRing::Packed(ring) => slots.take_out(ring, most),
         };
-        if broken {
-            return Err(self.ring.broken_by());
-        }
+        let count = self.sound(taken)?;
         if count == 0 {
             return Ok(0);
         }
-        slots.decide(count, room, out, turn, decide);
+        self.slots.decide(count, room, out, turn, decide);
         // So what is free is what has just come back, in that order.
         let given = turn.give_away(count, &mut self.ring);
         assert!(given == count && self.ring.free() == 0, "what came back is all that is free");
