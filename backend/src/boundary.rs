@@ -6,9 +6,9 @@
 
 use ironring_common::claim::Refused;
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};
-use ironring_common::shm::lane::Lane;
+use ironring_common::shm::lane::{Element, Items, Lane};
 use ironring_common::shm::mapping::Bytes;
-use ironring_common::shm::view::{Both, BothLane, Theirs, TheirsLane};
+use ironring_common::shm::view::{Both, BothElement, BothLane, Theirs, TheirsLane};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net;
 use ironring_common::spec::packed::{self, Event, SLOT_BYTES, SlotRest};
@@ -98,11 +98,10 @@ pub(crate) fn descriptor<L: Lane>(table: &Table<L>, id: DescId, size: QueueSize)
 /// of any other: the walk says what is wrong with it.
 #[inline(always)]
 pub(crate) fn single_descriptor<const FILLS: bool, L: Lane>(table: &Table<L>, id: DescId) -> Option<Segment> {
-    let wanted = const { if FILLS { DESC_F_WRITE } else { 0 } };
+    let wanted = const { kind(FILLS) };
     let rest = table.0.load_word_alleged::<REST>(id.index());
     let rest = rest.map(|rest| Descriptor::from_words([0, rest]));
-    let single =
-        |desc: Descriptor| (desc.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) == wanted).then_some(desc);
+    let single = |desc: Descriptor| (desc.flags & ANY_KIND == wanted).then_some(desc);
     let Descriptor { len, .. } = rest.check_with(single).ok()?;
     let why = "the region table checks every address when it is used";
     let addr = table.0.load_word_alleged::<ADDR>(id.index()).check_advisory(why);
@@ -128,6 +127,53 @@ pub(crate) fn slot_available<L: Lane>(slots: &Slots<L>, at: PackedPosition) -> O
     let rest = slots.0.load_flags_alleged::<REST>(usize::from(at.slot())).map(SlotRest::from_word);
     rest.check_with(|rest| packed::is_avail(rest.flags, at.wrap()).then_some(rest)).ok()
 }
+
+/// Each of the items with a slot, from the one at `at` on: see [`Lane::along`].
+#[inline(always)]
+pub(crate) fn slots_along<L: Lane, I: Items>(
+    slots: Slots<L>,
+    at: PackedPosition,
+    items: I,
+) -> impl Iterator<Item = (I::Item, BothElement<L::Element>)> {
+    slots.0.along(at.slot().into(), items)
+}
+
+/// The buffer of a slot whose second word was loaded before.
+#[inline(always)]
+pub(crate) fn segment<E: Element>(slot: &BothElement<E>, rest: SlotRest) -> Segment {
+    let addr = slot.load_word_alleged::<ADDR>();
+    let addr = addr.check_advisory("the region table checks every address when it is used");
+    Segment { addr: GuestAddr(addr), len: rest.len }
+}
+
+/// As [`slot_available`], of a slot that is a chain by itself, no table, and for the device to fill if it `FILLS`, else to empty: one
+/// look at its flags. If it is another one, what it says if it is available all the same: the walk says what is wrong with it.
+#[inline(always)]
+pub(crate) fn single_slot<const FILLS: bool, E: Element>(
+    slot: &BothElement<E>,
+    wrap: bool,
+) -> Result<SlotRest, Option<SlotRest>> {
+    let rest = slot.load_flags_alleged::<REST>().map(SlotRest::from_word);
+    let wanted = packed::avail_flags(wrap) | const { kind(FILLS) };
+    rest.check_with(|rest| (rest.flags & (AVAIL_USED | ANY_KIND) == wanted).then_some(rest))
+        .map_err(|Refused { observed }| Some(observed).filter(|rest| packed::is_avail(rest.flags, wrap)))
+}
+
+/// Whether what stands in an available slot is a chain by itself of that kind.
+#[inline(always)]
+pub(crate) const fn is_single<const FILLS: bool>(rest: SlotRest) -> bool {
+    rest.flags & ANY_KIND == const { kind(FILLS) }
+}
+
+/// What these say of a chain by itself that the device fills, or empties.
+pub(crate) const fn kind(fills: bool) -> u16 {
+    if fills { DESC_F_WRITE } else { 0 }
+}
+
+/// The flags that tell what kind of chain a descriptor belongs to.
+const ANY_KIND: u16 = DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE;
+/// The flags that tell whose a slot is.
+const AVAIL_USED: u16 = packed::DESC_F_AVAIL | packed::DESC_F_USED;
 
 /// The slot at `at`, whose second word was loaded when it was found available.
 #[inline(always)]

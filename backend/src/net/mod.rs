@@ -43,7 +43,9 @@ fn each_ahead<T: Copy, U>(
     let items = Cell::from_mut(items).as_slice_of_cells();
     items.iter().take(AHEAD).for_each(|item| ask(item.get()));
     let mut later = items.get(AHEAD..).unwrap_or_default().iter();
-    for (item, with) in items.iter().zip(with) {
+    let mut with = with;
+    for item in items {
+        let Some(with) = with.next() else { return };
         if let Some(later) = later.next() {
             ask(later.get());
         }

@@ -72,7 +72,8 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
         let most = BURST.saturating_sub(done.frames);
         done.add(deliver_singles::<_, _, _, { BURST as usize }>(most, vring, memory, port, hook, tally));
     }
-    while done.frames < BURST && vring.fault().is_none() {
+    // What a packed ring does not say without another look at it is left to the next turn.
+    while done.frames < BURST && !done.full && vring.fault().is_none() {
         let Some(frame) = port.rx_peek() else { break };
         match vring.next_chain(chain) {
             Ok(true) => {}
@@ -105,6 +106,7 @@ impl Delivered {
     const fn add(&mut self, more: Self) {
         self.chains = self.chains.wrapping_add(more.chains);
         self.frames = self.frames.wrapping_add(more.frames);
+        self.full |= more.full;
     }
 }
 
@@ -124,7 +126,9 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     let longest = u32::try_from(HDR_BYTES.saturating_add(port.rx_longest())).unwrap_or(u32::MAX);
     let frames = port.rx_frames(usize::from(most));
     let room = singles.get_mut(..frames.len()).unwrap_or_default();
+    let asked = room.len();
     let taken = vring.next_singles::<true>(memory, room, |room| room >= longest);
+    let ended = usize::from(taken) < asked;
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
     let (mut done, mut sum) = (0usize, 0usize);
     // Nothing else is stored meanwhile: what a processor has stored waits in a row, in which the lines that the driver has
@@ -147,7 +151,7 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     // No more than a burst.
     let done = u16::try_from(done).unwrap_or(taken);
     tally.all_frames(done, sum);
-    Delivered { chains: done, frames: done, full: false }
+    Delivered { chains: done, frames: done, full: ended && vring.available() == 0 }
 }
 
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are written. That of the

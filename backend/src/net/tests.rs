@@ -5,7 +5,8 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};
-use ironring_common::spec::split::{DESC_F_WRITE, Descriptor, UsedElem};
+use ironring_common::spec::packed::{SlotRest, avail_flags, ring_bytes};
+use ironring_common::spec::split::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, UsedElem};
 use proptest::prelude::*;
 
 use super::{BURST, MAX_FRAME, rx, tx};
@@ -15,6 +16,7 @@ use crate::stats::{DropReason, Tally};
 use crate::vring::RingFault;
 use crate::vring::chain::Chain;
 use crate::vring::hook::NoHook;
+use crate::vring::packed::PackedVring;
 use crate::vring::split::SplitVring;
 use crate::vring::test_guest::{Buffer, Guest, GuestRing, addr, frame, packet};
 
@@ -489,6 +491,63 @@ fn a_port_that_has_longer_frames_than_it_says_overruns_no_buffer() {
             assert_eq!(bench.ring.take().unwrap().len as usize, HDR_BYTES + len, "{longest} {few}");
             assert_eq!(bench.guest.read(bench.data + at * 4096 + HDR_BYTES, len), frame(n, len));
             assert_eq!(bench.guest.read(bench.data + at * 4096 + room, 64), [0; 64], "behind the buffer");
+        }
+    }
+}
+
+/// A packed ring at its first slot with these descriptors available, each of `len` bytes for a buffer of its own.
+fn packed(bench: &mut Bench, slots: &[(u16, u32)]) -> PackedVring<Area> {
+    let size = QueueSize::packed(16).unwrap();
+    let at = [(ring_bytes(size), 64), (4, 64), (4, 64)].map(|(bytes, align)| bench.guest.alloc(bytes, align, 0));
+    let [ring, ours, theirs] =
+        [(at[0], ring_bytes(size)), (at[1], 4), (at[2], 4)].map(|(at, len)| bench.guest.memory.part(at, len).unwrap());
+    for (slot, (flags, len)) in slots.iter().enumerate() {
+        ring.store_u64(16 * slot, addr(bench.data + 4096 * slot));
+        let rest = SlotRest { len: *len, id: slot as u16, flags: flags | avail_flags(true) };
+        ring.store_u64(16 * slot + 8, rest.to_word());
+    }
+    PackedVring::new(1, size, ring, ours, theirs, 0x8000).unwrap()
+}
+
+/// A burst ends where the ring has no more, and goes on by the walk where what is there is no single buffer.
+#[test]
+fn a_burst_of_a_packed_ring_ends_with_what_the_ring_has() {
+    let single = (DESC_F_WRITE, 200);
+    let chain = [(DESC_F_WRITE | DESC_F_NEXT, 40), (DESC_F_WRITE, 200)];
+    for few in [false, true] {
+        for (slots, chains, frames) in [
+            (vec![single; 3], 3, 3),
+            ([&[single; 2][..], &chain].concat(), 3, 3),
+            ([&chain[..], &[single; 2]].concat(), 3, 3),
+            ([&[single; 4][..], &chain, &[single]].concat(), 6, 6),
+            (vec![single; 4], 4, 4),
+            (vec![], 0, 0),
+        ] {
+            let mut bench = Bench::new();
+            let mut vring = packed(&mut bench, &slots);
+            let mut port = Understated { frames: (0..9).map(|n| frame(n, 60)).collect(), longest: 60 };
+            let Bench { chain, memory, tally, .. } = &mut bench;
+            let mut total = rx::Delivered::default();
+            // Turns of a worker.
+            while vring.poll().unwrap() > 0 {
+                let now = rx::burst(&mut vring, (chain, None), &mut memory.hot(0), &mut port, &mut NoHook, tally, few);
+                assert!(now.frames > 0 && now.full, "{slots:?}");
+                total = rx::Delivered { chains: total.chains + now.chains, frames: total.frames + now.frames, ..now };
+            }
+            assert_eq!((total.chains, total.frames), (chains, frames), "{slots:?} {few}");
+            assert_eq!(port.frames.len(), 9 - usize::from(frames));
+
+            let slots: Vec<_> = slots.into_iter().map(|(flags, len)| (flags & DESC_F_NEXT, len)).collect();
+            let mut bench = Bench::new();
+            let mut vring = packed(&mut bench, &slots);
+            let Bench { chain, memory, tally, port, .. } = &mut bench;
+            let mut done = 0;
+            while vring.poll().unwrap() > 0 {
+                let now = tx::burst(&mut vring, chain, &mut memory.hot(0), port, &mut NoHook, tally, few);
+                assert!(now > 0, "{slots:?}");
+                done += now;
+            }
+            assert_eq!((done, port.stats().taken_frames), (chains, u64::from(frames)), "{slots:?} {few}");
         }
     }
 }

@@ -7,7 +7,7 @@ use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NE
 
 use super::{BURST, FEW, MAX_FRAME, MIN_FRAME, each_ahead};
 use crate::boundary;
-use crate::port::Port;
+use crate::port::{Port, TxBurst};
 use crate::stats::{DropReason, Tally};
 use crate::vring::chain::{Chain, Segment, Single};
 use crate::vring::hook::Hook;
@@ -76,11 +76,14 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     // A buffer that is too short or too long for a frame is for the walk.
     let fit = |bytes: u32| frame_len(bytes.into()).is_ok();
     let room = singles.get_mut(..usize::from(most)).unwrap_or_default();
+    let asked = room.len();
     let taken = vring.next_singles::<false>(memory, room, fit);
+    let ended = usize::from(taken) < asked;
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
-    let (mut frames, mut dropped, mut sum, mut full) = (0u16, 0u16, 0usize, false);
+    let (mut frames, mut dropped, mut sum, mut full) = (0usize, 0usize, 0usize, false);
+    let mut burst = port.tx_burst();
     each_ahead(singles, std::iter::repeat(()), ask, |single, ()| {
-        match forward_single(single.get().buffer, port) {
+        match forward_single(single.get().buffer, &mut burst) {
             Ok(bytes) => {
                 frames = frames.wrapping_add(1);
                 sum = sum.wrapping_add(bytes);
@@ -93,12 +96,16 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
         }
         !full
     });
-    tally.all_frames(frames, sum);
+    burst.end(frames, sum);
+    // No more than a burst.
+    tally.all_frames(u16::try_from(frames).unwrap_or(taken), sum);
     let done = frames.wrapping_add(dropped);
-    hook.order(singles.get_mut(..usize::from(done)).unwrap_or_default());
-    let (finished, back) = singles.split_at_checked(usize::from(done)).unwrap_or((singles, &[]));
+    hook.order(singles.get_mut(..done).unwrap_or_default());
+    let (finished, back) = singles.split_at_checked(done).unwrap_or((singles, &[]));
     vring.end_singles::<H, false>(hook, finished, back);
-    (done, !full)
+    // What a packed ring does not say without another look at it is left to the next turn.
+    let more = !full && (!ended || vring.available() > 0);
+    (u16::try_from(done).unwrap_or(taken), more)
 }
 
 /// Takes at most [`BURST`] chains of a disabled ring and drops what they carry: the vhost-user specification has packets
@@ -143,7 +150,11 @@ impl From<Refused> for Stop {
 fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
     let len = frame_len(chain.readable_len())?;
     if let [only] = chain.readable() {
-        return Ok(forward_single(memory.bytes(only.addr, only.len).ok_or(Stop::Outside(*only))?, port)?);
+        let buffer = memory.bytes(only.addr, only.len).ok_or(Stop::Outside(*only))?;
+        let mut burst = port.tx_burst();
+        let bytes = forward_single(buffer, &mut burst)?;
+        burst.end(1, bytes);
+        return Ok(bytes);
     }
     let mut header = [0u8; HDR_BYTES];
     gather(chain.readable(), memory, 0, &mut header)?;
@@ -156,11 +167,11 @@ fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result
 
 /// As [`forward`], for header and frame in one buffer, which is of as many bytes as a frame can have.
 #[inline(always)]
-fn forward_single<P: Port>(buffer: Bytes<'_>, port: &mut P) -> Result<usize, Refused> {
+fn forward_single(buffer: Bytes<'_>, burst: &mut impl TxBurst) -> Result<usize, Refused> {
     let (header, frame) = buffer.split_at_checked(HDR_BYTES).ok_or(Refused::Drop(DropReason::TxShort))?;
     let (flags, gso_type) = boundary::header_wishes(header);
     check_wishes(flags, gso_type)?;
-    let took = port.tx_frame(frame.len(), |slot| boundary::copy_out(frame, 0, slot));
+    let took = burst.frame(frame.len(), |slot| boundary::copy_out(frame, 0, slot));
     took.then_some(frame.len()).ok_or(Refused::Full)
 }
 

@@ -30,17 +30,13 @@ pub trait Port: Send {
     /// Takes the frame in the slot of the last [`tx_slot`](Self::tx_slot).
     fn tx_commit(&mut self);
 
-    /// Takes a frame of `len` bytes, all of which `fill` writes; whether there was room. As [`tx_slot`](Self::tx_slot) and
-    /// [`tx_commit`](Self::tx_commit), in one step for those who know before that the frame is one.
+    /// Takes the frames of a burst, of which is known before that each is one.
     #[inline(always)]
-    fn tx_frame(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool
+    fn tx_burst(&mut self) -> impl TxBurst
     where
         Self: Sized,
     {
-        let Some(slot) = self.tx_slot(len) else { return false };
-        fill(slot);
-        self.tx_commit();
-        true
+        OneByOne(self)
     }
 
     /// The next frame for the guest, if there is one. It stays until it is consumed.
@@ -87,6 +83,33 @@ pub trait Port: Send {
     fn stats(&self) -> PortStats;
 }
 
+/// A burst of frames that leave the guest. What a port keeps of them it may keep here until the [`end`](Self::end), where the copies of
+/// the frames in between do not force it into memory; without an end they may be lost.
+pub trait TxBurst {
+    /// Takes a frame of `len` bytes, all of which `fill` writes; whether there was room. After one for which there was none the burst may
+    /// take no others.
+    fn frame(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool;
+
+    /// There are no more: `frames` were taken, of so many `bytes` in all.
+    fn end(self, frames: usize, bytes: usize);
+}
+
+/// Slot by slot.
+struct OneByOne<'a, P>(&'a mut P);
+
+impl<P: Port> TxBurst for OneByOne<'_, P> {
+    #[inline(always)]
+    fn frame(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        let Some(slot) = self.0.tx_slot(len) else { return false };
+        fill(slot);
+        self.0.tx_commit();
+        true
+    }
+
+    #[inline(always)]
+    fn end(self, _: usize, _: usize) {}
+}
+
 /// What a port has seen. Bytes are those of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PortStats {
@@ -117,7 +140,12 @@ impl PortStats {
 
     #[inline]
     pub(crate) fn took(&mut self, bytes: usize) {
-        self.taken_frames = self.taken_frames.wrapping_add(1);
+        self.took_all(1, bytes);
+    }
+
+    #[inline]
+    pub(crate) fn took_all(&mut self, frames: usize, bytes: usize) {
+        self.taken_frames = self.taken_frames.wrapping_add(u64::try_from(frames).unwrap_or(u64::MAX));
         self.taken_bytes = self.taken_bytes.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 

@@ -87,7 +87,8 @@ pub trait DeviceRing {
     ) -> u16;
 
     /// Gives back what [`next_singles`](Self::next_singles) took, in its order: `done` are completed, as by
-    /// [`complete`](Self::complete), and `back` are put back, as by [`undo_last`](Self::undo_last).
+    /// [`complete`](Self::complete), and `back` are put back, as by [`undo_last`](Self::undo_last). Into what is filled something
+    /// was written.
     fn end_singles<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: &[Single<'_>], back: &[Single<'_>]);
 
     /// Puts the last `chains` that were taken back on the ring, uncompleted: they cannot be served now. The next

@@ -36,9 +36,9 @@ fn place(buffer: Bytes<'_>) -> u8 {
     first[0]
 }
 
-/// How much the device writes of so many bytes.
+/// How much the device writes of so many bytes: something.
 const fn written(writable: u64) -> u32 {
-    writable as u32 / 2
+    (writable as u32).div_ceil(2)
 }
 
 /// All chains by the walk, and the fault at the end.

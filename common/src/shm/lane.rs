@@ -1,8 +1,8 @@
 //! Words of 64 bits at equal distances: the elements of a ring, checked once for all of them.
 //!
 //! A ring's element is one word or some that follow one another, and a burst touches many. That all of them lie inside the
-//! area and on their own boundaries is a question about the ring, so it is asked once; what is left for each access is
-//! whether the ring has such an element.
+//! area and on their own boundaries is a question about the ring, so it is asked once; what is left is whether the ring has such an
+//! element, of each access, or of a whole slice whose items go along the ring.
 
 #[cfg(feature = "std")]
 use core::{
@@ -16,6 +16,8 @@ use super::words::Words;
 /// assert against it; a value that a peer can choose may never be used as one. That an element has word number `WORD` is checked
 /// when it is compiled.
 pub trait Lane {
+    /// One of them.
+    type Element: Element;
     /// How many elements there are.
     fn len(&self) -> usize;
     /// Whether there are none.
@@ -28,6 +30,72 @@ pub trait Lane {
     fn load_u64_acquire<const WORD: usize>(&self, number: usize) -> u64;
     /// Stores a word, Relaxed.
     fn store_u64<const WORD: usize>(&self, number: usize, value: u64);
+    /// Each of the items with an element, from number `first` on, of which it is asked once whether the lane has so many.
+    fn along<I: Items>(self, first: usize, items: I) -> impl Iterator<Item = (I::Item, Self::Element)>
+    where
+        Self: Sized;
+}
+
+/// An element of a lane, which has it.
+pub trait Element {
+    /// Loads a word, Relaxed.
+    fn load_u64<const WORD: usize>(&self) -> u64;
+    /// Loads a word, Acquire.
+    fn load_u64_acquire<const WORD: usize>(&self) -> u64;
+    /// Stores a word, Relaxed.
+    fn store_u64<const WORD: usize>(&self, value: u64);
+}
+
+/// Slices: what is known to have just so many items.
+pub trait Items: sealed::Sealed {
+    /// One of them.
+    type Item;
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// As many.
+    fn items(self) -> impl Iterator<Item = Self::Item>;
+}
+
+impl<'a, T> Items for &'a [T] {
+    type Item = &'a T;
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.len()
+    }
+    #[inline(always)]
+    fn items(self) -> impl Iterator<Item = &'a T> {
+        self.iter()
+    }
+}
+
+impl<'a, T> Items for &'a mut [T] {
+    type Item = &'a mut T;
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.len()
+    }
+    #[inline(always)]
+    fn items(self) -> impl Iterator<Item = &'a mut T> {
+        self.iter_mut()
+    }
+}
+
+/// Lanes go by the number of items that there are, so nobody else may say how many.
+mod sealed {
+    /// # Safety
+    /// Of an [`Items`](super::Items) that has this, `items` gives as many as `count` says, and no more.
+    pub unsafe trait Sealed {}
+    // SAFETY: a slice has one length, and its iterators end there.
+    unsafe impl<T> Sealed for &[T] {}
+    // SAFETY: as above.
+    unsafe impl<T> Sealed for &mut [T] {}
+}
+
+/// Asserts that there are `count` elements from number `first` on, of `len`.
+#[inline(always)]
+#[track_caller]
+fn assert_run(first: usize, count: usize, len: usize) {
+    assert!(len.checked_sub(first).is_some_and(|rest| count <= rest), "elements that the lane does not have");
 }
 
 /// A lane of any area: each access is one of the area.
@@ -58,7 +126,27 @@ impl<'a, W: Words, const WORDS: usize> OfWords<'a, W, WORDS> {
     }
 }
 
+/// An element of a lane of any area: the lane, and its number.
+pub struct OfLane<L>(L, usize);
+
+impl<L: Lane> Element for OfLane<L> {
+    fn load_u64<const WORD: usize>(&self) -> u64 {
+        self.0.load_u64::<WORD>(self.1)
+    }
+    fn load_u64_acquire<const WORD: usize>(&self) -> u64 {
+        self.0.load_u64_acquire::<WORD>(self.1)
+    }
+    fn store_u64<const WORD: usize>(&self, value: u64) {
+        self.0.store_u64::<WORD>(self.1, value);
+    }
+}
+
 impl<W: Words, const WORDS: usize> Lane for OfWords<'_, W, WORDS> {
+    type Element = OfLane<Self>;
+    fn along<I: Items>(self, first: usize, items: I) -> impl Iterator<Item = (I::Item, Self::Element)> {
+        assert_run(first, items.count(), self.len);
+        items.items().zip(first..).map(move |(item, number)| (item, OfLane(self, number)))
+    }
     fn len(&self) -> usize {
         self.len
     }
@@ -97,33 +185,77 @@ impl<const WORDS: usize> Mapped<'_, WORDS> {
 
     #[inline(always)]
     #[track_caller]
-    fn word<const WORD: usize>(&self, number: usize) -> &AtomicU64 {
-        const { assert!(WORD < WORDS, "a word that elements do not have") };
+    fn element(&self, number: usize) -> OfMapping<'_, WORDS> {
         assert!(number < self.len, "an element that the lane does not have");
-        let element = self.first.wrapping_add(self.stride.wrapping_mul(number));
-        let word = element.cast::<u64>().wrapping_add(WORD);
-        // SAFETY: number < len and WORD < WORDS, so the word is one of those that are valid for atomics (1) and it is aligned (2).
+        OfMapping { at: self.first.wrapping_add(self.stride.wrapping_mul(number)), _life: PhantomData }
+    }
+}
+
+/// An element of a lane of mapped memory, which has it: made by the lane alone.
+#[cfg(feature = "std")]
+pub struct OfMapping<'a, const WORDS: usize> {
+    at: *mut u8,
+    _life: PhantomData<&'a ()>,
+}
+
+#[cfg(feature = "std")]
+impl<const WORDS: usize> OfMapping<'_, WORDS> {
+    #[inline(always)]
+    fn word<const WORD: usize>(&self) -> &AtomicU64 {
+        const { assert!(WORD < WORDS, "a word that elements do not have") };
+        let word = self.at.cast::<u64>().wrapping_add(WORD);
+        // SAFETY: it is an element of a lane, whose number `element` or `along` have compared with how many there are, and WORD < WORDS, so the word is one of those that are valid for atomics as long as the
+        // lane is (1 of `Mapped::new`), and it is aligned (2).
         unsafe { AtomicU64::from_ptr(word) }
     }
 }
 
 #[cfg(feature = "std")]
-impl<const WORDS: usize> Lane for Mapped<'_, WORDS> {
+impl<const WORDS: usize> Element for OfMapping<'_, WORDS> {
+    #[inline(always)]
+    fn load_u64<const WORD: usize>(&self) -> u64 {
+        u64::from_le(self.word::<WORD>().load(Ordering::Relaxed))
+    }
+    #[inline(always)]
+    fn load_u64_acquire<const WORD: usize>(&self) -> u64 {
+        u64::from_le(self.word::<WORD>().load(Ordering::Acquire))
+    }
+    #[inline(always)]
+    fn store_u64<const WORD: usize>(&self, value: u64) {
+        self.word::<WORD>().store(value.to_le(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(feature = "std")]
+impl<'a, const WORDS: usize> Lane for Mapped<'a, WORDS> {
+    type Element = OfMapping<'a, WORDS>;
     #[inline(always)]
     fn len(&self) -> usize {
         self.len
     }
     #[inline(always)]
     fn load_u64<const WORD: usize>(&self, number: usize) -> u64 {
-        u64::from_le(self.word::<WORD>(number).load(Ordering::Relaxed))
+        self.element(number).load_u64::<WORD>()
     }
     #[inline(always)]
     fn load_u64_acquire<const WORD: usize>(&self, number: usize) -> u64 {
-        u64::from_le(self.word::<WORD>(number).load(Ordering::Acquire))
+        self.element(number).load_u64_acquire::<WORD>()
     }
     #[inline(always)]
     fn store_u64<const WORD: usize>(&self, number: usize, value: u64) {
-        self.word::<WORD>(number).store(value.to_le(), Ordering::Relaxed);
+        self.element(number).store_u64::<WORD>(value);
+    }
+    #[inline(always)]
+    fn along<I: Items>(self, first: usize, items: I) -> impl Iterator<Item = (I::Item, Self::Element)> {
+        assert_run(first, items.count(), self.len);
+        let Self { first: start, stride, .. } = self;
+        let mut next = start.wrapping_add(stride.wrapping_mul(first));
+        items.items().map(move |item| {
+            let at = next;
+            next = next.wrapping_add(stride);
+            // One of as many as were asked for: there are no more items (`Sealed`).
+            (item, OfMapping { at, _life: PhantomData })
+        })
     }
 }
 
@@ -178,6 +310,39 @@ mod tests {
             );
         }
         assert!(asserts(|| _ = mapped.load_u64::<1>(7)) && asserts(|| _ = plain.load_u64::<1>(7)));
+    }
+
+    /// As many as there are items, and never beyond the lane.
+    #[test]
+    fn items_go_along_a_lane() {
+        let memfd = Memfd::create("lane", 4096).unwrap();
+        let area = Mapping::of(&memfd).unwrap().area(64, 128).unwrap();
+        let (mapped, plain) = (area.lane::<2>(16, 16, 7), OfWords::<_, 2>::new(&area, 16, 16, 7));
+        for first in 0..=8usize {
+            for count in 0..=8usize {
+                let (items, mut loaded) = ((0..count as u64).collect::<Vec<_>>(), vec![[0; 2]; count]);
+                if first + count > 7 {
+                    assert!(asserts(|| drop(mapped.along(first, &*items))));
+                    assert!(asserts(|| drop(plain.along(first, &*items))));
+                    continue;
+                }
+                mapped.along(first, &*items).for_each(|(item, element)| element.store_u64::<0>(*item + 100));
+                plain.along(first, &*items).for_each(|(item, element)| element.store_u64::<1>(*item + 200));
+                for (item, number) in items.iter().zip(first..) {
+                    let words = [mapped.load_u64::<0>(number), plain.load_u64::<1>(number)];
+                    assert_eq!(words, [item + 100, item + 200], "{first} {count}");
+                }
+                for (to, element) in mapped.along(first, &mut *loaded) {
+                    *to = [element.load_u64::<0>(), element.load_u64_acquire::<1>()];
+                }
+                assert!(loaded.iter().zip(&items).all(|(words, item)| *words == [item + 100, item + 200]));
+                for (to, element) in plain.along(first, &mut *loaded) {
+                    *to = [element.load_u64_acquire::<0>() + 1, element.load_u64::<1>() + 1];
+                }
+                assert!(loaded.iter().zip(&items).all(|(words, item)| *words == [item + 101, item + 201]));
+            }
+        }
+        assert!(asserts(|| drop(mapped.along(usize::MAX, &[0, 1][..]))));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! as claims and can be scrubbed. The slots of a packed ring are written by both sides: loads of [`Both`] are claims too,
 //! even where this side was the last to write.
 
-use super::lane::Lane;
+use super::lane::{Element, Items, Lane};
 #[cfg(feature = "std")]
 use super::mapping::{Area, Bytes};
 use super::words::Words;
@@ -318,5 +318,32 @@ impl<L: Lane> BothLane<L> {
     #[inline(always)]
     pub fn load_word_alleged<const WORD: usize>(&self, number: usize) -> Alleged<u64> {
         Alleged::new(self.0.load_u64::<WORD>(number))
+    }
+    /// Each of the items with an element, from number `first` on: see [`Lane::along`].
+    #[inline(always)]
+    pub fn along<I: Items>(self, first: usize, items: I) -> impl Iterator<Item = (I::Item, BothElement<L::Element>)> {
+        self.0.along(first, items).map(|(item, element)| (item, BothElement(element)))
+    }
+}
+
+/// An element of [`Both`].
+#[derive(Clone, Copy, Debug)]
+pub struct BothElement<E>(E);
+
+impl<E: Element> BothElement<E> {
+    /// Stores a word.
+    #[inline(always)]
+    pub fn store_u64<const WORD: usize>(&self, value: u64) {
+        self.0.store_u64::<WORD>(value);
+    }
+    /// Loads the word of a slot that has its flags once, Acquire: pairs with the peer's Release store of it.
+    #[inline(always)]
+    pub fn load_flags_alleged<const WORD: usize>(&self) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64_acquire::<WORD>())
+    }
+    /// Loads a word once.
+    #[inline(always)]
+    pub fn load_word_alleged<const WORD: usize>(&self) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64::<WORD>())
     }
 }

@@ -75,18 +75,28 @@ pub const fn avail_event_at(size: QueueSize) -> usize {
     USED_ELEM_BYTES.saturating_mul(size.get() as usize).saturating_add(USED_RING)
 }
 
-/// A descriptor as it stands in the table.
+/// A descriptor as it stands in the table. In private memory the last three fields lie as those of a packed ring's slot do, which
+/// are then one word to load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct Descriptor {
     /// Address of the buffer.
     pub addr: u64,
     /// Bytes of the buffer.
     pub len: u32,
-    /// `DESC_F_*`.
-    pub flags: u16,
     /// Index of the next descriptor, if `DESC_F_NEXT` is set.
     pub next: u16,
+    /// `DESC_F_*`.
+    pub flags: u16,
 }
+
+/// As [`SlotRest`](super::packed::SlotRest) has them in its word.
+#[cfg(target_endian = "little")]
+const _: () = assert!(
+    core::mem::offset_of!(Descriptor, len) == 8
+        && core::mem::offset_of!(Descriptor, next) == 12
+        && core::mem::offset_of!(Descriptor, flags) == 14
+);
 
 impl Descriptor {
     /// The two 64-bit words of the descriptor: address; length, flags and next.

@@ -1,10 +1,11 @@
 //! Bursts of chains of one slot on a packed ring, which need no walk.
 
+use ironring_common::index::PackedPosition;
 use ironring_common::shm::table::HotRegion;
 use ironring_common::shm::words::Words;
-use ironring_common::spec::packed::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, SLOT_BYTES, SLOT_REST, SlotRest};
+use ironring_common::spec::packed::{SLOT_BYTES, SLOT_REST, SlotRest, used_flags};
 
-use super::{Batch, PackedVring, used_rest};
+use super::{Batch, PackedVring};
 use crate::boundary;
 use crate::vring::chain::{Segment, Single};
 use crate::vring::hook::Hook;
@@ -25,7 +26,9 @@ impl<W: Words> PackedVring<W> {
             self.ask_for_slots(self.usual);
         }
         debug_assert!(self.taken.is_empty(), "chains are given back before single ones are taken");
-        let (size, mut at, mut seen) = (self.size, self.next_avail, self.seen.take());
+        let (size, mut at, mut known) = (self.size, self.next_avail, self.seen.take());
+        // Of what ends the burst: for the walk, which need not look again.
+        let mut seen = None;
         let slots = boundary::slots(&self.ring, size);
         let mut taken = 0u16;
         let most = out.len().min(usize::from(size.get().saturating_sub(self.in_use())));
@@ -34,29 +37,35 @@ impl<W: Words> PackedVring<W> {
             // To the end of the ring, and then from its start, in its next round.
             let room = usize::from(size.get().wrapping_sub(at.slot())).min(left.len());
             let Some((now, later)) = left.split_at_mut_checked(room) else { break };
-            let mut slot = at.slot();
-            for to in now {
-                let here = at.in_its_round(slot, size);
-                let Some(first) = seen.take().or_else(|| boundary::slot_available(&slots, here)) else { break };
-                // For the walk, which need not look again, unless all is well.
-                seen = Some(first);
-                if first.flags & (DESC_F_NEXT | DESC_F_INDIRECT | DESC_F_WRITE) != const { flags_of(FILLS) } {
+            let mut count = 0u16;
+            for (to, slot) in boundary::slots_along(slots, at, now) {
+                let found = match known.take() {
+                    Some(first) if boundary::is_single::<FILLS>(first) => Ok(first),
+                    Some(other) => Err(Some(other)),
+                    None => boundary::single_slot::<FILLS, _>(&slot, at.wrap()),
+                };
+                let single = match found {
+                    Ok(single) => single,
+                    Err(other) => {
+                        seen = other;
+                        break;
+                    }
+                };
+                let Segment { addr, len } = boundary::segment(&slot, single);
+                let Some(buffer) = memory.bytes(addr, len).filter(|_| fit(len)) else {
+                    seen = Some(single);
                     break;
-                }
-                let Segment { addr, len } = boundary::first_slot(&slots, here, first).segment;
-                let Some(buffer) = memory.bytes(addr, len).filter(|_| fit(len)) else { break };
-                (to.buffer, to.id) = (buffer, first.id);
-                seen = None;
-                slot = slot.wrapping_add(1);
+                };
+                (to.buffer, to.id) = (buffer, single.id);
+                count = count.wrapping_add(1);
             }
-            let count = slot.wrapping_sub(at.slot());
             (at, taken) = (at.advance(count, size), taken.wrapping_add(count));
             if usize::from(count) < room {
                 break;
             }
             left = later;
         }
-        self.seen = seen;
+        self.seen = seen.or(known);
         self.next_avail = at;
         self.usual = taken.into();
         taken
@@ -84,7 +93,7 @@ impl<W: Words> PackedVring<W> {
             // The position of the first one that was put back, and what its slot said: for the walk, which need not look again.
             self.next_avail = self.next_used;
             let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-            let first = SlotRest { len, id: *id, flags: const { flags_of(FILLS) } };
+            let first = SlotRest { len, id: *id, flags: const { boundary::kind(FILLS) } };
             self.seen = self.fault.is_none().then_some(first);
         }
     }
@@ -107,13 +116,20 @@ impl<W: Words> PackedVring<W> {
     /// Writes the used slots of chains of one slot.
     #[inline(always)]
     fn write_singles<const FILLS: bool>(&mut self, done: &[Single<'_>]) {
+        // Of one that was filled something was written: a header at least.
+        let used_word = |single: &Single<'_>| {
+            debug_assert!(!FILLS || single.written > 0, "there is a header");
+            let flags = const { boundary::kind(FILLS) };
+            SlotRest { len: single.length::<FILLS>(), id: single.id, flags }.to_word()
+        };
         let (size, mut at, mut left) = (self.size, self.next_used, done);
+        let marks = used_marks(at);
         let rests = self.ring.lane::<1>(SLOT_REST, SLOT_BYTES, usize::from(size.get()));
         if self.first.is_none()
             && let Some((first, others)) = left.split_first()
         {
             let offset = usize::from(at.slot()).wrapping_mul(SLOT_BYTES).wrapping_add(SLOT_REST);
-            self.first = Some((offset, used_rest(at, first.id, first.length::<FILLS>()).to_word()));
+            self.first = Some((offset, used_word(first) | marks));
             at = at.advance(1, size);
             left = others;
         }
@@ -122,8 +138,9 @@ impl<W: Words> PackedVring<W> {
             let room = size.get().wrapping_sub(at.slot());
             let now;
             (now, left) = left.split_at_checked(usize::from(room)).unwrap_or((left, &[]));
-            for (single, slot) in now.iter().zip(usize::from(at.slot())..) {
-                rests.store_u64::<0>(slot, used_rest(at, single.id, single.length::<FILLS>()).to_word());
+            let marks = used_marks(at);
+            for (single, rest) in rests.along(at.slot().into(), now) {
+                rest.store_u64::<0>(used_word(single) | marks);
             }
             at = at.advance(u16::try_from(now.len()).unwrap_or(room), size);
         }
@@ -149,9 +166,10 @@ impl<W: Words> PackedVring<W> {
     }
 }
 
-/// What the flags of a chain of one slot say that the device fills, or empties.
-const fn flags_of(fills: bool) -> u16 {
-    if fills { DESC_F_WRITE } else { 0 }
+/// The marks of a used slot of that round, in the second word.
+#[inline(always)]
+const fn used_marks(at: PackedPosition) -> u64 {
+    SlotRest { len: 0, id: 0, flags: used_flags(at.wrap()) }.to_word()
 }
 
 /// Of slots that begin on a line of 64 bytes.
