@@ -87,8 +87,6 @@ pub(super) struct Turn {
     seen: usize,
     /// Of these, those that go.
     count: usize,
-    /// At most so many may.
-    room: usize,
     /// Those for which there was no room.
     full: usize,
     stay: [DescId; BURST],
@@ -97,47 +95,15 @@ pub(super) struct Turn {
 impl Turn {
     const fn new() -> Self {
         let heads = [DescId::FIRST; BURST];
-        Self { heads, bytes: [0; BURST], seen: 0, count: 0, room: 0, full: 0, stay: heads }
+        Self { heads, bytes: [0; BURST], seen: 0, count: 0, full: 0, stay: heads }
     }
 
     /// Nothing was looked at yet, and at most `room` may go.
     #[inline(always)]
-    pub(super) const fn begin(&mut self, room: usize) {
-        (self.seen, self.count, self.room, self.full) = (0, 0, room, 0);
-    }
-
-    #[inline(always)]
-    pub(super) const fn is_full(&self) -> bool {
-        self.count >= self.room
-    }
-
-    /// The next slot goes, with so many bytes.
-    #[inline(always)]
-    pub(super) fn goes(&mut self, bytes: usize) {
-        // The bytes of a slot, which are fewer.
-        self.note(u32::try_from(bytes & 0xffff_ffff).unwrap_or(0));
-        self.count = self.count.wrapping_add(1);
-    }
-
-    /// The next slot stays.
-    #[inline(always)]
-    pub(super) fn stays(&mut self) {
-        self.note(0);
-    }
-
-    /// As [`stays`](Self::stays), for want of room.
-    #[cold]
-    pub(super) fn finds_no_room(&mut self) {
-        self.full = self.full.wrapping_add(1);
-        self.note(0);
-    }
-
-    #[inline(always)]
-    fn note(&mut self, bytes: u32) {
-        if let Some(to) = self.bytes.get_mut(self.seen) {
-            *to = bytes;
-        }
-        self.seen = self.seen.wrapping_add(1);
+    pub(super) fn begin(&mut self, room: usize) -> Notes<'_> {
+        let Self { bytes, seen, count, full, .. } = self;
+        (*seen, *count, *full) = (0, 0, 0);
+        Notes { bytes: bytes.iter_mut(), room, count: 0, full: 0, noted: (seen, count, full) }
     }
 
     /// Has `ring` give away the `count` slots that were looked at. How many it did.
@@ -180,6 +146,60 @@ impl Turn {
     pub(super) fn slots(&self) -> (&[DescId], &[u32]) {
         let Self { heads, bytes, count, .. } = self;
         (heads.get(..*count).unwrap_or_default(), bytes.get(..*count).unwrap_or_default())
+    }
+}
+
+/// What is noted while slots are looked at, one after the other.
+pub(super) struct Notes<'a> {
+    bytes: core::slice::IterMut<'a, u32>,
+    /// At most so many may go.
+    room: usize,
+    /// Those that go, and those for which there was no room: counted here, and noted at the end, because looking at a frame forces
+    /// what is in memory to be loaded again.
+    count: usize,
+    full: usize,
+    noted: (&'a mut usize, &'a mut usize, &'a mut usize),
+}
+
+impl Notes<'_> {
+    #[inline(always)]
+    pub(super) const fn is_full(&self) -> bool {
+        self.count >= self.room
+    }
+
+    /// The next slot goes, with so many bytes.
+    #[inline(always)]
+    pub(super) fn goes(&mut self, bytes: usize) {
+        // The bytes of a slot, which are fewer.
+        self.note(u32::try_from(bytes & 0xffff_ffff).unwrap_or(0));
+        self.count = self.count.wrapping_add(1);
+    }
+
+    /// The next slot stays.
+    #[inline(always)]
+    pub(super) fn stays(&mut self) {
+        self.note(0);
+    }
+
+    /// As [`stays`](Self::stays), for want of room.
+    #[cold]
+    pub(super) fn finds_no_room(&mut self) {
+        self.full = self.full.wrapping_add(1);
+        self.note(0);
+    }
+
+    #[inline(always)]
+    fn note(&mut self, bytes: u32) {
+        if let Some(to) = self.bytes.next() {
+            *to = bytes;
+        }
+    }
+
+    /// There are no more.
+    #[inline(always)]
+    pub(super) fn end(self) {
+        let (seen, count, full) = self.noted;
+        (*seen, *count, *full) = (BURST.wrapping_sub(self.bytes.len()), self.count, self.full);
     }
 }
 

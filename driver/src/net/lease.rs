@@ -1,7 +1,10 @@
 //! Received frames that are lent where they lie.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::{Ours, Theirs};
+use ironring_common::spec::net::HDR_BYTES;
 
 use super::TxError;
 use super::tx::write_frame;
@@ -15,14 +18,53 @@ use crate::boundary;
 /// copy. [`RxQueue::rx_burst`](super::RxQueue::rx_burst) has no such trap.
 #[derive(Clone, Copy, Debug)]
 pub struct LeasedFrame<'a> {
-    words: &'a Theirs<Area>,
+    slots: &'a LentSlots,
     at: usize,
     len: usize,
 }
 
+/// The slots of a receive queue, and whether bytes of the frames that were lent last were looked at or asked for: then those of the next
+/// ones most likely are too, and their lines can be on the way before. Whoever looks at none does without those lines.
+#[derive(Debug)]
+pub(super) struct LentSlots {
+    words: Theirs<Area>,
+    looked_at: AtomicBool,
+}
+
+impl LentSlots {
+    pub(super) const fn new(words: Theirs<Area>) -> Self {
+        Self { words, looked_at: AtomicBool::new(false) }
+    }
+
+    #[inline(always)]
+    pub(super) const fn words(&self) -> &Theirs<Area> {
+        &self.words
+    }
+
+    /// Asks for the line of each header before it is looked at, and of the frame's first bytes if frames of the last burst were looked
+    /// at: for the burst that begins now.
+    #[inline(always)]
+    pub(super) fn ask(&self) -> impl Fn(usize) {
+        let frames_too = self.looked_at.load(Ordering::Relaxed);
+        self.looked_at.store(false, Ordering::Relaxed);
+        move |at| {
+            self.words.prefetch(at);
+            if frames_too {
+                self.words.prefetch(at.wrapping_add(HDR_BYTES));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn look(&self) -> &Theirs<Area> {
+        self.looked_at.store(true, Ordering::Relaxed);
+        &self.words
+    }
+}
+
 impl<'a> LeasedFrame<'a> {
-    pub(super) const fn new(words: &'a Theirs<Area>, at: usize, len: usize) -> Self {
-        Self { words, at, len }
+    pub(super) const fn new(slots: &'a LentSlots, at: usize, len: usize) -> Self {
+        Self { slots, at, len }
     }
 
     /// Bytes of the frame, without a net header.
@@ -40,14 +82,14 @@ impl<'a> LeasedFrame<'a> {
     /// Asks for the line of the frame's first bytes, which the device has just written: some frames before they are copied.
     #[inline(always)]
     pub fn prefetch(&self) {
-        self.words.prefetch(self.at);
+        self.slots.look().prefetch(self.at);
     }
 
     /// Copies bytes of the frame from its byte `at` on to private memory, as many as there are and fit. How many.
     pub fn copy_out(&self, at: usize, to: &mut [u8]) -> usize {
         let count = self.len.saturating_sub(at).min(to.len());
         if let Some(to) = to.get_mut(..count).filter(|to| !to.is_empty()) {
-            boundary::copy_completed(self.words, self.at.saturating_add(at), to);
+            boundary::copy_completed(self.slots.look(), self.at.saturating_add(at), to);
         }
         count
     }
@@ -58,9 +100,9 @@ impl<'a> LeasedFrame<'a> {
         write_frame(out, (self.at, self.len), at, bytes)
     }
 
-    /// Copies the whole frame into a transmit slot.
+    /// Copies the whole frame into a transmit slot. It was asked for before.
     #[inline(always)]
     pub(super) fn copy_to(&self, words: &Ours<Area>, at: usize) {
-        boundary::copy_over(self.words, self.at, words, at, self.len);
+        boundary::copy_over(self.slots.words(), self.at, words, at, self.len);
     }
 }

@@ -20,7 +20,7 @@ use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{self, Header};
 
 use super::bells::{Bells, Kick, Kicked};
-use super::lease::LeasedFrame;
+use super::lease::{LeasedFrame, LentSlots};
 use super::wait::Patience;
 use super::{AHEAD, FRAME_MAX, NetError, Scratch, ahead};
 use crate::arena::QueueMemory;
@@ -52,7 +52,7 @@ pub struct RxQueue {
 /// The receive slots, and what was counted.
 #[derive(Debug)]
 struct RxSlots {
-    words: Theirs<Area>,
+    slots: LentSlots,
     mapper: FixedSlots,
     /// Scratch of a burst.
     filled: Scratch<Filled>,
@@ -82,6 +82,27 @@ pub struct RxStats {
     pub watchdog_kicks: u64,
     /// Calls found pending when this side waited.
     pub calls: u64,
+}
+
+/// Out of line, so that no counter of what hardly ever happens takes a register of the loops.
+impl RxStats {
+    #[cold]
+    #[inline(never)]
+    const fn drop_short(&mut self) {
+        self.dropped_short = self.dropped_short.wrapping_add(1);
+    }
+
+    #[cold]
+    #[inline(never)]
+    const fn drop_long(&mut self) {
+        self.dropped_long = self.dropped_long.wrapping_add(1);
+    }
+
+    #[cold]
+    #[inline(never)]
+    const fn drop_header(&mut self) {
+        self.dropped_header = self.dropped_header.wrapping_add(1);
+    }
 }
 
 /// Private memory for a burst of received frames. Made once, used for every burst.
@@ -159,7 +180,7 @@ impl RxQueue {
         ring.suppress_calls();
         ring.bind_slots(&memory.mapper, Direction::FromDevice);
         let slots = RxSlots {
-            words: Theirs::new(memory.slots),
+            slots: LentSlots::new(Theirs::new(memory.slots)),
             mapper: memory.mapper,
             filled: Box::new(Apart([Filled::default(); _])),
             stats: RxStats::default(),
@@ -223,7 +244,12 @@ impl RxQueue {
         if count == 0 {
             return Ok(0);
         }
-        let count = self.slots.lease(count, with);
+        // As much room as it takes: that is made anew for each burst.
+        let count = if count <= BURST / 2 {
+            self.slots.lease::<{ BURST / 2 }>(count, with)
+        } else {
+            self.slots.lease::<BURST>(count, with)
+        };
         self.show_enough();
         Ok(count)
     }
@@ -440,29 +466,29 @@ impl RxSlots {
         }
     }
 
-    /// Lends the frames of the first `taken` of the completed slots that have one. How many. Of their lines, only that of the header
-    /// is asked for.
-    fn lease(&mut self, taken: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> usize {
-        let Self { words, filled, stats, .. } = self;
-        let done = &mut filled.0;
-        let mut frames = [LeasedFrame::new(words, 0, 0); BURST];
+    /// Lends the frames of the first `taken` of the completed slots that have one. How many. With `ROOM` for so many.
+    #[inline]
+    fn lease<const ROOM: usize>(&mut self, taken: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> usize {
+        let Self { slots, filled, stats, .. } = self;
+        let (words, done, ask) = (slots.words(), &mut filled.0, slots.ask());
+        let mut frames = [LeasedFrame::new(slots, 0, 0); ROOM];
         let mut next = frames.iter_mut();
         let mut count = 0usize;
-        done.iter().take(taken.min(AHEAD)).for_each(|first| words.prefetch(first.at()));
+        done.iter().take(taken.min(AHEAD)).for_each(|first| ask(first.at()));
         for (filled, later) in ahead(done, taken) {
-            words.prefetch(later.at());
+            ask(later.at());
             let (at, bytes) = (filled.at(), filled.bytes());
             if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
-                stats.dropped_short = stats.dropped_short.wrapping_add(1);
+                stats.drop_short();
                 continue;
             }
             if !plain(words, at) {
-                stats.dropped_header = stats.dropped_header.wrapping_add(1);
+                stats.drop_header();
                 continue;
             }
             let len = bytes.wrapping_sub(net::HDR_BYTES);
             if let Some(to) = next.next() {
-                *to = LeasedFrame::new(words, at.wrapping_add(net::HDR_BYTES), len);
+                *to = LeasedFrame::new(slots, at.wrapping_add(net::HDR_BYTES), len);
                 count = count.wrapping_add(1);
                 stats.bytes = stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
             }
@@ -477,8 +503,8 @@ impl RxSlots {
     /// lawful.
     #[inline]
     fn copy_frames(&mut self, taken: usize, batch: &mut RxBatch) {
-        let Self { words, filled, stats, .. } = self;
-        let (words, done) = (words.bytes(), &mut filled.0);
+        let Self { slots, filled, stats, .. } = self;
+        let (words, done) = (slots.words().bytes(), &mut filled.0);
         let RxBatch { bytes: room, slot, longest, lens, count: before } = batch;
         let (slot, longest, mut sum, mut kept) = (*slot, *longest, 0usize, 0usize);
         let lens = lens.get_mut(*before..).unwrap_or_default();
@@ -489,19 +515,19 @@ impl RxSlots {
             later.ask(&words);
             let bytes = filled.bytes();
             if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
-                stats.dropped_short = stats.dropped_short.wrapping_add(1);
+                stats.drop_short();
                 continue;
             }
             // It is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
             let len = bytes.wrapping_sub(net::HDR_BYTES);
             let room = room.get_mut(start..start.wrapping_add(len)).filter(|_| len <= longest);
             let (Some(to), Some(to_len)) = (room, lens.get_mut(kept)) else {
-                stats.dropped_long = stats.dropped_long.wrapping_add(1);
+                stats.drop_long();
                 continue;
             };
             let whole = words.part(filled.at(), bytes);
             let Some((_, frame)) = whole.split_at_checked(net::HDR_BYTES).filter(|(header, _)| plain(header, 0)) else {
-                stats.dropped_header = stats.dropped_header.wrapping_add(1);
+                stats.drop_header();
                 continue;
             };
             boundary::copy_completed(&frame, 0, to);

@@ -240,6 +240,15 @@ impl<T> Ledger<T> {
         }
     }
 
+    /// Books a descriptor that is a chain by itself with its own number, where others have that of the next one: what a slot of a packed
+    /// ring says is then all in one place.
+    #[inline]
+    pub(crate) fn number(&mut self, id: DescId) {
+        if let Some(record) = self.records.get_mut(id.index()) {
+            record.desc.next = id.get();
+        }
+    }
+
     /// The chain from `head` is out.
     #[inline]
     pub(crate) fn lend(&mut self, head: DescId, token: T, loan: Loan) {

@@ -276,6 +276,9 @@ impl<W: Words, T> DriverRing<T> for PackedRing<W, T> {
             _ => chain::build(ledger, mapper, readable, writable, |_, _, _| {})?,
         };
         let Built { head, count, writable } = built;
+        if count == 1 {
+            self.ledger.number(head);
+        }
         self.ledger.lend(head, token, Loan { count, writable, place: self.posted });
         self.posted = self.posted.wrapping_add(1);
         self.write_staged();
@@ -410,7 +413,8 @@ impl<W: Words, T> DriverRing<T> for PackedRing<W, T> {
     }
 }
 
-/// The second word of a slot. The link of the private record is none of the ring's: slots follow one another.
+/// The second word of a slot of a chain. The link of the private record is none of the ring's: slots follow one another. That of a chain
+/// by itself is its own number, for bursts.
 #[inline]
 fn rest(desc: Descriptor, id: DescId, wrap: bool) -> SlotRest {
     SlotRest { len: desc.len, id: id.get(), flags: desc.flags | packed::avail_flags(wrap) }

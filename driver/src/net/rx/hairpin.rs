@@ -108,37 +108,39 @@ impl RxSlots {
         turn: &mut Turn,
         mut decide: impl FnMut(&mut HairpinFrame<'_>) -> bool,
     ) {
-        let Self { words, filled, stats, .. } = self;
-        let (done, bytes_of) = (&mut filled.0, words.bytes());
+        let Self { slots, filled, stats, .. } = self;
+        let (words, done, ask) = (slots.words(), &mut filled.0, slots.ask());
+        let bytes_of = words.bytes();
         let (mut kept, mut sum) = (0usize, 0usize);
-        turn.begin(room);
-        done.iter().take(taken.min(AHEAD)).for_each(|first| words.prefetch(first.at()));
+        let mut notes = turn.begin(room);
+        done.iter().take(taken.min(AHEAD)).for_each(|first| ask(first.at()));
         for (filled, later) in ahead(done, taken) {
-            words.prefetch(later.at());
+            ask(later.at());
             let (at, bytes) = (filled.at(), filled.bytes());
             if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
-                stats.dropped_short = stats.dropped_short.wrapping_add(1);
-                turn.stays();
+                stats.drop_short();
+                notes.stays();
                 continue;
             }
             if !boundary::has_header(&bytes_of, at, &HEADER) && !mend_header(words, at, out) {
-                stats.dropped_header = stats.dropped_header.wrapping_add(1);
-                turn.stays();
+                stats.drop_header();
+                notes.stays();
                 continue;
             }
-            if turn.is_full() {
-                turn.finds_no_room();
+            if notes.is_full() {
+                notes.finds_no_room();
                 continue;
             }
             let len = bytes.wrapping_sub(net::HDR_BYTES);
             (kept, sum) = (kept.wrapping_add(1), sum.wrapping_add(len));
-            let leased = LeasedFrame::new(words, at.wrapping_add(net::HDR_BYTES), len);
+            let leased = LeasedFrame::new(slots, at.wrapping_add(net::HDR_BYTES), len);
             if decide(&mut HairpinFrame::new(leased, out)) {
-                turn.goes(bytes);
+                notes.goes(bytes);
             } else {
-                turn.stays();
+                notes.stays();
             }
         }
+        notes.end();
         let count = |count: usize| u64::try_from(count).unwrap_or(0);
         stats.used_entries = stats.used_entries.wrapping_add(count(taken));
         stats.frames = stats.frames.wrapping_add(count(kept));

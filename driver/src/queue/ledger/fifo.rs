@@ -163,7 +163,14 @@ impl Fifo {
     /// Puts these ids before all others, in their order: they are the next ones to be taken.
     #[inline]
     pub(super) fn put_first(&mut self, ids: &[DescId]) {
-        ids.iter().rev().for_each(|id| self.push_front(*id));
+        assert!(ids.len() <= self.ids.len().saturating_sub(self.len()), "there are no more ids than descriptors");
+        let first = self.first.wrapping_sub(u32::try_from(ids.len()).unwrap_or(0));
+        let place = self.place(first);
+        let (start, end) = self.ids.split_at_mut(place);
+        let (now, later) = ids.split_at_checked(end.len()).unwrap_or((ids, &[]));
+        end.split_at_mut(now.len()).0.copy_from_slice(now);
+        start.split_at_mut(later.len()).0.copy_from_slice(later);
+        self.first = first;
     }
 
     /// Adds these ids.
@@ -247,6 +254,20 @@ mod tests {
         assert_eq!((row.drain(&mut out), &out[..]), (5, &ids[..5]));
         assert_eq!((row.drain(&mut out), &out[..2]), (2, &ids[5..]));
         assert_eq!((row.drain(&mut out), row.len()), (0, 0));
+        // Wherever the ring begins, also in two pieces.
+        for taken in 0..=7 {
+            let mut row = Fifo { first: start, end: start, ..Fifo::new(size) };
+            row.extend(&ids);
+            row.pop_run(taken);
+            row.put_first(&ids[..taken]);
+            assert_eq!(row.iter().collect::<Vec<_>>(), ids);
+        }
+        for first in 0..16 {
+            let mut row = Fifo { first, end: first, ..Fifo::new(size) };
+            row.extend(&ids[5..]);
+            row.put_first(&ids[..5]);
+            assert_eq!(row.iter().collect::<Vec<_>>(), ids);
+        }
     }
 
     /// In a ring with free places and in one without, against single steps.

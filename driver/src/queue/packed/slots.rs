@@ -4,6 +4,7 @@ use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize};
 use ironring_common::shm::view::Both;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed;
+use ironring_common::spec::split::Descriptor;
 
 use super::PackedRing;
 use crate::boundary::{self, Claim};
@@ -15,8 +16,8 @@ use crate::queue::violation::Violation;
 
 impl<W: Words> SlotRing for PackedRing<W, ()> {
     fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction) {
-        // The slots of the ring are told with each post: no descriptor has one for itself.
-        self.ledger.bind(|id| slots.descriptor(id, direction));
+        // The slots of the ring are told with each post: no descriptor has one for itself. Numbered as [`Ledger::number`] does it.
+        self.ledger.bind(|id| Descriptor { next: id.get(), ..slots.descriptor(id, direction) });
     }
 
     #[inline(always)]

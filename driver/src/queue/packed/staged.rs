@@ -90,7 +90,8 @@ impl Staged {
     ) {
         let words = |head: DescId| {
             let desc = desc_of(head);
-            let rest = SlotRest { len: desc.len, id: head.get(), flags: desc.flags };
+            debug_assert_eq!(desc.next, head.get(), "a chain by itself has its own number");
+            let rest = SlotRest { len: desc.len, id: desc.next, flags: desc.flags };
             (desc.addr, rest.to_word())
         };
         let slots = ring.lane::<2>(0, packed::SLOT_BYTES, usize::from(size.get()));
@@ -112,10 +113,10 @@ impl Staged {
             let room = size.get().wrapping_sub(at.slot());
             let now;
             (now, staged) = staged.split_at_checked(usize::from(room)).unwrap_or((staged, &[]));
-            for (head, number) in now.iter().zip(number..) {
+            for (head, slot) in slots.along(number, now) {
                 let (addr, rest) = words(*head);
-                slots.store_u64::<ADDR>(number, addr);
-                slots.store_u64::<REST>(number, rest | marks);
+                slot.store_u64::<ADDR>(addr);
+                slot.store_u64::<REST>(rest | marks);
             }
             at = at.advance(room, size);
         }

@@ -294,6 +294,39 @@ proptest! {
     }
 }
 
+/// By whatever way a slot was posted the last time: the device is told the one that it is.
+#[test]
+fn slots_that_were_posted_one_by_one_are_posted_in_bursts_afterwards() {
+    for ring in RINGS {
+        let (mut side, mut device) = (Side::new(ring, false, Direction::ToDevice), Device::new(ring, false));
+        for round in 0..40 {
+            let heads = match round % 3 {
+                0 => side.post_singly(Direction::ToDevice, 1, 100 + round),
+                1 => side.post_burst(Direction::ToDevice, 2, 200 + round),
+                _ => {
+                    [side.post_singly(Direction::ToDevice, 1, 60), side.post_burst(Direction::ToDevice, 1, 61)].concat()
+                }
+            };
+            assert!(!heads.is_empty());
+            let at = device.unshown_at;
+            side.ring.publish();
+            device.unshown.extend(&heads);
+            device.is_shown();
+            for (n, head) in heads.iter().enumerate().filter(|_| ring.0 == RingLayout::Packed) {
+                let slot = at.advance(n as u16, device.size).slot();
+                let rest = SlotRest::from_word(side.memory.load_u64(16 * usize::from(slot) + 8));
+                assert_eq!(rest.id, head.get(), "{ring:?} {round}");
+            }
+            while !device.held.is_empty() {
+                device.complete([&side, &side], 0, 0);
+            }
+            let taken = side.take_burst(9);
+            assert_eq!(taken.0.iter().map(|done| done.head).collect::<Vec<_>>(), heads);
+            assert!(taken.1.is_none() && side.ring.is_conserved());
+        }
+    }
+}
+
 /// Two rings that have seen different devices: each publishes and takes what there is, and keeps its books.
 fn each_by_itself(one: &mut Side, many: &mut Side) {
     one.ring.publish();
