@@ -126,13 +126,13 @@ impl Nic for VirtioNet {
     #[inline]
     fn forward(&mut self, most: usize) -> Result<usize, Failure> {
         let (rx, tx) = self.queues();
-        let mut sent = Ok(0);
+        let mut failed = None;
         let count = rx.rx_lease(most, |frames| {
-            // There is room for all that go round.
-            sent = tx.forward_burst(frames);
+            // There is room for all that go round. Only an error is kept: a result that is stored in pieces and moved as a whole waits
+            // for all stores before it, the slots of the burst among them, which took a fifth of the time.
+            failed = tx.forward_burst(frames).err();
         })?;
-        sent?;
-        Ok(count)
+        failed.map_or(Ok(count), |failure| Err(failure.into()))
     }
 
     #[inline]

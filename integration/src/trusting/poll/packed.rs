@@ -4,7 +4,7 @@
 //! table, as in every driver; the id indexes it as it comes.
 
 use ironring_common::index::{DescId, PackedPosition, QueueSize};
-use ironring_common::shm::lane::Lane;
+use ironring_common::shm::lane::{Element, Lane};
 use ironring_common::shm::mapping::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{
@@ -91,9 +91,13 @@ impl PackedQueue {
         let Some((first, others)) = self.staged.split_first() else { return };
         let slots = self.ring.lane::<2>(0, SLOT_BYTES, usize::from(self.size.get()));
         slots.store_u64::<0>(first.0, first.1);
-        for (number, addr, rest) in others {
-            slots.store_u64::<0>(*number, *addr);
-            slots.store_u64::<1>(*number, *rest);
+        // One after the other, to the end of the ring and then from its start.
+        let (behind, from_start) = others.split_at(others.len().min(usize::from(self.size.get()) - first.0 - 1));
+        for (at, run) in [(first.0 + 1, behind), (0, from_start)] {
+            for ((_, addr, rest), slot) in slots.along(at, run) {
+                slot.store_u64::<0>(*addr);
+                slot.store_u64::<1>(*rest);
+            }
         }
         // Release: orders the other slots and the buffers before these flags.
         self.ring.store_u64_release(first.0 * SLOT_BYTES + SLOT_REST, first.2);
