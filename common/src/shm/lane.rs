@@ -127,7 +127,7 @@ impl<'a, W: Words, const WORDS: usize> OfWords<'a, W, WORDS> {
 }
 
 /// An element of a lane of any area: the lane, and its number.
-pub struct OfLane<L>(L, usize);
+pub(super) struct OfLane<L>(L, usize);
 
 impl<L: Lane> Element for OfLane<L> {
     fn load_u64<const WORD: usize>(&self) -> u64 {
@@ -193,7 +193,7 @@ impl<const WORDS: usize> Mapped<'_, WORDS> {
 
 /// An element of a lane of mapped memory, which has it: made by the lane alone.
 #[cfg(feature = "std")]
-pub struct OfMapping<'a, const WORDS: usize> {
+pub(super) struct OfMapping<'a, const WORDS: usize> {
     at: *mut u8,
     _life: PhantomData<&'a ()>,
 }
@@ -204,8 +204,9 @@ impl<const WORDS: usize> OfMapping<'_, WORDS> {
     fn word<const WORD: usize>(&self) -> &AtomicU64 {
         const { assert!(WORD < WORDS, "a word that elements do not have") };
         let word = self.at.cast::<u64>().wrapping_add(WORD);
-        // SAFETY: it is an element of a lane, whose number `element` or `along` have compared with how many there are, and WORD < WORDS, so the word is one of those that are valid for atomics as long as the
-        // lane is (1 of `Mapped::new`), and it is aligned (2).
+        // SAFETY: it is an element of a lane, whose number `element` or `along` has compared with how many there are, and
+        // WORD < WORDS, so the word is one of those that are valid for atomics as long as the lane is (1 of `Mapped::new`), and it
+        // is aligned (2).
         unsafe { AtomicU64::from_ptr(word) }
     }
 }
