@@ -18,6 +18,8 @@
 
 use ironring_common::claim::Alleged;
 use ironring_common::index::{PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};
+#[cfg(feature = "std")]
+use ironring_common::shm::lane::Items;
 use ironring_common::shm::lane::Lane;
 #[cfg(feature = "std")]
 use ironring_common::shm::view::TheirsLane;
@@ -68,8 +70,7 @@ impl<W: Words> UsedRing<W> {
     pub(crate) fn element(&self, index: SplitIndex) -> Claim {
         let slot = usize::from(self.size.slot(index));
         let at = slot.wrapping_mul(split::USED_ELEM_BYTES).wrapping_add(split::USED_RING);
-        let elem = self.words.load_u64_alleged(at).map(UsedElem::from_word);
-        elem.map(|e| (e.id, e.len)).split()
+        claim(self.words.load_u64_alleged(at))
     }
 
     /// Whether the device asks to be kicked.
@@ -118,12 +119,24 @@ pub(crate) struct UsedElements<L> {
 
 #[cfg(feature = "std")]
 impl<L: Lane> UsedElements<L> {
+    /// Each of these items with an element, from the one of `index` on: at most to where the ring ends.
+    #[inline(always)]
+    pub(crate) fn along<I: Items>(self, index: SplitIndex, items: I) -> impl Iterator<Item = (I::Item, Claim)> {
+        let elements = self.lane.along(usize::from(self.size.slot(index)), items);
+        elements.map(|(item, elem)| (item, claim(elem.load_word_alleged::<0>())))
+    }
+
     /// The used element of one completion: id and length, from one load.
     #[inline(always)]
     pub(crate) fn element(&self, index: SplitIndex) -> Claim {
-        let elem = self.lane.load_word_alleged::<0>(usize::from(self.size.slot(index))).map(UsedElem::from_word);
-        elem.map(|e| (e.id, e.len)).split()
+        claim(self.lane.load_word_alleged::<0>(usize::from(self.size.slot(index))))
     }
+}
+
+/// What a used element says.
+#[inline(always)]
+fn claim(elem: Alleged<u64>) -> Claim {
+    elem.map(UsedElem::from_word).map(|elem| (elem.id, elem.len)).split()
 }
 
 impl<W: Words> UsedRing<W> {
@@ -148,8 +161,29 @@ pub(crate) fn used_slot<W: Words>(ring: &Both<W>, at: PackedPosition) -> Option<
 #[inline(always)]
 pub(crate) fn used_slot_of<L: Lane>(rests: &BothLane<L>, at: PackedPosition) -> Option<Claim> {
     // Acquire: pairs with the device's Release store of this word, and orders the loads of the buffer after it.
-    let rest = rests.load_flags_alleged::<0>(usize::from(at.slot())).map(SlotRest::from_word);
-    let used = rest.map(|rest| packed::is_used(rest.flags, at.wrap()));
+    used_rest(rests.load_flags_alleged::<0>(usize::from(at.slot())), at.wrap())
+}
+
+/// As [`used_slot_of`], of one slot after the other from number `slot` on in a round of that `wrap` counter, with an item each, until one
+/// is not used.
+#[cfg(feature = "std")]
+#[inline(always)]
+pub(crate) fn used_slots_along<L: Lane, I: Items>(
+    rests: BothLane<L>,
+    (slot, wrap): (u16, bool),
+    items: I,
+) -> impl Iterator<Item = (I::Item, Claim)> {
+    // Acquire: as there.
+    rests
+        .along(slot.into(), items)
+        .map_while(move |(item, slot)| Some((item, used_rest(slot.load_flags_alleged::<0>(), wrap)?)))
+}
+
+/// The id and the length of a slot, if its second word says that it is used.
+#[inline(always)]
+fn used_rest(rest: Alleged<u64>, wrap: bool) -> Option<Claim> {
+    let rest = rest.map(SlotRest::from_word);
+    let used = rest.map(|rest| packed::is_used(rest.flags, wrap));
     let why = "a false mark is a completion, which the ledger judges; without a mark nothing happens";
     used.check_advisory(why).then(|| rest.map(|rest| (u32::from(rest.id), rest.len)).split())
 }

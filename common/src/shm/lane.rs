@@ -2,7 +2,7 @@
 //!
 //! A ring's element is one word or some that follow one another, and a burst touches many. That all of them lie inside the
 //! area and on their own boundaries is a question about the ring, so it is asked once; what is left is whether the ring has such an
-//! element, of each access, or of a whole slice whose items go along the ring.
+//! element, of each access, or of a whole slice, or range of numbers, whose items go along the ring.
 
 #[cfg(feature = "std")]
 use core::{
@@ -46,7 +46,7 @@ pub trait Element {
     fn store_u64<const WORD: usize>(&self, value: u64);
 }
 
-/// Slices: what is known to have just so many items.
+/// Slices, and ranges of numbers: what is known to have just so many items.
 pub trait Items: sealed::Sealed {
     /// One of them.
     type Item;
@@ -80,6 +80,18 @@ impl<'a, T> Items for &'a mut [T] {
     }
 }
 
+impl Items for core::ops::Range<usize> {
+    type Item = usize;
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.len()
+    }
+    #[inline(always)]
+    fn items(self) -> impl Iterator<Item = usize> {
+        self
+    }
+}
+
 /// Lanes go by the number of items that there are, so nobody else may say how many.
 mod sealed {
     /// # Safety
@@ -89,6 +101,8 @@ mod sealed {
     unsafe impl<T> Sealed for &[T] {}
     // SAFETY: as above.
     unsafe impl<T> Sealed for &mut [T] {}
+    // SAFETY: the numbers from its start to before its end, or none; its length says how many that are.
+    unsafe impl Sealed for core::ops::Range<usize> {}
 }
 
 /// Asserts that there are `count` elements from number `first` on, of `len`.
@@ -333,6 +347,10 @@ mod tests {
                     let words = [mapped.load_u64::<0>(number), plain.load_u64::<1>(number)];
                     assert_eq!(words, [item + 100, item + 200], "{first} {count}");
                 }
+                let with_numbers = mapped.along(first, 3..count + 3).map(|(n, element)| (n, element.load_u64::<0>()));
+                assert!(with_numbers.eq((3..count + 3).map(|n| (n, n as u64 + 97))));
+                let with_numbers = plain.along(first, 3..count + 3).map(|(n, element)| (n, element.load_u64::<1>()));
+                assert!(with_numbers.eq((3..count + 3).map(|n| (n, n as u64 + 197))));
                 for (to, element) in mapped.along(first, &mut *loaded) {
                     *to = [element.load_u64::<0>(), element.load_u64_acquire::<1>()];
                 }
@@ -344,6 +362,9 @@ mod tests {
             }
         }
         assert!(asserts(|| drop(mapped.along(usize::MAX, &[0, 1][..]))));
+        assert!(asserts(|| drop(mapped.along(6, 0..2))) && asserts(|| drop(plain.along(6, 0..2))));
+        let (start, end) = (2usize, 1usize);
+        assert_eq!(mapped.along(7, start..end).count(), 0);
     }
 
     #[test]

@@ -297,6 +297,23 @@ impl<L: Lane> TheirsLane<L> {
     pub fn load_word_alleged<const WORD: usize>(&self, number: usize) -> Alleged<u64> {
         Alleged::new(self.0.load_u64::<WORD>(number))
     }
+    /// Each of the items with an element, from number `first` on: see [`Lane::along`].
+    #[inline(always)]
+    pub fn along<I: Items>(self, first: usize, items: I) -> impl Iterator<Item = (I::Item, TheirsElement<L::Element>)> {
+        self.0.along(first, items).map(|(item, element)| (item, TheirsElement(element)))
+    }
+}
+
+/// An element of [`Theirs`].
+#[derive(Clone, Copy, Debug)]
+pub struct TheirsElement<E>(E);
+
+impl<E: Element> TheirsElement<E> {
+    /// Loads a word once.
+    #[inline(always)]
+    pub fn load_word_alleged<const WORD: usize>(&self) -> Alleged<u64> {
+        Alleged::new(self.0.load_u64::<WORD>())
+    }
 }
 
 /// Elements of [`Both`] at equal distances.

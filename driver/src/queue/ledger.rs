@@ -18,7 +18,11 @@ use ironring_common::spec::split::{DESC_F_WRITE, Descriptor};
 use super::violation::{Fault, ViolationKind};
 use crate::boundary::Claim;
 
+#[cfg(feature = "std")]
+mod claims;
 mod fifo;
+#[cfg(feature = "std")]
+mod oldest;
 #[cfg(feature = "std")]
 mod shared;
 #[cfg(feature = "std")]
@@ -26,6 +30,8 @@ mod single;
 
 use fifo::Fifo;
 
+#[cfg(feature = "std")]
+pub(crate) use claims::Claims;
 #[cfg(feature = "std")]
 pub(crate) use single::{Ended, Lent};
 

@@ -421,5 +421,7 @@ fn rest(desc: Descriptor, id: DescId, wrap: bool) -> SlotRest {
 }
 
 #[cfg(feature = "std")]
+mod claims;
+#[cfg(feature = "std")]
 mod slots;
 mod staged;

@@ -55,6 +55,10 @@ pub trait SlotRing {
         each: impl FnMut(DescId, GuestAddr),
     ) -> usize;
 
+    /// Tells `each` where the device finds the slots that will be posted next, at most `most`: of those that are free, as
+    /// many as lie in one piece.
+    fn next_slots(&self, most: usize, each: impl FnMut(GuestAddr));
+
     /// Takes slots that came back, at most `most`, and tells `each` of them.
     fn take_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken;
 

@@ -362,6 +362,8 @@ pub(super) fn fits<W: Words>(area: &W, need: usize, at: usize, align: usize) -> 
 }
 
 #[cfg(feature = "std")]
+mod claims;
+#[cfg(feature = "std")]
 mod slots;
 #[cfg(all(test, feature = "std"))]
 mod tests;

@@ -57,6 +57,7 @@ mod tests {
 
     use crate::mapper::Direction;
     use crate::queue::ledger::Unshown;
+    use crate::queue::ledger::claims::Listed;
     use crate::queue::violation::ViolationKind;
 
     const ALL_SHOWN: Unshown = Unshown { from: 0, count: 0 };
@@ -110,13 +111,13 @@ mod tests {
             one.give_away(&mut moved);
             lend(&mut one, 2);
             for away in moved {
-                let mut said = Some((0u32, (Alleged::new(u32::from(away.get())), Alleged::new(0))));
-                let next = || said.take();
+                let said = [(Alleged::new(u32::from(away.get())), Alleged::new(0))];
+                let claims = Listed(&said);
                 let mut each = |_| panic!("nothing is taken");
                 let ended = if in_order {
-                    one.redeem_oldest((4, 2), ALL_SHOWN, next, &mut each)
+                    one.redeem_oldest((4, 2), ALL_SHOWN, &claims, &mut each)
                 } else {
-                    one.redeem_singles(4, ALL_SHOWN, next, &mut each)
+                    one.redeem_singles(4, ALL_SHOWN, &claims, &mut each)
                 };
                 assert!(ended.faulty && ended.taken == 0);
                 assert_eq!(one.fault.map(|fault| fault.kind), Some(ViolationKind::IdNotOutstanding));

@@ -1,14 +1,14 @@
 //! Loans of one descriptor, which is never lent in another way: what the fast paths make.
 //!
-//! The same records and the same decisions as for chains, in one look at the record; with in-order use, where it is known what comes
-//! next, in one compare. They come in bursts, so ids are taken
-//! from their rows and put there in runs, and what is the same for all loans of a burst is done once.
+//! The same records and the same decisions as for chains, in one look at the record. They come in bursts, so ids are taken
+//! from their rows and put there in runs, and what is the same for all loans of a burst is done once. With in-order use: in
+//! [`oldest`](super::oldest).
 
-use ironring_common::index::DescId;
+use ironring_common::index::{DescId, GuestAddr};
 use ironring_common::spec::split::Descriptor;
 
-use super::fifo::Fifo;
-use super::{Batch, Lawful, Ledger, Record, State, Unshown, is_writable};
+use super::claims::Claims;
+use super::{Lawful, Ledger, State, Unshown, is_writable};
 use crate::boundary::Claim;
 use crate::mapper::Direction;
 use crate::queue::slots::Done;
@@ -39,7 +39,7 @@ pub(crate) struct Ended {
 
 impl Ended {
     #[inline(always)]
-    fn count(&mut self, idle_claim: bool) {
+    pub(super) fn count(&mut self, idle_claim: bool) {
         self.taken = self.taken.wrapping_add(1);
         self.idle_claims = self.idle_claims.wrapping_add(u16::from(idle_claim));
     }
@@ -111,14 +111,23 @@ impl Ledger<()> {
         lent
     }
 
-    /// Decides completions of such loans, as `next` tells them with the slot where each stands, and ends those that are
-    /// lawful: their descriptors are free again. At most `most`, and up to the first that is not lawful.
+    /// Tells `each` where the free descriptors point that will be lent next, at most `most` of them.
+    #[inline(always)]
+    pub(crate) fn next_singles(&self, most: usize, mut each: impl FnMut(GuestAddr)) {
+        for head in self.free.front_run(most) {
+            let Some(record) = self.records.get(head.index()) else { break };
+            each(record.desc.addr.into());
+        }
+    }
+
+    /// Decides completions of such loans, and ends those that are lawful: their descriptors are free again. At most `most`, and up to
+    /// the first that is not lawful.
     #[inline(always)]
     pub(crate) fn redeem_singles(
         &mut self,
         most: usize,
         unshown: Unshown,
-        mut next: impl FnMut() -> Option<(u32, Claim)>,
+        claims: &impl Claims,
         mut each: impl FnMut(Done),
     ) -> Ended {
         debug_assert!(self.order.is_none(), "in order the oldest are expected");
@@ -126,18 +135,18 @@ impl Ledger<()> {
         let (records, size) = (&mut **records, *size);
         let (mut ended, mut stopped, mut goes_on) = (Ended::default(), None, true);
         while usize::from(ended.taken) < most && goes_on {
-            let run = free.back_run(most.wrapping_sub(usize::from(ended.taken)));
+            let before = ended.taken;
+            let run = free.back_run(most.wrapping_sub(usize::from(before)).min(claims.left(before)));
+            let asked = run.len();
+            let Some((to, later)) = run.split_first_mut() else { break };
+            let Some(claim) = claims.one(before) else { break };
+            let (mut to, mut claim, mut later) = (to, claim, claims.along(before.wrapping_add(1), later));
             let mut count = 0usize;
-            goes_on = !run.is_empty();
-            for to in run {
-                let Some((slot, claim)) = next() else {
-                    goes_on = false;
-                    break;
-                };
+            loop {
                 let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
                     Ok(lawful) => lawful,
                     Err(kind) => {
-                        (stopped, goes_on) = (Some((kind, claim, slot)), false);
+                        stopped = Some((kind, claim, claims.slot(ended.taken)));
                         break;
                     }
                 };
@@ -148,50 +157,16 @@ impl Ledger<()> {
                 count = count.wrapping_add(1);
                 ended.count(idle_claim);
                 each(Done { head, at: record.desc.addr.into(), written });
+                let Some(next) = later.next() else { break };
+                (to, claim) = next;
             }
+            // It borrows the places.
+            drop(later);
+            goes_on = count == asked;
             free.push_run(count);
         }
         self.outstanding = self.outstanding.wrapping_sub(ended.taken);
         self.stopped(ended, stopped)
-    }
-
-    /// As [`redeem_singles`](Self::redeem_singles), with in-order use, as long as completions name just the chains that are out
-    /// longest. What comes next is known then, so that to name it is all that there is to check of an id. `limit` of them have been
-    /// shown, and no more are taken. A completion that names another one, or claims what is not lent, is decided as all others
-    /// are, and if it is lawful, opened as a batch.
-    #[inline(always)]
-    pub(crate) fn redeem_oldest(
-        &mut self,
-        (most, limit): (usize, u16),
-        unshown: Unshown,
-        mut next: impl FnMut() -> Option<(u32, Claim)>,
-        mut each: impl FnMut(Done),
-    ) -> Ended {
-        let Self { records, free, order, .. } = self;
-        let records = &mut **records;
-        let (mut ended, mut stopped, mut goes_on) = (Ended::default(), None, true);
-        let most = most.min(limit.into());
-        debug_assert!(order.is_some(), "as the ledger was made");
-        let Some(order) = order else { return ended };
-        while usize::from(ended.taken) < most && goes_on {
-            let run = order.front_run(most.wrapping_sub(usize::from(ended.taken)));
-            let end = |record: &mut Record<()>| {
-                record.token = None;
-                record.state = State::Free;
-            };
-            let count;
-            (count, stopped) = named_in_order(records, run, &mut next, end, &mut each);
-            goes_on = count > 0 && count == run.len();
-            free.extend(run.get(..count).unwrap_or_default());
-            order.pop_run(count);
-            // Never more than there are descriptors.
-            ended.taken = ended.taken.wrapping_add(u16::try_from(count).unwrap_or(0));
-        }
-        self.outstanding = self.outstanding.wrapping_sub(ended.taken);
-        match stopped {
-            Some(stop) => self.other_than_oldest(ended, stop, unshown, limit),
-            None => ended,
-        }
     }
 
     /// What ended a burst early, if that was a fault.
@@ -209,31 +184,8 @@ impl Ledger<()> {
         self.fail(ended, fault)
     }
 
-    /// With in-order use: a completion that does not just name the oldest chain, or claims what that does not lend. If it is
-    /// lawful it stands for all chains from the oldest up to the one that it names, at most `limit` with those of the burst. They
-    /// are lent still.
     #[cold]
-    fn other_than_oldest(
-        &mut self,
-        ended: Ended,
-        ((id, len), slot): (Claim, u32),
-        unshown: Unshown,
-        limit: u16,
-    ) -> Ended {
-        match self.open_batch(id, len, slot, unshown, limit.saturating_sub(ended.taken)) {
-            Ok(_) => Ended { opened: true, ..ended },
-            Err(fault) => self.fail(ended, fault),
-        }
-    }
-
-    /// A batch that was opened has no chain, which no device can bring about.
-    #[cold]
-    fn no_chain(&mut self, ended: Ended, slot: u32) -> Ended {
-        self.fail(ended, Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 })
-    }
-
-    #[cold]
-    fn fail(&mut self, ended: Ended, fault: Fault) -> Ended {
+    pub(super) fn fail(&mut self, ended: Ended, fault: Fault) -> Ended {
         self.keep_fault(fault);
         Ended { faulty: true, ..ended }
     }
@@ -261,28 +213,34 @@ impl Ledger<()> {
     }
 
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
-    /// those that were posted. What the device was not shown begins with number `shown`.
+    /// those that were posted. What the device was not shown begins with number `shown`. At most to where the ring ends.
     #[inline(always)]
     pub(crate) fn exchange_singles(
         &mut self,
         most: usize,
         (shown, place): (u16, u16),
-        mut next: impl FnMut() -> Option<(u32, Claim)>,
+        claims: &impl Claims,
         mut each: impl FnMut(Done),
     ) -> Ended {
         debug_assert!(self.order.is_none(), "in order the oldest are expected");
         let Self { records, size, .. } = self;
         let (records, size) = (&mut **records, *size);
         let mut ended = Ended::default();
+        let most = most.min(claims.left(0));
+        if most == 0 {
+            return ended;
+        }
+        let Some(claim) = claims.one(0) else { return ended };
+        // Numbers, because nothing goes with each of them: so many are asked for.
+        let (mut claim, mut later) = (claim, claims.along(1, 1..most));
         let (mut place, mut stopped) = (place, None);
-        for _ in 0..most {
-            let Some((slot, claim)) = next() else { break };
+        loop {
             // What was posted again in this burst counts: the device was not shown it.
             let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
             let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
                 Ok(lawful) => lawful,
                 Err(kind) => {
-                    stopped = Some((kind, claim, slot));
+                    stopped = Some((kind, claim, claims.slot(ended.taken)));
                     break;
                 }
             };
@@ -292,148 +250,10 @@ impl Ledger<()> {
             place = place.wrapping_add(1);
             ended.count(idle_claim);
             each(Done { head, at: desc.addr.into(), written });
+            let Some(next) = later.next() else { break };
+            claim = next.1;
         }
         self.stopped(ended, stopped)
-    }
-
-    /// As [`redeem_oldest`](Self::redeem_oldest), and lends each descriptor again at once, as
-    /// [`exchange_singles`](Self::exchange_singles). `again` is told which, in runs.
-    #[inline(always)]
-    pub(crate) fn exchange_oldest(
-        &mut self,
-        (most, limit): (usize, u16),
-        (shown, place): (u16, u16),
-        mut next: impl FnMut() -> Option<(u32, Claim)>,
-        mut each: impl FnMut(Done),
-        mut again: impl FnMut(&[DescId]),
-    ) -> Ended {
-        let Self { records, order, .. } = self;
-        let records = &mut **records;
-        let (mut ended, mut place, mut stopped, mut goes_on) = (Ended::default(), place, None, true);
-        let most = most.min(limit.into());
-        debug_assert!(order.is_some(), "as the ledger was made");
-        let Some(order) = order else { return ended };
-        while usize::from(ended.taken) < most && goes_on {
-            let run = order.front_run(most.wrapping_sub(usize::from(ended.taken)));
-            let end = |record: &mut Record<()>| {
-                record.place = place;
-                place = place.wrapping_add(1);
-            };
-            let count;
-            (count, stopped) = named_in_order(records, run, &mut next, end, &mut each);
-            goes_on = count > 0 && count == run.len();
-            again(run.get(..count).unwrap_or_default());
-            order.rotate(count);
-            // Never more than there are descriptors.
-            ended.taken = ended.taken.wrapping_add(u16::try_from(count).unwrap_or(0));
-        }
-        match stopped {
-            // What was posted again in this burst counts: the device was not shown it.
-            Some(stop) => {
-                let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
-                self.other_than_oldest(ended, stop, unshown, limit)
-            }
-            None => ended,
-        }
-    }
-
-    /// Ends the loans of the oldest chains of an opened batch, `most` at most, as
-    /// [`next_in_batch`](Self::next_in_batch): all but the last one count as written in full.
-    #[inline(always)]
-    pub(crate) fn redeem_batch(&mut self, most: usize, slot: u32, mut each: impl FnMut(Done)) -> Ended {
-        let Self { records, free, order, batch, .. } = self;
-        let records = &mut **records;
-        let mut ended = Ended::default();
-        let Some(order) = order else { return self.no_chain(ended, slot) };
-        while usize::from(ended.taken) < most && batch.left > 0 {
-            let left = most.saturating_sub(usize::from(ended.taken)).min(usize::from(batch.left));
-            let run = order.front_run(left);
-            assert!(!run.is_empty(), "chains of a batch are out");
-            let Batch { left: mut out, written: in_last, idle_claim } = *batch;
-            for head in run {
-                let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
-                assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
-                record.token = None;
-                record.state = State::Free;
-                out = out.wrapping_sub(1);
-                let written = if out == 0 { in_last } else { record.writable };
-                each(Done { head: *head, at: record.desc.addr.into(), written });
-            }
-            let count = run.len();
-            ended.taken = ended.taken.wrapping_add(batch.left.wrapping_sub(out));
-            ended.idle_claims = ended.idle_claims.wrapping_add(u16::from(idle_claim && out == 0));
-            batch.left = out;
-            free.extend(run);
-            order.pop_run(count);
-        }
-        self.outstanding = self.outstanding.wrapping_sub(ended.taken);
-        ended
-    }
-
-    /// As [`redeem_batch`](Self::redeem_batch), and lends each descriptor again, as
-    /// [`exchange_singles`](Self::exchange_singles).
-    #[inline(always)]
-    pub(crate) fn exchange_batch(&mut self, most: usize, place: u16, slot: u32, mut each: impl FnMut(Done)) -> Ended {
-        let Self { records, order, batch, .. } = self;
-        let records = &mut **records;
-        let mut ended = Ended::default();
-        let mut place = place;
-        while usize::from(ended.taken) < most && batch.left > 0 {
-            let Some(head) = order.as_mut().and_then(Fifo::pop_front) else { return self.no_chain(ended, slot) };
-            let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
-            assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
-            record.place = place;
-            place = place.wrapping_add(1);
-            batch.left = batch.left.wrapping_sub(1);
-            let (written, idle_claim) = batch.of_next(record.writable);
-            ended.count(idle_claim);
-            let desc = record.desc;
-            if let Some(order) = order {
-                order.push_back(head);
-            }
-            each(Done { head, at: desc.addr.into(), written });
-        }
-        ended
-    }
-}
-
-/// Ends, by `end`, the loans of the chains that are out longest, a run of them, as long as `next` names just those, and tells `each`.
-/// How many, and the completion that stopped it because it says something else.
-#[inline(always)]
-fn named_in_order(
-    records: &mut [Record<()>],
-    oldest: &[DescId],
-    mut next: impl FnMut() -> Option<(u32, Claim)>,
-    mut end: impl FnMut(&mut Record<()>),
-    mut each: impl FnMut(Done),
-) -> (usize, Option<(Claim, u32)>) {
-    let mut count = 0usize;
-    for head in oldest {
-        let Some((slot, claim)) = next() else { break };
-        let Some(record) = records.get_mut(head.index()) else { break };
-        assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
-        let Some(written) = of_oldest(*head, record.writable, claim) else { return (count, Some((claim, slot))) };
-        end(record);
-        count = count.wrapping_add(1);
-        each(Done { head: *head, at: record.desc.addr.into(), written });
-    }
-    (count, None)
-}
-
-/// What was written into the oldest chain that is out, `head`, which was lent `writable`: if that is what the completion is
-/// about, and if it claims no more.
-#[inline(always)]
-fn of_oldest(head: DescId, writable: u32, (id, len): Claim) -> Option<u32> {
-    id.check_with(|id| (id == u32::from(head.get())).then_some(())).ok()?;
-    len.check_at_most(writable).ok()
-}
-
-impl Batch {
-    /// What the device says that it wrote into the chain that was taken last, which was lent so much `writable`; and whether
-    /// it claims what was not lent.
-    #[inline(always)]
-    fn of_next(&self, writable: u32) -> (u32, bool) {
-        if self.left == 0 { (self.written, self.idle_claim) } else { (writable, false) }
     }
 }
 
@@ -441,6 +261,27 @@ impl Batch {
 mod tests {
     use super::*;
     use ironring_common::index::QueueSize;
+
+    /// As many of the free ones as lie in one piece.
+    #[test]
+    fn the_next_ones_are_those_that_are_lent_next() {
+        let mut ledger = Ledger::<()>::new(QueueSize::split(8).unwrap(), false);
+        ledger.bind(|id| Descriptor { addr: 100 + u64::from(id.get()), ..Descriptor::default() });
+        let next = |ledger: &Ledger<()>, most| {
+            let mut found = Vec::new();
+            ledger.next_singles(most, |at| found.push(at.0));
+            found
+        };
+        assert_eq!(next(&ledger, 3), [100, 101, 102]);
+        assert!(next(&ledger, 0).is_empty());
+        let mut lent = Vec::new();
+        let lens = core::iter::repeat_n(60, 6);
+        ledger.lend_singles(6, 0, (Direction::ToDevice, lens), |one| lent.push(one.desc.addr), |_| {});
+        assert_eq!((lent, next(&ledger, 9)), ((100..106).collect(), vec![106, 107]));
+        let lens = core::iter::repeat_n(60, 2);
+        ledger.lend_singles(2, 6, (Direction::ToDevice, lens), |_| {}, |_| {});
+        assert!(next(&ledger, 9).is_empty());
+    }
 
     /// As when another queue has begun to latch one and has not ended.
     #[test]

@@ -1,12 +1,12 @@
 //! Bursts of single slots on a packed ring.
 
-use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize};
-use ironring_common::shm::view::Both;
+use ironring_common::index::{DescId, GuestAddr, PackedPosition};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed;
 use ironring_common::spec::split::Descriptor;
 
 use super::PackedRing;
+use super::claims::claims;
 use crate::boundary::{self, Claim};
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
@@ -29,16 +29,22 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         mut each: impl FnMut(DescId, GuestAddr),
     ) -> usize {
         self.staged.goes_on(self.next_avail);
+        // For less than a line it takes it from a device that looks at the next slot all the time, and takes it back.
+        let likely = u16::try_from(most).unwrap_or(u16::MAX).min(self.ledger.free());
+        if likely >= SLOTS_A_LINE {
+            self.ask_for(self.next_avail, likely);
+        }
         let (place, mut room) = (self.posted, self.staged.room());
         let write = |Lent { head, desc, .. }| each(head, desc.addr.into());
         let posted = self.ledger.lend_singles(most, place, (direction, lens), write, |run| room.extend(run));
         self.staged.end(posted);
-        // For less than a line it takes it from a device that looks at the next slot all the time, and takes it back.
-        if posted >= SLOTS_A_LINE {
-            self.ask_for(self.next_avail, posted);
-        }
         self.end_posts(posted);
         usize::from(posted)
+    }
+
+    #[inline(always)]
+    fn next_slots(&self, most: usize, each: impl FnMut(GuestAddr)) {
+        self.ledger.next_singles(most, each);
     }
 
     #[inline(always)]
@@ -90,11 +96,11 @@ impl<W: Words> PackedRing<W, ()> {
                     continue;
                 }
                 let unshown = self.unshown();
-                let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), first);
+                let claims = claims(&self.ring, self.size, (self.next_used, self.held_slots), first);
                 let ended = if IN_ORDER {
-                    self.ledger.redeem_oldest((left, self.held_slots), unshown, next, &mut each)
+                    self.ledger.redeem_oldest((left, self.held_slots), unshown, &claims, &mut each)
                 } else {
-                    self.ledger.redeem_singles(left, unshown, next, &mut each)
+                    self.ledger.redeem_singles(left, unshown, &claims, &mut each)
                 };
                 (ended, true)
             };
@@ -137,16 +143,16 @@ impl<W: Words> PackedRing<W, ()> {
             let mut room = self.staged.room();
             let places = (self.published, self.posted);
             let (ended, single) = if let Some(first) = first {
-                let next = claims(&self.ring, self.size, (self.next_used, self.held_slots), first);
+                let claims = claims(&self.ring, self.size, (self.next_used, self.held_slots), first);
                 let ended = if IN_ORDER {
                     let limits = (left, self.held_slots);
-                    self.ledger.exchange_oldest(limits, places, next, &mut each, |run| room.extend(run))
+                    self.ledger.exchange_oldest(limits, places, &claims, &mut each, |run| room.extend(run))
                 } else {
                     let again = |done: Done| {
                         room.push(done.head);
                         each(done);
                     };
-                    self.ledger.exchange_singles(left, places, next, again)
+                    self.ledger.exchange_singles(left, places, &claims, again)
                 };
                 (ended, true)
             } else {
@@ -281,29 +287,3 @@ impl<W: Words> PackedRing<W, ()> {
 
 /// Rings begin on a line of 64 bytes in the arena; elsewhere it is asked for another line, and nothing else happens.
 const SLOTS_A_LINE: u16 = 4;
-
-/// What the slots from `at` on say, as far as the device has used them, with their numbers: at most `held` of them, and to the
-/// end of the round. The `first` one was looked at before.
-#[inline(always)]
-fn claims<W: Words>(
-    ring: &Both<W>,
-    size: QueueSize,
-    (at, held): (PackedPosition, u16),
-    first: Claim,
-) -> impl FnMut() -> Option<(u32, Claim)> {
-    let rests = ring.lane::<1>(packed::SLOT_REST, packed::SLOT_BYTES, usize::from(size.get()));
-    let end = at.slot().saturating_add(held).min(size.get());
-    let (mut slot, mut first) = (at.slot(), Some(first));
-    move || {
-        if slot == end {
-            return None;
-        }
-        let claim = match first.take() {
-            Some(first) => first,
-            None => boundary::used_slot_of(&rests, at.in_its_round(slot, size))?,
-        };
-        let found = u32::from(slot);
-        slot = slot.wrapping_add(1);
-        Some((found, claim))
-    }
-}

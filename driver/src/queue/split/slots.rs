@@ -4,8 +4,8 @@ use ironring_common::index::{DescId, GuestAddr, QueueSize, SplitIndex};
 use ironring_common::shm::view::Ours;
 use ironring_common::shm::words::Words;
 
+use super::claims::claims;
 use super::{SplitRing, write_avail, write_descriptor};
-use crate::boundary::{Claim, UsedRing};
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::DriverRing;
@@ -43,6 +43,11 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
         let posted = self.ledger.lend_singles(most, place, (direction, lens), write, show);
         self.next_avail = at;
         usize::from(posted)
+    }
+
+    #[inline(always)]
+    fn next_slots(&self, most: usize, each: impl FnMut(GuestAddr)) {
+        self.ledger.next_singles(most, each);
     }
 
     #[inline(always)]
@@ -87,11 +92,11 @@ impl<W: Words> SplitRing<W, ()> {
                 self.end(ended)
             } else {
                 let unshown = self.unshown();
-                let (limit, next) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
+                let (limit, claims) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
                 let ended = if IN_ORDER {
-                    self.ledger.redeem_oldest((left, limit), unshown, next, &mut each)
+                    self.ledger.redeem_oldest((left, limit), unshown, &claims, &mut each)
                 } else {
-                    self.ledger.redeem_singles(left, unshown, next, &mut each)
+                    self.ledger.redeem_singles(left, unshown, &claims, &mut each)
                 };
                 self.end_elements(ended)
             };
@@ -114,10 +119,10 @@ impl<W: Words> SplitRing<W, ()> {
             let (size, places) = (self.size, (self.published.0, self.next_avail.0));
             let (left, in_batch) = (left.min(BURST), IN_ORDER && self.ledger.in_batch() > 0);
             let ended = if IN_ORDER && !in_batch {
-                let (limit, next) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
+                let (limit, claims) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
                 let (avail, shadow, mut at) = (self.avail.view(), &mut self.avail_shadow, self.next_avail);
                 let again = |run: &[DescId]| at = write_avail_run(&avail, shadow, (size, at), run);
-                let ended = self.ledger.exchange_oldest((left, limit), places, next, &mut each, again);
+                let ended = self.ledger.exchange_oldest((left, limit), places, &claims, &mut each, again);
                 self.next_avail = at;
                 ended
             } else {
@@ -132,7 +137,7 @@ impl<W: Words> SplitRing<W, ()> {
                 let ended = if in_batch {
                     self.ledger.exchange_batch(left, places.1, u32::from(size.slot(self.next_used)), again)
                 } else {
-                    self.ledger.exchange_singles(left, places, claims(&self.used, self.next_used), again)
+                    self.ledger.exchange_singles(left, places, &claims(&self.used, self.next_used), again)
                 };
                 self.show(&heads, ended.taken);
                 ended
@@ -244,14 +249,3 @@ fn write_avail_run<W: Words>(
 
 /// So many elements are asked for ahead.
 const BURST_ELEMENTS: u16 = 64;
-
-/// The used elements from `at` on, with the slots where they stand. The caller knows how many there are.
-#[inline(always)]
-fn claims<W: Words>(used: &UsedRing<W>, at: SplitIndex) -> impl FnMut() -> Option<(u32, Claim)> {
-    let (elements, size, mut at) = (used.elements(), used.size(), at);
-    move || {
-        let found = (u32::from(size.slot(at)), elements.element(at));
-        at = at.advance(1);
-        Some(found)
-    }
-}
