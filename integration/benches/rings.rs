@@ -222,7 +222,7 @@ impl<R: DriverRing<()> + SlotRing, D: DeviceRing> Pair<R, D> {
         let mut singles = [Single::default(); BURST];
         let taken = watch.over(Part::NextSingles, || {
             device.poll().unwrap();
-            device.next_singles::<FILLS>(&mut memory.hot(0), &mut singles, |bytes| bytes >= BYTES)
+            device.next_singles::<FILLS>(&mut memory.hot(0), &mut singles, |buffer| buffer.len() >= BYTES as usize)
         });
         singles.iter_mut().for_each(|single| single.written = written);
         assert_eq!(usize::from(taken), BURST);

@@ -13,6 +13,8 @@ pub mod tx;
 
 use std::cell::Cell;
 
+use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::words::Words;
 use ironring_common::spec::net::ETH_HEADER_BYTES;
 
 /// Bytes of the shortest frame: an Ethernet header.
@@ -31,7 +33,23 @@ pub(crate) const FEW: u16 = 4;
 /// wait before it has begun.
 const AHEAD: usize = 10;
 
-/// Each of the items with its companion, after `ask` was told of it [`AHEAD`] items before; until `each` says that it is enough.
+/// Whether buffers fit, which `fit` tells by their bytes. The lines of the first of them are asked for by `ask` as they are found, so that
+/// they are on their way while the others are looked at.
+#[inline(always)]
+fn fit_and_ask<'m>(fit: impl Fn(usize) -> bool, ask: impl Fn(Bytes<'m>)) -> impl FnMut(Bytes<'m>) -> bool {
+    let mut found = 0usize;
+    move |buffer| {
+        let fits = fit(buffer.len());
+        if fits && found < AHEAD {
+            found = found.wrapping_add(1);
+            ask(buffer);
+        }
+        fits
+    }
+}
+
+/// Each of the items with its companion, after `ask` was told of it [`AHEAD`] items before; until `each` says that it is enough. Of the
+/// first ones it is told elsewhere.
 #[inline(always)]
 fn each_ahead<T: Copy, U>(
     items: &mut [T],
@@ -41,7 +59,6 @@ fn each_ahead<T: Copy, U>(
 ) {
     // Two walks at a time, of which one may change what it comes to: numbers instead cost some instructions an item.
     let items = Cell::from_mut(items).as_slice_of_cells();
-    items.iter().take(AHEAD).for_each(|item| ask(item.get()));
     let mut later = items.get(AHEAD..).unwrap_or_default().iter();
     let mut with = with;
     for item in items {

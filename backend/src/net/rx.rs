@@ -9,7 +9,7 @@ use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};
 
 use super::tx::outside;
-use super::{BURST, FEW, each_ahead};
+use super::{BURST, FEW, each_ahead, fit_and_ask};
 use crate::boundary;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
@@ -123,27 +123,33 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
 ) -> Delivered {
     let mut singles = [Single::default(); ROOM];
     // A buffer with room for the longest frame has room for each, by the port's word. One that has less is for the walk.
-    let longest = u32::try_from(HDR_BYTES.saturating_add(port.rx_longest())).unwrap_or(u32::MAX);
+    let longest = HDR_BYTES.saturating_add(port.rx_longest());
+    let fit = fit_and_ask(|room| room >= longest, ask);
     let frames = port.rx_frames(usize::from(most));
     let room = singles.get_mut(..frames.len()).unwrap_or_default();
     let asked = room.len();
-    let taken = vring.next_singles::<true>(memory, room, |room| room >= longest);
+    let taken = vring.next_singles::<true>(memory, room, fit);
     let ended = usize::from(taken) < asked;
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
     let (mut done, mut sum) = (0usize, 0usize);
     // Nothing else is stored meanwhile: what a processor has stored waits in a row, in which the lines that the driver has
     // looked at last take long. Where frames stand close together there, many of their lines are on the way at a time.
-    each_ahead(singles, frames, ask, |single, frame| {
-        if !write_frame(single.get().buffer, frame) {
-            return false;
-        }
-        // At most the bytes of the buffer.
-        let written = u32::try_from(HDR_BYTES.wrapping_add(frame.len()) & 0xffff_ffff).unwrap_or(0);
-        single.set(Single { written, ..single.get() });
-        sum = sum.wrapping_add(frame.len());
-        done = done.wrapping_add(1);
-        true
-    });
+    each_ahead(
+        singles,
+        frames,
+        |single| ask(single.buffer),
+        |single, frame| {
+            if !write_frame(single.get().buffer, frame) {
+                return false;
+            }
+            // At most the bytes of the buffer.
+            let written = u32::try_from(HDR_BYTES.wrapping_add(frame.len()) & 0xffff_ffff).unwrap_or(0);
+            single.set(Single { written, ..single.get() });
+            sum = sum.wrapping_add(frame.len());
+            done = done.wrapping_add(1);
+            true
+        },
+    );
     port.rx_consume_burst(done, sum);
     hook.order(singles.get_mut(..done).unwrap_or_default());
     let (finished, back) = singles.split_at_checked(done).unwrap_or((singles, &[]));
@@ -157,9 +163,9 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are written. That of the
 /// header is most often only looked at.
 #[inline(always)]
-fn ask(single: Single<'_>) {
-    single.buffer.prefetch(0, false);
-    single.buffer.prefetch(HDR_BYTES, true);
+fn ask(buffer: Bytes<'_>) {
+    buffer.prefetch(0, false);
+    buffer.prefetch(HDR_BYTES, true);
 }
 
 /// Writes header and frame into a buffer if it has room for both; whether it has. A header that stands there already is left alone,

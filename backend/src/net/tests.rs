@@ -1,7 +1,7 @@
 use crate::vring::DeviceRing;
 use ironring_common::index::GuestAddr;
 use ironring_common::index::QueueSize;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::mapping::{Area, Bytes};
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};
@@ -588,20 +588,32 @@ proptest! {
 
 /// Of every length that a burst has, and however early it ends.
 #[test]
-fn each_item_is_asked_for_once_and_before_its_turn() {
+fn each_buffer_is_asked_for_once_and_before_its_turn() {
+    let bench = Bench::new();
+    let buffer = |number: usize| bench.memory.bytes(GuestAddr(addr(bench.data)), number as u32 + 1).unwrap();
     for (count, end) in (0..=40usize).flat_map(|count| [(count, count), (count, count / 2)]) {
         let items: Vec<usize> = (0..count).collect();
         let (asked, mut seen) = (std::cell::RefCell::new(Vec::new()), Vec::new());
-        let ask = |item: usize| asked.borrow_mut().push(item);
-        super::each_ahead(&mut items.clone(), 0usize.., ask, |item, with| {
-            let item = &item.get();
-            assert_eq!(*item, with);
-            assert!(asked.borrow().contains(item));
-            seen.push(*item);
-            seen.len() < end
-        });
+        let ask = |buffer: Bytes<'_>| asked.borrow_mut().push(buffer.len() - 1);
+        let mut none = super::fit_and_ask(|bytes| bytes > 1, ask);
+        assert!(!none(buffer(0)) && asked.borrow().is_empty(), "what does not fit is not asked for");
+        let mut fit = super::fit_and_ask(|_| true, ask);
+        assert!(items.iter().all(|item| fit(buffer(*item))));
+        assert!(asked.borrow().iter().eq(items.iter().take(super::AHEAD)), "{count}");
+        super::each_ahead(
+            &mut items.clone(),
+            0usize..,
+            |item| ask(buffer(item)),
+            |item, with| {
+                let item = &item.get();
+                assert_eq!(*item, with);
+                assert!(asked.borrow().contains(item));
+                seen.push(*item);
+                seen.len() < end
+            },
+        );
         assert!(seen.iter().eq(items.iter().take(end.max(1))), "{count} {end}");
-        let asked = asked.into_inner();
+        let asked = asked.borrow();
         assert!(asked.iter().eq(items.iter().take(asked.len())), "{count} {end}");
         assert_eq!(asked.len(), count.min(seen.len() + super::AHEAD), "{count} {end}");
     }

@@ -5,7 +5,7 @@ use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, Header};
 
-use super::{BURST, FEW, MAX_FRAME, MIN_FRAME, each_ahead};
+use super::{BURST, FEW, MAX_FRAME, MIN_FRAME};
 use crate::boundary;
 use crate::port::{Port, TxBurst};
 use crate::stats::{DropReason, Tally};
@@ -73,8 +73,15 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     tally: &mut Tally,
 ) -> (u16, bool) {
     let mut singles = [Single::default(); ROOM];
-    // A buffer that is too short or too long for a frame is for the walk.
-    let fit = |bytes: u32| frame_len(bytes.into()).is_ok();
+    // A buffer that is too short or too long for a frame is for the walk. The lines of the others are asked for as they are found, and are
+    // on their way while the next ones are looked at.
+    let fit = |buffer: Bytes<'_>| {
+        let fits = frame_len(buffer.len()).is_ok();
+        if fits {
+            ask(buffer);
+        }
+        fits
+    };
     let room = singles.get_mut(..usize::from(most)).unwrap_or_default();
     let asked = room.len();
     let taken = vring.next_singles::<false>(memory, room, fit);
@@ -82,8 +89,8 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     let singles = singles.get_mut(..usize::from(taken)).unwrap_or_default();
     let (mut frames, mut dropped, mut sum, mut full) = (0usize, 0usize, 0usize, false);
     let mut burst = port.tx_burst();
-    each_ahead(singles, std::iter::repeat(()), ask, |single, ()| {
-        match forward_single(single.get().buffer, &mut burst) {
+    for single in singles.iter() {
+        match forward_single(single.buffer, &mut burst) {
             Ok(bytes) => {
                 frames = frames.wrapping_add(1);
                 sum = sum.wrapping_add(bytes);
@@ -92,10 +99,12 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
                 dropped = dropped.wrapping_add(1);
                 tally.drop_packet(reason);
             }
-            Err(Refused::Full) => full = true,
+            Err(Refused::Full) => {
+                full = true;
+                break;
+            }
         }
-        !full
-    });
+    }
     burst.end(frames, sum);
     // No more than a burst.
     tally.all_frames(u16::try_from(frames).unwrap_or(taken), sum);
@@ -148,7 +157,7 @@ impl From<Refused> for Stop {
 /// are not looked at.
 #[inline]
 fn forward<P: Port>(chain: &Chain, memory: &RegionTable, port: &mut P) -> Result<usize, Stop> {
-    let len = frame_len(chain.readable_len())?;
+    let len = frame_len(usize::try_from(chain.readable_len()).unwrap_or(usize::MAX))?;
     if let [only] = chain.readable() {
         let buffer = memory.bytes(only.addr, only.len).ok_or(Stop::Outside(*only))?;
         let mut burst = port.tx_burst();
@@ -175,20 +184,18 @@ fn forward_single(buffer: Bytes<'_>, burst: &mut impl TxBurst) -> Result<usize, 
     took.then_some(frame.len()).ok_or(Refused::Full)
 }
 
-/// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are copied. Longer ones
-/// come by themselves.
+/// Asks for the lines of a header and of its frame's first bytes. Longer ones come by themselves.
 #[inline(always)]
-fn ask(single: Single<'_>) {
-    single.buffer.prefetch(0, false);
-    single.buffer.prefetch(HDR_BYTES, false);
+fn ask(buffer: Bytes<'_>) {
+    buffer.prefetch(0, false);
+    buffer.prefetch(HDR_BYTES, false);
 }
 
-/// The length of the frame in a chain of `readable` bytes.
+/// The length of the frame in a chain, or a buffer, of so many `bytes` to read.
 #[inline]
-fn frame_len(readable: u64) -> Result<usize, Refused> {
+fn frame_len(bytes: usize) -> Result<usize, Refused> {
     // One compare: what is too short wraps round to what is too long.
     let shortest = HDR_BYTES.saturating_add(MIN_FRAME);
-    let bytes = usize::try_from(readable).unwrap_or(usize::MAX);
     if bytes.wrapping_sub(shortest) <= MAX_FRAME.saturating_sub(MIN_FRAME) {
         return Ok(bytes.wrapping_sub(HDR_BYTES));
     }

@@ -4,7 +4,7 @@
 //! enumeration is a ring itself.
 
 use ironring_common::index::QueueSize;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::mapping::{Area, Bytes};
 use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::words::Words;
 
@@ -74,7 +74,7 @@ impl<W: Words> DeviceRing for AnyVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        fit: impl Fn(u32) -> bool,
+        fit: impl FnMut(Bytes<'m>) -> bool,
     ) -> u16 {
         on!(self, ring => ring.next_singles::<FILLS>(memory, out, fit))
     }

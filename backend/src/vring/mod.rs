@@ -40,6 +40,7 @@ mod table;
 pub(crate) mod test_guest;
 
 use ironring_common::index::QueueSize;
+use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::table::{HotRegion, RegionTable};
 
 pub use self::fault::RingFault;
@@ -76,14 +77,15 @@ pub trait DeviceRing {
 
     /// Takes the next chains, as many as `out` has places for, as long as each is what most drivers post: one descriptor, no
     /// table, for the device to fill if it `FILLS` and to empty if not, whose bytes all lie in `memory` and are as many as
-    /// `fit` is content with, which are never none. How many were taken; the one after them, if there is one, is for
-    /// [`next_chain`](Self::next_chain), and so is every fault. Whoever fills them says how far ([`Single::written`]). Before
-    /// anything else they have to be given back by [`end_singles`](Self::end_singles).
+    /// `fit` is content with, which are never none; it is asked once for each, as it is found, up to the one that it is not content
+    /// with. How many were taken; the one after them, if there is one, is for [`next_chain`](Self::next_chain), and so is every
+    /// fault. Whoever fills them says how far ([`Single::written`]). Before anything else they have to be given back by
+    /// [`end_singles`](Self::end_singles).
     fn next_singles<'m, const FILLS: bool>(
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        fit: impl Fn(u32) -> bool,
+        fit: impl FnMut(Bytes<'m>) -> bool,
     ) -> u16;
 
     /// Gives back what [`next_singles`](Self::next_singles) took, in its order: `done` are completed, as by

@@ -8,6 +8,7 @@
 use ironring_common::apart;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, PackedPosition, QueueSize};
+use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::view::{Both, Ours, Theirs};
 use ironring_common::shm::words::Words;
@@ -371,7 +372,7 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        fit: impl Fn(u32) -> bool,
+        fit: impl FnMut(Bytes<'m>) -> bool,
     ) -> u16 {
         self.take_singles::<FILLS>(memory, out, fit)
     }

@@ -70,7 +70,7 @@ fn by_singles<const FILLS: bool>(
 ) -> (Vec<Found>, Option<RingFault>) {
     let mut found = Vec::new();
     // Not content with some of them, which the walk takes.
-    let fit = |bytes: u32| !bytes.is_multiple_of(8);
+    let fit = |buffer: Bytes<'_>| !buffer.len().is_multiple_of(8);
     loop {
         let mut singles = [Single::default(); SIZE as usize];
         let taken = ring.next_singles::<FILLS>(&mut memory.hot(0), &mut singles[..most], fit);

@@ -8,6 +8,7 @@
 use ironring_common::apart;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, QueueSize, SplitIndex};
+use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::view::{Ours, Theirs};
 use ironring_common::shm::words::Words;
@@ -319,7 +320,7 @@ impl<W: Words> DeviceRing for SplitVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        fit: impl Fn(u32) -> bool,
+        fit: impl FnMut(Bytes<'m>) -> bool,
     ) -> u16 {
         self.take_singles::<FILLS>(memory, out, fit)
     }

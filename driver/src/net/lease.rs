@@ -41,12 +41,17 @@ impl LentSlots {
         &self.words
     }
 
-    /// Asks for the line of each header before it is looked at, and of the frame's first bytes if frames of the last burst were looked
-    /// at: for the burst that begins now.
+    /// Frames of a burst are lent: whether they are looked at is not known yet. After all that [`ask`](Self::ask) was asked for this
+    /// burst, which goes by the last one.
+    #[inline(always)]
+    pub(super) fn begin(&self) {
+        self.looked_at.store(false, Ordering::Relaxed);
+    }
+
+    /// Asks for the line of a header before it is looked at, and of the frame's first bytes if frames of the last burst were looked at.
     #[inline(always)]
     pub(super) fn ask(&self) -> impl Fn(usize) {
         let frames_too = self.looked_at.load(Ordering::Relaxed);
-        self.looked_at.store(false, Ordering::Relaxed);
         move |at| {
             self.words.prefetch(at);
             if frames_too {

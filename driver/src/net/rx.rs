@@ -237,8 +237,8 @@ impl RxQueue {
     pub fn rx_lease(&mut self, most: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> Result<usize, Violation> {
         let slots = &mut self.slots;
         let taken = match &mut self.ring {
-            AnyRing::Split(ring) => slots.take(ring, most),
-            AnyRing::Packed(ring) => slots.take(ring, most),
+            AnyRing::Split(ring) => slots.take_to_lend(ring, most),
+            AnyRing::Packed(ring) => slots.take_to_lend(ring, most),
         };
         let count = self.sound(taken)?;
         if count == 0 {
@@ -447,23 +447,20 @@ impl RxSlots {
         all
     }
 
-    /// Takes completed slots, `most` and a burst at most, and posts them again.
+    /// Takes completed slots, `most` and a burst at most, and posts them again. The lines of the first of them are asked for by `ask` as
+    /// they are found, so that they are on their way while the others are looked at.
     #[inline(always)]
     fn take<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
-        ring.exchange_slots(most.min(BURST), self.note())
+        let words = self.slots.words();
+        let note = note(self.mapper, &mut self.filled, |at| ask(words, at));
+        ring.exchange_slots(most.min(BURST), note)
     }
 
-    /// Notes the slots that come back, in their order.
+    /// As [`take`](Self::take), for frames that are lent.
     #[inline(always)]
-    fn note(&mut self) -> impl FnMut(Done) {
-        let mapper = self.mapper;
-        let (filled, mut next) = (&mut self.filled.0, 0usize);
-        move |slot| {
-            if let Some(to) = filled.get_mut(next) {
-                *to = Filled::new(mapper.offset_of(slot.at), slot.written);
-            }
-            next = next.wrapping_add(1);
-        }
+    fn take_to_lend<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
+        let note = note(self.mapper, &mut self.filled, self.slots.ask());
+        ring.exchange_slots(most.min(BURST), note)
     }
 
     /// Lends the frames of the first `taken` of the completed slots that have one. How many. With `ROOM` for so many.
@@ -471,11 +468,11 @@ impl RxSlots {
     fn lease<const ROOM: usize>(&mut self, taken: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> usize {
         let Self { slots, filled, stats, .. } = self;
         let (words, done, ask) = (slots.words(), &mut filled.0, slots.ask());
+        slots.begin();
         let mut frames = [LeasedFrame::new(slots, 0, 0); ROOM];
         let mut next = frames.iter_mut();
         let mut count = 0usize;
-        done.iter().take(taken.min(AHEAD)).for_each(|first| ask(first.at()));
-        for (filled, later) in ahead(done, taken) {
+        for (filled, later) in ahead(done, taken, 0) {
             ask(later.at());
             let (at, bytes) = (filled.at(), filled.bytes());
             if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
@@ -510,9 +507,8 @@ impl RxSlots {
         let lens = lens.get_mut(*before..).unwrap_or_default();
         // Where the next frame goes.
         let mut start = before.wrapping_mul(slot);
-        done.iter().take(taken.min(AHEAD)).for_each(|first| first.ask(&words));
-        for (filled, later) in ahead(done, taken) {
-            later.ask(&words);
+        for (filled, later) in ahead(done, taken, 0) {
+            ask(&words, later.at());
             let bytes = filled.bytes();
             if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
                 stats.drop_short();
@@ -565,13 +561,29 @@ impl Filled {
     const fn bytes(self) -> usize {
         (self.0 >> 32) as usize
     }
+}
 
-    /// Asks for the lines of the header and of the frame's first bytes; more of them come by themselves.
-    #[inline(always)]
-    fn ask<W: Words>(self, words: &Theirs<W>) {
-        words.prefetch(self.at());
-        words.prefetch(self.at().wrapping_add(net::HDR_BYTES));
+/// Notes the slots that come back, in their order, and has `ask` ask for the lines of the first ones.
+#[inline(always)]
+fn note(mapper: FixedSlots, filled: &mut Scratch<Filled>, ask: impl Fn(usize)) -> impl FnMut(Done) {
+    let (filled, mut next) = (&mut filled.0, 0usize);
+    move |slot| {
+        let at = mapper.offset_of(slot.at);
+        if let Some(to) = filled.get_mut(next) {
+            *to = Filled::new(at, slot.written);
+        }
+        if next < AHEAD {
+            ask(at);
+        }
+        next = next.wrapping_add(1);
     }
+}
+
+/// Asks for the lines of the header and of the frame's first bytes; more of them come by themselves.
+#[inline(always)]
+fn ask<W: Words>(words: &Theirs<W>, at: usize) {
+    words.prefetch(at);
+    words.prefetch(at.wrapping_add(net::HDR_BYTES));
 }
 
 /// Whether the header at `at` uses nothing that was not negotiated. No offload is negotiated, so a checksum to be finished or a

@@ -1,6 +1,7 @@
 //! Bursts of chains of one slot on a packed ring, which need no walk.
 
 use ironring_common::index::PackedPosition;
+use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::table::HotRegion;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{SLOT_BYTES, SLOT_REST, SlotRest, used_flags};
@@ -17,7 +18,7 @@ impl<W: Words> PackedVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        fit: impl Fn(u32) -> bool,
+        mut fit: impl FnMut(Bytes<'m>) -> bool,
     ) -> u16 {
         if self.fault.is_some() {
             return 0;
@@ -52,7 +53,7 @@ impl<W: Words> PackedVring<W> {
                     }
                 };
                 let Segment { addr, len } = boundary::segment(&slot, single);
-                let Some(buffer) = memory.bytes(addr, len).filter(|_| fit(len)) else {
+                let Some(buffer) = memory.bytes(addr, len).filter(|buffer| fit(*buffer)) else {
                     seen = Some(single);
                     break;
                 };

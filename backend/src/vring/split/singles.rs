@@ -1,6 +1,7 @@
 //! Bursts of chains of one descriptor on a split ring, which need no walk.
 
 use ironring_common::index::SplitIndex;
+use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::table::HotRegion;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{USED_ELEM_BYTES, USED_IDX, USED_RING, UsedElem};
@@ -18,7 +19,7 @@ impl<W: Words> SplitVring<W> {
         &mut self,
         memory: &mut HotRegion<'m>,
         out: &mut [Single<'m>],
-        fit: impl Fn(u32) -> bool,
+        mut fit: impl FnMut(Bytes<'m>) -> bool,
     ) -> u16 {
         let (size, mut at) = (self.size, self.next_avail);
         let (avail, table) = (self.avail.view(), boundary::table(&self.desc, size));
@@ -26,7 +27,7 @@ impl<W: Words> SplitVring<W> {
         for to in out.get_mut(..most).unwrap_or_default() {
             let Ok(head) = boundary::avail_head(&avail, size.slot(SplitIndex(at)), size) else { break };
             let Some(Segment { addr, len }) = boundary::single_descriptor::<FILLS, _>(&table, head) else { break };
-            let Some(buffer) = memory.bytes(addr, len).filter(|_| fit(len)) else { break };
+            let Some(buffer) = memory.bytes(addr, len).filter(|buffer| fit(*buffer)) else { break };
             (to.buffer, to.id) = (buffer, head.get());
             at = at.wrapping_add(1);
         }

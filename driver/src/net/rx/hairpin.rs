@@ -5,7 +5,7 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::{Ours, Theirs};
 use ironring_common::spec::net::{self, Header};
 
-use super::{AHEAD, LeasedFrame, RxQueue, RxSlots, is_plain};
+use super::{LeasedFrame, RxQueue, RxSlots, is_plain, note};
 use crate::boundary;
 use crate::net::ahead;
 use crate::net::hairpin::{HairpinFrame, Turn};
@@ -95,7 +95,8 @@ impl RxSlots {
     /// Takes completed slots, `most` and a burst at most: they are free then.
     #[inline(always)]
     fn take_out<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
-        ring.take_slots(most.min(BURST), self.note())
+        let note = note(self.mapper, &mut self.filled, self.slots.ask());
+        ring.take_slots(most.min(BURST), note)
     }
 
     /// Has `decide` look at the frames of the completed slots, `taken` of them, and notes in `turn` which go.
@@ -113,8 +114,8 @@ impl RxSlots {
         let bytes_of = words.bytes();
         let (mut kept, mut sum) = (0usize, 0usize);
         let mut notes = turn.begin(room);
-        done.iter().take(taken.min(AHEAD)).for_each(|first| ask(first.at()));
-        for (filled, later) in ahead(done, taken) {
+        slots.begin();
+        for (filled, later) in ahead(done, taken, 0) {
             ask(later.at());
             let (at, bytes) = (filled.at(), filled.bytes());
             if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {

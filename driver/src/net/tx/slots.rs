@@ -35,6 +35,8 @@ pub(super) struct TxSlots {
     pub(super) shared: bool,
     /// Scratch of a burst: where frames go.
     places: Scratch<usize>,
+    /// So many of the slots that are posted next have had their lines asked for.
+    asked: usize,
     /// Counted by the rings of this queue that were reset.
     pub(super) idle_claims: u64,
     pub(super) stats: TxStats,
@@ -45,7 +47,7 @@ impl TxSlots {
         let QueueMemory { slots, mapper, tables, .. } = memory;
         let (indirect, stats) = (tables.is_some(), TxStats::default());
         let (words, places) = (Ours::new(slots), Box::new(Apart([0; _])));
-        Self { words, mapper, indirect, shared: false, places, idle_claims: 0, stats }
+        Self { words, mapper, indirect, shared: false, places, asked: 0, idle_claims: 0, stats }
     }
 
     /// Tells an empty ring where the slots lie, unless frames go by tables.
@@ -98,12 +100,12 @@ impl TxSlots {
             debug_assert!(u32::try_from(len).is_ok(), "the length was checked");
             u32::try_from(len & 0xffff_ffff).unwrap_or(0).wrapping_add(net::HDR_LEN)
         });
-        let (places, mut next) = (&mut self.places.0, 0usize);
+        let places = &mut self.places.0;
+        let mut next = places.iter_mut();
         let posted = ring.post_slots(Direction::ToDevice, most, lens, |_, at| {
-            if let Some(place) = places.get_mut(next) {
+            if let Some(place) = next.next() {
                 *place = mapper.offset_of(at).wrapping_add(net::HDR_BYTES);
             }
-            next = next.wrapping_add(1);
         });
         if self.shared {
             let places = places.iter().take(posted);
@@ -111,10 +113,20 @@ impl TxSlots {
         }
         // The device was the last to touch the frames' lines.
         let places = &mut self.places.0;
-        places.iter().take(posted.min(AHEAD)).for_each(|at| words.prefetch(*at));
+        places.iter().take(posted.min(AHEAD)).skip(self.asked).for_each(|at| words.prefetch(*at));
+        // While the last frames are copied, the lines of those that go by the next burst are on their way.
+        let mut behind = places.get_mut(posted..).unwrap_or_default().iter_mut();
+        let mut known = 0usize;
+        ring.next_slots(posted.min(AHEAD), |at| {
+            if let Some(to) = behind.next() {
+                *to = mapper.offset_of(at).wrapping_add(net::HDR_BYTES);
+            }
+            known = known.wrapping_add(1);
+        });
+        self.asked = known;
         // The frame is told by its number, so that there is little besides that goes from turn to turn: what has no place in a
         // register is a store each time, in the row in which those of the frames wait for their lines.
-        for (frame, (at, later)) in (first..).zip(ahead(places, posted)) {
+        for (frame, (at, later)) in (first..).zip(ahead(places, posted, known)) {
             words.prefetch(*later);
             put.put(frame, &self.words, *at);
         }

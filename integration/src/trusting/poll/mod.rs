@@ -271,6 +271,8 @@ impl Sender {
         for at in places.iter().take(posted) {
             put(slots, *at);
         }
+        // The lines of those that go by the next burst.
+        on!(ring, ring => ring.next_places(posted.min(AHEAD), |at| words.prefetch(at.wrapping_add(HDR_BYTES), true)));
         *frames += posted as u64;
         *bytes += sum as u64;
         on!(ring, ring => ring.publish());
@@ -361,6 +363,13 @@ impl FreeIds {
         self.end.wrapping_sub(self.first)
     }
 
+    /// The next ones to be taken, at most `most`.
+    #[inline(always)]
+    fn next(&self, most: usize) -> impl Iterator<Item = u16> {
+        let numbers = self.first..self.first.wrapping_add(self.len().min(most));
+        numbers.filter_map(|at| self.ids.get(at & (self.ids.len() - 1)).copied())
+    }
+
     #[inline(always)]
     fn pop(&mut self) -> Option<u16> {
         let id = *self.ids.get(self.first & (self.ids.len() - 1))?;
@@ -384,3 +393,5 @@ impl FreeIds {
 
 /// The most that is taken or posted at a time.
 const BURST: usize = 64;
+/// So many frames ahead lines are asked for.
+const AHEAD: usize = 10;

@@ -69,6 +69,12 @@ impl PackedQueue {
         self.post_with(0, lens, each)
     }
 
+    /// Tells `each` where the free slots lie that are posted next, at most `most`.
+    #[inline(always)]
+    pub(super) fn next_places(&self, most: usize, mut each: impl FnMut(usize)) {
+        self.free.next(most).for_each(|id| each(self.places[usize::from(id)]));
+    }
+
     #[inline(always)]
     fn post_with(&mut self, flags: u16, lens: impl Iterator<Item = u32>, mut each: impl FnMut(usize)) -> usize {
         let ring = self.ring.view();

@@ -51,6 +51,13 @@ impl SplitQueue {
         self.post_with(0, lens, each)
     }
 
+    /// Tells `each` where the free slots lie that are posted next, at most `most`.
+    #[inline(always)]
+    pub(super) fn next_places(&self, most: usize, mut each: impl FnMut(usize)) {
+        let descs = self.areas.desc.lane::<2>(0, DESC_BYTES, self.size);
+        self.free.next(most).for_each(|id| each(offset(descs.load_u64::<0>(usize::from(id)), self.base)));
+    }
+
     #[inline(always)]
     fn post_with(&mut self, flags: u16, lens: impl Iterator<Item = u32>, mut each: impl FnMut(usize)) -> usize {
         let descs = self.areas.desc.lane::<2>(0, DESC_BYTES, self.size);
