@@ -41,8 +41,8 @@ impl LentSlots {
         &self.words
     }
 
-    /// Frames of a burst are lent: whether they are looked at is not known yet. After all that [`ask`](Self::ask) was asked for this
-    /// burst, which goes by the last one.
+    /// Frames of a burst are lent now: whether they are looked at is not known yet. To be called when this burst has called
+    /// [`ask`](Self::ask) for the last time, for that goes by the burst before.
     #[inline(always)]
     pub(super) fn begin(&self) {
         self.looked_at.store(false, Ordering::Relaxed);

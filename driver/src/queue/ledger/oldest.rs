@@ -26,26 +26,17 @@ impl Ledger<()> {
         mut each: impl FnMut(Done),
     ) -> Ended {
         let Self { records, free, order, .. } = self;
-        let records = &mut **records;
-        let (mut ended, mut stopped, mut goes_on) = (Ended::default(), None, true);
-        let most = most.min(limit.into());
         debug_assert!(order.is_some(), "as the ledger was made");
-        let Some(order) = order else { return ended };
-        while usize::from(ended.taken) < most && goes_on {
-            let most = most.wrapping_sub(usize::from(ended.taken)).min(claims.left(ended.taken));
-            let run = order.front_run(most);
-            let end = |record: &mut Record<()>| {
-                record.token = None;
-                record.state = State::Free;
-            };
-            let count;
-            (count, stopped) = named_in_order(records, run, (claims, ended.taken), end, &mut each);
-            goes_on = count > 0 && count == run.len();
-            free.extend(run.get(..count).unwrap_or_default());
+        let Some(order) = order else { return Ended::default() };
+        let end = |record: &mut Record<()>| {
+            record.token = None;
+            record.state = State::Free;
+        };
+        let gone = |order: &mut Fifo, count: usize| {
+            free.extend(order.front_run(count));
             order.pop_run(count);
-            // Never more than there are descriptors.
-            ended.taken = ended.taken.wrapping_add(u16::try_from(count).unwrap_or(0));
-        }
+        };
+        let (ended, stopped) = oldest_in_turn((records, order), most.min(limit.into()), claims, (end, gone), &mut each);
         self.outstanding = self.outstanding.wrapping_sub(ended.taken);
         match stopped {
             Some(stop) => self.other_than_oldest(ended, stop, unshown, limit),
@@ -65,26 +56,18 @@ impl Ledger<()> {
         mut again: impl FnMut(&[DescId]),
     ) -> Ended {
         let Self { records, order, .. } = self;
-        let records = &mut **records;
-        let (mut ended, mut place, mut stopped, mut goes_on) = (Ended::default(), place, None, true);
-        let most = most.min(limit.into());
         debug_assert!(order.is_some(), "as the ledger was made");
-        let Some(order) = order else { return ended };
-        while usize::from(ended.taken) < most && goes_on {
-            let most = most.wrapping_sub(usize::from(ended.taken)).min(claims.left(ended.taken));
-            let run = order.front_run(most);
-            let end = |record: &mut Record<()>| {
-                record.place = place;
-                place = place.wrapping_add(1);
-            };
-            let count;
-            (count, stopped) = named_in_order(records, run, (claims, ended.taken), end, &mut each);
-            goes_on = count > 0 && count == run.len();
-            again(run.get(..count).unwrap_or_default());
+        let Some(order) = order else { return Ended::default() };
+        let mut place = place;
+        let end = |record: &mut Record<()>| {
+            record.place = place;
+            place = place.wrapping_add(1);
+        };
+        let gone = |order: &mut Fifo, count: usize| {
+            again(order.front_run(count));
             order.rotate(count);
-            // Never more than there are descriptors.
-            ended.taken = ended.taken.wrapping_add(u16::try_from(count).unwrap_or(0));
-        }
+        };
+        let (ended, stopped) = oldest_in_turn((records, order), most.min(limit.into()), claims, (end, gone), &mut each);
         match stopped {
             // What was posted again in this burst counts: the device was not shown it.
             Some(stop) => {
@@ -176,6 +159,30 @@ impl Ledger<()> {
         }
         ended
     }
+}
+
+/// Ends, by `end`, the loans of the chains that are out longest, at most `most`, run by run, as [`named_in_order`] does; `gone` is told how
+/// many of each run did, which are still the oldest. The completion that stopped it is told too, with its slot.
+#[inline(always)]
+fn oldest_in_turn(
+    (records, order): (&mut [Record<()>], &mut Fifo),
+    most: usize,
+    claims: &impl Claims,
+    (mut end, mut gone): (impl FnMut(&mut Record<()>), impl FnMut(&mut Fifo, usize)),
+    mut each: impl FnMut(Done),
+) -> (Ended, Option<(Claim, u32)>) {
+    let (mut ended, mut stopped, mut goes_on) = (Ended::default(), None, true);
+    while usize::from(ended.taken) < most && goes_on {
+        let left = most.wrapping_sub(usize::from(ended.taken)).min(claims.left(ended.taken));
+        let run = order.front_run(left);
+        let count;
+        (count, stopped) = named_in_order(records, run, (claims, ended.taken), &mut end, &mut each);
+        goes_on = count > 0 && count == run.len();
+        gone(order, count);
+        // Never more than there are descriptors.
+        ended.taken = ended.taken.wrapping_add(u16::try_from(count).unwrap_or(0));
+    }
+    (ended, stopped)
 }
 
 /// Ends, by `end`, the loans of the chains that are out longest, a run of them, as long as the claims behind the first `skip` name just
