@@ -15,27 +15,26 @@ use std::time::Duration;
 use ironring_common::doorbell::Doorbell;
 use ironring_common::error::OsError;
 use ironring_common::shm::mapping::Area;
-use ironring_common::shm::view::Theirs;
-use ironring_common::shm::words::Words;
-use ironring_common::spec::net::{self, Header};
 
+use super::NetError;
 use super::bells::{Bells, Kick, Kicked};
-use super::lease::{LeasedFrame, LentSlots};
+use super::lease::LeasedFrame;
 use super::wait::Patience;
-use super::{AHEAD, FRAME_MAX, NetError, Scratch, ahead};
 use crate::arena::QueueMemory;
-use crate::boundary;
 use crate::mapper::Direction;
-use crate::mapper::slots::FixedSlots;
 use crate::queue::any::AnyRing;
-use crate::queue::slots::{BURST, Done, SlotRing, Taken};
+use crate::queue::slots::{BURST, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{DriverRing, RingCounters, StopWindow};
+pub use batch::RxBatch;
 #[cfg(test)]
 use ironring_common::apart;
-use ironring_common::apart::Apart;
+use slots::RxSlots;
+pub use slots::is_plain;
 
+mod batch;
 mod hairpin;
+mod slots;
 
 /// Receives frames.
 #[derive(Debug)]
@@ -47,16 +46,6 @@ pub struct RxQueue {
     call: Doorbell,
     /// Slots that are posted again before the device is shown them.
     refill: u16,
-}
-
-/// The receive slots, and what was counted.
-#[derive(Debug)]
-struct RxSlots {
-    slots: LentSlots,
-    mapper: FixedSlots,
-    /// Scratch of a burst.
-    filled: Scratch<Filled>,
-    stats: RxStats,
 }
 
 /// What a receive queue has counted.
@@ -105,86 +94,11 @@ impl RxStats {
     }
 }
 
-/// Private memory for a burst of received frames. Made once, used for every burst.
-pub struct RxBatch {
-    bytes: Box<[u8]>,
-    /// Bytes from one frame to the next.
-    slot: usize,
-    /// The longest frame.
-    longest: usize,
-    lens: Box<[usize]>,
-    /// Frames that are there.
-    count: usize,
-}
-
-impl RxBatch {
-    /// Room for `frames` frames of up to `frame_max` bytes.
-    #[must_use]
-    pub fn new(frames: usize, frame_max: u32) -> Self {
-        let longest = usize::try_from(frame_max.min(FRAME_MAX)).unwrap_or(usize::MAX);
-        // Not a power of two apart, where equal offsets of all frames would compete for the same sets of the cache.
-        let slot = longest.next_multiple_of(64).saturating_add(64);
-        let bytes = vec![0; slot.saturating_mul(frames)].into_boxed_slice();
-        Self { bytes, slot, longest, lens: vec![0; frames].into_boxed_slice(), count: 0 }
-    }
-
-    /// The frames of the last burst, in the order in which they came. Without net headers.
-    pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        (0..self.count).map(|frame| self.frame(frame))
-    }
-
-    /// Frame number `frame` of them; nothing if there are not so many.
-    #[inline]
-    #[must_use]
-    pub fn frame(&self, frame: usize) -> &[u8] {
-        let len = self.lens().get(frame).copied().unwrap_or(0);
-        let start = frame.wrapping_mul(self.slot);
-        // The length was checked against the room when the frame was copied.
-        self.bytes.get(start..start.wrapping_add(len)).unwrap_or_default()
-    }
-
-    /// Frames in the batch.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    const fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    const fn capacity(&self) -> usize {
-        self.lens.len()
-    }
-
-    pub(super) fn lens(&self) -> &[usize] {
-        self.lens.get(..self.count).unwrap_or_default()
-    }
-}
-
-impl core::fmt::Debug for RxBatch {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        // Lengths only: the bytes are the peer's.
-        f.debug_struct("RxBatch").field("lens", &self.lens()).field("capacity", &self.capacity()).finish()
-    }
-}
-
 impl RxQueue {
     pub(super) fn new(mut ring: AnyRing<Area, ()>, memory: QueueMemory, bells: Bells) -> Self {
         ring.suppress_calls();
-        ring.bind_slots(&memory.mapper, Direction::FromDevice);
-        let slots = RxSlots {
-            slots: LentSlots::new(Theirs::new(memory.slots)),
-            mapper: memory.mapper,
-            filled: Box::new(Apart([Filled::default(); _])),
-            stats: RxStats::default(),
-        };
+        let slots = RxSlots::new(memory);
+        ring.bind_slots(&slots.mapper, Direction::FromDevice);
         // The device has most of them at any time, and small bursts do not touch the lines of the ring each time.
         let refill = (ring.size().get() / 8).clamp(1, REFILL_MAX);
         Self { ring, slots, kick: bells.kick, call: bells.call, refill }
@@ -417,188 +331,10 @@ impl RxQueue {
     /// Where it lies, for the test of the layout.
     #[cfg(test)]
     pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
-        to.extend([apart::lines(self), apart::lines(&*self.slots.filled)]);
+        to.push(apart::lines(self));
+        self.slots.lines(to);
         self.ring.lines(to);
     }
-}
-
-impl RxSlots {
-    /// Posts every free slot.
-    fn fill<R: SlotRing>(&self, ring: &mut R) {
-        let whole = core::iter::repeat(self.mapper.len());
-        ring.post_slots(Direction::FromDevice, usize::MAX, whole, |_, _| {});
-    }
-
-    /// Takes up to a batch of frames and posts their slots again. The frames are copied out before the device is shown the
-    /// slots.
-    #[inline]
-    fn burst<R: SlotRing>(&mut self, ring: &mut R, batch: &mut RxBatch) -> Taken {
-        let (mut all, mut left) = (Taken::default(), batch.capacity());
-        while left > 0 && !all.broken {
-            let most = left.min(BURST);
-            let Taken { count, broken } = self.take(ring, most);
-            self.copy_frames(count, batch);
-            all = Taken { count: all.count.wrapping_add(count), broken };
-            if count < most {
-                break;
-            }
-            left = left.wrapping_sub(count);
-        }
-        all
-    }
-
-    /// Takes completed slots, `most` and a burst at most, and posts them again. The lines of the first of them are asked for by `ask` as
-    /// they are found, so that they are on their way while the others are looked at.
-    #[inline(always)]
-    fn take<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
-        let words = self.slots.words();
-        let note = note(self.mapper, &mut self.filled, |at| ask(words, at));
-        ring.exchange_slots(most.min(BURST), note)
-    }
-
-    /// As [`take`](Self::take), for frames that are lent.
-    #[inline(always)]
-    fn take_to_lend<R: SlotRing>(&mut self, ring: &mut R, most: usize) -> Taken {
-        let note = note(self.mapper, &mut self.filled, self.slots.ask());
-        ring.exchange_slots(most.min(BURST), note)
-    }
-
-    /// Lends the frames of the first `taken` of the completed slots that have one. How many. With `ROOM` for so many.
-    #[inline]
-    fn lease<const ROOM: usize>(&mut self, taken: usize, with: impl FnOnce(&[LeasedFrame<'_>])) -> usize {
-        let Self { slots, filled, stats, .. } = self;
-        let (words, done, ask) = (slots.words(), &mut filled.0, slots.ask());
-        slots.begin();
-        let mut frames = [LeasedFrame::new(slots, 0, 0); ROOM];
-        let mut next = frames.iter_mut();
-        let mut count = 0usize;
-        for (filled, later) in ahead(done, taken, 0) {
-            ask(later.at());
-            let (at, bytes) = (filled.at(), filled.bytes());
-            if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
-                stats.drop_short();
-                continue;
-            }
-            if !plain(words, at) {
-                stats.drop_header();
-                continue;
-            }
-            let len = bytes.wrapping_sub(net::HDR_BYTES);
-            if let Some(to) = next.next() {
-                *to = LeasedFrame::new(slots, at.wrapping_add(net::HDR_BYTES), len);
-                count = count.wrapping_add(1);
-                stats.bytes = stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
-            }
-        }
-        stats.used_entries = stats.used_entries.wrapping_add(u64::try_from(taken).unwrap_or(0));
-        stats.frames = stats.frames.wrapping_add(u64::try_from(count).unwrap_or(0));
-        with(frames.get(..count).unwrap_or_default());
-        count
-    }
-
-    /// Copies the frames of the first `taken` of the completed slots out, without their headers; not of those that have none that is
-    /// lawful.
-    #[inline]
-    fn copy_frames(&mut self, taken: usize, batch: &mut RxBatch) {
-        let Self { slots, filled, stats, .. } = self;
-        let (words, done) = (slots.words().bytes(), &mut filled.0);
-        let RxBatch { bytes: room, slot, longest, lens, count: before } = batch;
-        let (slot, longest, mut sum, mut kept) = (*slot, *longest, 0usize, 0usize);
-        let lens = lens.get_mut(*before..).unwrap_or_default();
-        // Where the next frame goes.
-        let mut start = before.wrapping_mul(slot);
-        for (filled, later) in ahead(done, taken, 0) {
-            ask(&words, later.at());
-            let bytes = filled.bytes();
-            if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
-                stats.drop_short();
-                continue;
-            }
-            // It is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
-            let len = bytes.wrapping_sub(net::HDR_BYTES);
-            let room = room.get_mut(start..start.wrapping_add(len)).filter(|_| len <= longest);
-            let (Some(to), Some(to_len)) = (room, lens.get_mut(kept)) else {
-                stats.drop_long();
-                continue;
-            };
-            let whole = words.part(filled.at(), bytes);
-            let Some((_, frame)) = whole.split_at_checked(net::HDR_BYTES).filter(|(header, _)| plain(header, 0)) else {
-                stats.drop_header();
-                continue;
-            };
-            boundary::copy_completed(&frame, 0, to);
-            *to_len = len;
-            kept = kept.wrapping_add(1);
-            sum = sum.wrapping_add(len);
-            start = start.wrapping_add(slot);
-        }
-        *before = before.wrapping_add(kept);
-        let count = |count: usize| u64::try_from(count).unwrap_or(0);
-        stats.used_entries = stats.used_entries.wrapping_add(count(taken));
-        stats.frames = stats.frames.wrapping_add(count(kept));
-        stats.bytes = stats.bytes.wrapping_add(count(sum));
-    }
-}
-
-/// A slot that came back, where it lies and how many bytes the device wrote there: in one word, so that noting it is one store.
-#[derive(Clone, Copy, Debug, Default)]
-struct Filled(u64);
-
-impl Filled {
-    /// Slots begin below 2^32: there are at most 2^15, of less than 2^16 bytes and a line.
-    #[inline(always)]
-    const fn new(at: usize, bytes: u32) -> Self {
-        Self((bytes as u64) << 32 | at as u64)
-    }
-
-    /// Where it lies.
-    #[inline(always)]
-    const fn at(self) -> usize {
-        (self.0 & 0xffff_ffff) as usize
-    }
-
-    #[inline(always)]
-    const fn bytes(self) -> usize {
-        (self.0 >> 32) as usize
-    }
-}
-
-/// Notes the slots that come back, in their order, and has `ask` ask for the lines of the first ones.
-#[inline(always)]
-fn note(mapper: FixedSlots, filled: &mut Scratch<Filled>, ask: impl Fn(usize)) -> impl FnMut(Done) {
-    let (filled, mut next) = (&mut filled.0, 0usize);
-    move |slot| {
-        let at = mapper.offset_of(slot.at);
-        if let Some(to) = filled.get_mut(next) {
-            *to = Filled::new(at, slot.written);
-        }
-        if next < AHEAD {
-            ask(at);
-        }
-        next = next.wrapping_add(1);
-    }
-}
-
-/// Asks for the lines of the header and of the frame's first bytes; more of them come by themselves.
-#[inline(always)]
-fn ask<W: Words>(words: &Theirs<W>, at: usize) {
-    words.prefetch(at);
-    words.prefetch(at.wrapping_add(net::HDR_BYTES));
-}
-
-/// Whether the header at `at` uses nothing that was not negotiated. No offload is negotiated, so a checksum to be finished or a
-/// segmented frame is not lawful (5.1.6.4.1); the other fields are then ignored.
-#[inline(always)]
-fn plain<W: Words>(words: &Theirs<W>, at: usize) -> bool {
-    let (flags, gso_type) = boundary::header_wishes(words, at);
-    is_plain(Header { flags, gso_type, ..Header::PLAIN_RX })
-}
-
-/// Whether a header uses nothing that was not negotiated: what a receive queue drops frames by.
-#[inline]
-#[must_use]
-pub const fn is_plain(header: Header) -> bool {
-    header.gso_type == net::GSO_NONE && header.flags & net::HDR_F_NEEDS_CSUM == 0
 }
 
 /// As many as a burst has in most programs.

@@ -5,7 +5,8 @@ use ironring_common::shm::mapping::Area;
 use ironring_common::shm::view::{Ours, Theirs};
 use ironring_common::spec::net::{self, Header};
 
-use super::{LeasedFrame, RxQueue, RxSlots, is_plain, note};
+use super::slots::{RxSlots, is_plain, note};
+use super::{LeasedFrame, RxQueue};
 use crate::boundary;
 use crate::net::ahead;
 use crate::net::hairpin::{HairpinFrame, Turn};
