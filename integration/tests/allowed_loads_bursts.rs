@@ -27,6 +27,9 @@ trait Device {
     /// Says that a slot was filled.
     fn complete(&mut self, id: u32, len: u32);
 
+    /// The loads of a look whether there are more, with so many slots `held`.
+    fn looked(&mut self, held: usize) -> Vec<Load>;
+
     /// The loads of a burst that asked for `most` completions, got `taken` and found `lies` behind them, with so many slots `held`
     /// before.
     fn allowed(&mut self, most: usize, taken: usize, lies: usize, held: usize) -> Vec<Load>;
@@ -60,6 +63,10 @@ impl Device for Split {
         self.taken = self.taken.wrapping_add(taken as u16);
         loads
     }
+
+    fn looked(&mut self, _: usize) -> Vec<Load> {
+        Vec::new()
+    }
 }
 
 struct Packed {
@@ -84,6 +91,11 @@ impl Device for Packed {
         let loads = slots.map(|slot| Load { area: "ring", at: 16 * slot + 8, bytes: 8 }).collect();
         self.taken = self.taken.advance(taken as u16, self.size);
         loads
+    }
+
+    fn looked(&mut self, held: usize) -> Vec<Load> {
+        let at = 16 * usize::from(self.taken.slot()) + 8;
+        if held > 0 { vec![Load { area: "ring", at, bytes: 8 }] } else { Vec::new() }
     }
 }
 
@@ -115,6 +127,53 @@ fn packed_ring(size: u16, in_order: bool) -> (LoadLog, PackedRing<Counting<Area>
     let options = RingOptions { in_order, ..RingOptions::default() };
     let hardened = PackedRing::with_options(0, size, areas, Latch::new(), options).unwrap();
     (log, hardened, Packed { size, ring, done: PackedPosition::START, taken: PackedPosition::START })
+}
+
+/// One by one, and after each it is asked whether there are more, as the receive queue does it.
+fn play_alone<R: DriverRing<()> + SlotRing>(
+    (log, ring, device): (&LoadLog, &mut R, &mut impl Device),
+    size: usize,
+    lie: (u32, u32),
+) {
+    ring.bind_slots(&SLOTS, Direction::FromDevice);
+    let mut out: std::collections::VecDeque<DescId> = std::collections::VecDeque::new();
+    while let Some(head) = ring.next_head() {
+        assert_eq!(ring.post_slot(2048), Some(SLOTS.addr(head)));
+        out.push_back(head);
+    }
+    assert_eq!((out.len(), ring.post_slot(2048)), (size, None));
+    for step in 0..60usize {
+        ring.publish();
+        let there = (step * 5) % (size + 1);
+        let (is_lie, there) = (step == 59, if step == 59 { there.min(size - 1) } else { there });
+        out.iter().take(there).for_each(|head| device.complete(head.get().into(), 60));
+        if is_lie {
+            device.complete(lie.0, lie.1);
+        }
+        assert_eq!(log.take(), [], "posting and publishing load nothing");
+        // What a look whether there are more has loaded, the next exchange does not load again.
+        let mut looked = Vec::new();
+        for left in (0..=there).rev() {
+            let mut done = None;
+            let taken = ring.exchange_slot(|slot| done = Some(slot.head));
+            assert_eq!((taken.count, taken.broken), (left.min(1), left == 0 && is_lie), "{size} {step}");
+            let held = size - (there - left);
+            let mut allowed = device.allowed(1, taken.count, usize::from(taken.broken), held);
+            allowed.retain(|load| !looked.contains(load));
+            assert_eq!(log.take(), allowed, "{size} {step} {left}");
+            if left > 0 {
+                assert_eq!(done, out.pop_front());
+                out.extend(done);
+                let more = left > 1 || is_lie;
+                assert_eq!(ring.has_more(), more);
+                let loads = device.looked(held - 1);
+                assert_eq!(log.take(), loads, "{size} {step} {left}");
+                looked = if more { loads } else { Vec::new() };
+            }
+        }
+    }
+    assert!(ring.exchange_slot(|_| {}).broken && !ring.has_more());
+    assert_eq!(log.take(), [], "after the latch there are no loads");
 }
 
 /// Bursts of every size over some rounds of the ring, at the end a lie, and behind that nothing more.
@@ -179,6 +238,20 @@ fn a_burst_of_a_packed_ring_loads_each_slot_that_it_takes_and_one_more_at_most()
         for (size, lie) in [(8, (99, 0)), (7, (99, 0)), (5, (4, 2049)), (3, (99, 0)), (1, (99, 0))] {
             let (log, mut ring, mut device) = packed_ring(size, in_order);
             play((&log, &mut ring, &mut device), (size.into(), again), lie);
+        }
+    }
+}
+
+#[test]
+fn a_slot_by_itself_is_loaded_once_whether_more_are_asked_for_or_not() {
+    for in_order in [false, true] {
+        for (size, lie) in [(8, (99, 0)), (1, (99, 0)), (16, (3, 2049))] {
+            let (log, mut ring, mut device) = split_ring(size, in_order);
+            play_alone((&log, &mut ring, &mut device), size.into(), lie);
+        }
+        for (size, lie) in [(8, (99, 0)), (7, (99, 0)), (5, (4, 2049)), (3, (99, 0)), (1, (99, 0))] {
+            let (log, mut ring, mut device) = packed_ring(size, in_order);
+            play_alone((&log, &mut ring, &mut device), size.into(), lie);
         }
     }
 }

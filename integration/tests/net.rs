@@ -249,6 +249,43 @@ fn a_batch_holds_no_longer_frames_than_it_was_made_for() {
     session.join().unwrap().unwrap();
 }
 
+/// Alone, in bursts, and what changes between them, over some rounds of the rings: both ends have a shorter way for a frame that comes
+/// alone.
+#[test]
+fn frames_that_come_alone_and_in_bursts_all_come_back() {
+    let layouts = [RingLayout::Split, RingLayout::Packed].into_iter();
+    for (layout, in_order) in layouts.flat_map(|layout| [(layout, false), (layout, true)]) {
+        let options = NetOptions { layout, in_order, queue_size: 64, ..NetOptions::default() };
+        let (net, session, _) = device(Settings::default(), options);
+        let mut net = net.unwrap();
+        let (mut batch, mut number, mut dropped) = (RxBatch::new(64, 200), 0u8, 0);
+        for count in [1, 1, 1, 5, 1, 40, 1, 2, 1, 1, 3].into_iter().cycle().take(400) {
+            let frames = std::iter::repeat_with(|| {
+                number = number.wrapping_add(1);
+                // Some are longer than the batch has room for.
+                vec![number; if number.is_multiple_of(7) { 201 } else { 60 + usize::from(number % 141) }]
+            });
+            let frames: Vec<_> = frames.take(count).collect();
+            assert_eq!(net.tx().tx_burst(&frames).unwrap(), count, "{layout:?} {in_order}");
+            let mut expected: VecDeque<_> = frames.into_iter().filter(|frame| frame.len() <= 200).collect();
+            dropped += (count - expected.len()) as u64;
+            let deadline = Instant::now() + PATIENCE;
+            while !expected.is_empty() || net.rx().stats().dropped_long < dropped {
+                assert!(Instant::now() < deadline, "frames are missing");
+                net.rx().rx_burst(&mut batch).unwrap();
+                for frame in batch.frames() {
+                    assert_eq!(Some(frame), expected.pop_front().as_deref(), "{layout:?} {in_order}");
+                }
+            }
+        }
+        let (rx, tx) = (net.rx().stats(), net.tx().stats());
+        assert_eq!((rx.frames + rx.dropped_long, rx.used_entries), (tx.frames, tx.frames));
+        assert_eq!((rx.dropped_long, rx.dropped_short, rx.dropped_header), (dropped, 0, 0));
+        drop(net);
+        session.join().unwrap().unwrap();
+    }
+}
+
 #[test]
 fn a_slot_that_is_not_sent_is_not_shown() {
     let (net, session, _) = device(Settings::default(), NetOptions::default());

@@ -228,11 +228,17 @@ impl TxQueue {
             self.reclaim()?;
         }
         let slots = &mut self.slots;
-        let sent = match &mut self.ring {
-            AnyRing::Split(ring) => slots.send(ring, lens, &mut put),
-            AnyRing::Packed(ring) => slots.send(ring, lens, &mut put),
-        }?;
-        self.publish()?;
+        let (sent, shown) = match &mut self.ring {
+            AnyRing::Split(ring) => (slots.send(ring, lens, &mut put)?, ring.publish()),
+            AnyRing::Packed(ring) => (slots.send(ring, lens, &mut put)?, ring.publish()),
+        };
+        // As `publish` does it, on a ring whose layout is known.
+        if shown {
+            self.notify();
+        } else {
+            // There was nothing to show, or the latch has been tripped.
+            self.ring.check()?;
+        }
         self.slots.count_full(count.wrapping_sub(sent));
         Ok(sent)
     }

@@ -19,6 +19,8 @@ use super::violation::{Fault, ViolationKind};
 use crate::boundary::Claim;
 
 #[cfg(feature = "std")]
+mod alone;
+#[cfg(feature = "std")]
 mod claims;
 mod fifo;
 #[cfg(feature = "std")]

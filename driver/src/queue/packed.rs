@@ -72,7 +72,7 @@ pub struct PackedRing<W, T> {
     /// Whether the last completion that a burst took back stood for many: so the next one most likely does.
     #[cfg(feature = "std")]
     batches: bool,
-    /// How many completions the last burst took: so many are expected of the next one.
+    /// How many completions the last burst took that was no single one: so many are expected of the next one.
     #[cfg(feature = "std")]
     usual: u16,
     /// Slots that were published and are not back.
@@ -165,10 +165,7 @@ impl<W: Words, T> PackedRing<W, T> {
         let mut held = None;
         for _ in 0..count {
             let desc = self.ledger.desc(id);
-            let offset = usize::from(at.slot()).wrapping_mul(packed::SLOT_BYTES);
-            let word = rest(desc, head, at.wrap()).to_word();
-            self.ring.store_u64(offset.wrapping_add(packed::SLOT_ADDR), desc.addr);
-            let offset = offset.wrapping_add(packed::SLOT_REST);
+            let (offset, word) = self.store_addr(at, head, desc);
             if at == start {
                 held = Some((offset, word));
             } else {
@@ -178,13 +175,29 @@ impl<W: Words, T> PackedRing<W, T> {
             let Some(next) = DescId::below(desc.next, self.size) else { break };
             id = next;
         }
-        if self.first.is_none() {
-            self.first = held;
-        } else if let Some((offset, word)) = held {
-            self.ring.store_u64(offset, word);
+        if let Some(rest) = held {
+            self.store_rest(rest);
         }
         self.next_avail = at;
         self.unpublished = self.unpublished.wrapping_add(count);
+    }
+
+    /// Writes the first word of a slot. Where the second goes, and what.
+    #[inline(always)]
+    fn store_addr(&self, at: PackedPosition, head: DescId, desc: Descriptor) -> (usize, u64) {
+        let offset = usize::from(at.slot()).wrapping_mul(packed::SLOT_BYTES);
+        self.ring.store_u64(offset.wrapping_add(packed::SLOT_ADDR), desc.addr);
+        (offset.wrapping_add(packed::SLOT_REST), rest(desc, head, at.wrap()).to_word())
+    }
+
+    /// Writes the second word of the first slot of a chain, or keeps it back if it begins a burst.
+    #[inline(always)]
+    fn store_rest(&mut self, (offset, word): (usize, u64)) {
+        if self.first.is_none() {
+            self.first = Some((offset, word));
+        } else {
+            self.ring.store_u64(offset, word);
+        }
     }
 
     /// Unmaps and frees a chain, by the private records alone. `written` bytes belong to its writable buffers, in their

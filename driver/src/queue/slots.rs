@@ -55,6 +55,9 @@ pub trait SlotRing {
         each: impl FnMut(DescId, GuestAddr),
     ) -> usize;
 
+    /// As [`post_slots`](Self::post_slots), of one slot of `len` bytes: where the device finds it, or nothing if none is free.
+    fn post_slot(&mut self, len: u32) -> Option<GuestAddr>;
+
     /// Tells `each` where the device finds the slots that will be posted next, at most `most`: of those that are free, as
     /// many as lie in one piece.
     fn next_slots(&self, most: usize, each: impl FnMut(GuestAddr));
@@ -69,6 +72,13 @@ pub trait SlotRing {
     /// As [`take_slots`](Self::take_slots), and posts each slot again as it was: what a receive queue does with the
     /// slots that it copies out of. The device may not touch them before the next publish, so until then the caller may copy out of them.
     fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken;
+
+    /// As [`exchange_slots`](Self::exchange_slots), of one slot: with nothing made ready for more, and without a look whether there are.
+    fn exchange_slot(&mut self, each: impl FnMut(Done)) -> Taken;
+
+    /// Whether more came back than [`exchange_slot`](Self::exchange_slot) took: on a split ring as far as its last look at the index said, on a
+    /// packed one by a look at the next slot.
+    fn has_more(&mut self) -> bool;
 }
 
 /// A ring that shares its slots with another one, which has the descriptors that are away from this: what its ledger does. None of

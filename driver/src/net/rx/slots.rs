@@ -1,5 +1,6 @@
 //! The receive slots: what came back is noted, copied out or lent, and posted again.
 
+use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::view::Theirs;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{self, Header};
@@ -23,6 +24,8 @@ pub(super) struct RxSlots {
     pub(super) mapper: FixedSlots,
     /// Scratch of a burst.
     pub(super) filled: Scratch<Filled>,
+    /// Whether frames come one by one: the last one did.
+    pub(super) alone: bool,
     pub(super) stats: RxStats,
 }
 
@@ -30,7 +33,7 @@ impl RxSlots {
     pub(super) fn new(memory: QueueMemory) -> Self {
         let QueueMemory { slots, mapper, .. } = memory;
         let (slots, filled) = (LentSlots::new(Theirs::new(slots)), Box::new(Apart([Filled::default(); _])));
-        Self { slots, mapper, filled, stats: RxStats::default() }
+        Self { slots, mapper, filled, alone: false, stats: RxStats::default() }
     }
 
     /// Posts every free slot.
@@ -44,6 +47,13 @@ impl RxSlots {
     #[inline]
     pub(super) fn burst<R: SlotRing>(&mut self, ring: &mut R, batch: &mut RxBatch) -> Taken {
         let (mut all, mut left) = (Taken::default(), batch.capacity());
+        if self.alone && left > 0 {
+            all = self.take_alone(ring, batch);
+            left = left.wrapping_sub(all.count);
+            if all.count == 0 || left == 0 || !ring.has_more() {
+                return all;
+            }
+        }
         while left > 0 && !all.broken {
             let most = left.min(BURST);
             let Taken { count, broken } = self.take(ring, most);
@@ -54,7 +64,31 @@ impl RxSlots {
             }
             left = left.wrapping_sub(count);
         }
+        if all.count > 0 {
+            self.alone = all.count == 1;
+        }
         all
+    }
+
+    /// Takes one frame, if one came, and posts its slot again: with nothing made ready for more, because for one frame that is most of
+    /// the work, and one that comes alone is one that somebody waits for.
+    #[inline(always)]
+    fn take_alone<R: SlotRing>(&mut self, ring: &mut R, batch: &mut RxBatch) -> Taken {
+        let Self { slots, mapper, stats, .. } = self;
+        let words = slots.words().bytes();
+        ring.exchange_slot(|done| {
+            let at = mapper.offset_of(done.at);
+            ask(&words, at);
+            let filled = Filled::new(at, done.written);
+            let RxBatch { bytes: room, longest, lens, count, .. } = batch;
+            if let Some(len) = copy_frame(words, filled, *longest, (room, 0, lens.first_mut()), stats) {
+                debug_assert_eq!(*count, 0, "it is the first of the batch");
+                *count = 1;
+                stats.frames = stats.frames.wrapping_add(1);
+                stats.bytes = stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
+            }
+            stats.used_entries = stats.used_entries.wrapping_add(1);
+        })
     }
 
     /// Takes completed slots, `most` and a burst at most, and posts them again. The lines of the first of them are asked for by `ask` as
@@ -119,25 +153,8 @@ impl RxSlots {
         let mut start = before.wrapping_mul(slot);
         for (filled, later) in ahead(done, taken, 0) {
             ask(&words, later.at());
-            let bytes = filled.bytes();
-            if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
-                stats.drop_short();
-                continue;
-            }
-            // It is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
-            let len = bytes.wrapping_sub(net::HDR_BYTES);
-            let room = room.get_mut(start..start.wrapping_add(len)).filter(|_| len <= longest);
-            let (Some(to), Some(to_len)) = (room, lens.get_mut(kept)) else {
-                stats.drop_long();
-                continue;
-            };
-            let whole = words.part(filled.at(), bytes);
-            let Some((_, frame)) = whole.split_at_checked(net::HDR_BYTES).filter(|(header, _)| plain(header, 0)) else {
-                stats.drop_header();
-                continue;
-            };
-            boundary::copy_completed(&frame, 0, to);
-            *to_len = len;
+            let to = (&mut **room, start, lens.get_mut(kept));
+            let Some(len) = copy_frame(words, *filled, longest, to, stats) else { continue };
             kept = kept.wrapping_add(1);
             sum = sum.wrapping_add(len);
             start = start.wrapping_add(slot);
@@ -154,6 +171,38 @@ impl RxSlots {
     pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
         to.push(apart::lines(&*self.filled));
     }
+}
+
+/// Copies the frame of a completed slot to `start` in the room, without its header, if it is lawful and has no more bytes than the
+/// `longest`: how many it has, which is also noted. Why it is none is counted.
+#[inline(always)]
+fn copy_frame(
+    words: Theirs<Bytes<'_>>,
+    filled: Filled,
+    longest: usize,
+    (room, start, to_len): (&mut [u8], usize, Option<&mut usize>),
+    stats: &mut RxStats,
+) -> Option<usize> {
+    let bytes = filled.bytes();
+    if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
+        stats.drop_short();
+        return None;
+    }
+    // It is at most what was posted, a slot; a batch for shorter frames drops what it has no room for.
+    let len = bytes.wrapping_sub(net::HDR_BYTES);
+    let room = room.get_mut(start..start.wrapping_add(len)).filter(|_| len <= longest);
+    let (Some(to), Some(to_len)) = (room, to_len) else {
+        stats.drop_long();
+        return None;
+    };
+    let whole = words.part(filled.at(), bytes);
+    let Some((_, frame)) = whole.split_at_checked(net::HDR_BYTES).filter(|(header, _)| plain(header, 0)) else {
+        stats.drop_header();
+        return None;
+    };
+    boundary::copy_completed(&frame, 0, to);
+    *to_len = len;
+    Some(len)
 }
 
 /// A slot that came back, where it lies and how many bytes the device wrote there: in one word, so that noting it is one store.

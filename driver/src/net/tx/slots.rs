@@ -67,6 +67,9 @@ impl TxSlots {
         put: &mut impl Put,
     ) -> Result<usize, Violation> {
         let mut lens = lens;
+        if lens.len() == 1 && !self.indirect {
+            return Ok(lens.next().map_or(0, |len| self.send_alone(ring, len, put)));
+        }
         let mut sent = 0usize;
         while lens.len() > 0 {
             let most = lens.len().min(BURST);
@@ -133,6 +136,28 @@ impl TxSlots {
         self.stats.frames = self.stats.frames.wrapping_add(u64::try_from(posted).unwrap_or(0));
         self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(0));
         posted
+    }
+
+    /// As [`send`](Self::send), of one frame, with its header in one buffer and nothing made ready for more.
+    #[inline(always)]
+    fn send_alone<R: DriverRing<()> + SlotRing>(&mut self, ring: &mut R, len: usize, put: &mut impl Put) -> usize {
+        // The length was checked.
+        let bytes = u32::try_from(len & 0xffff_ffff).unwrap_or(0).wrapping_add(net::HDR_LEN);
+        let Some(at) = ring.post_slot(bytes) else { return 0 };
+        let at = self.mapper.offset_of(at);
+        if self.shared {
+            self.words.zero(at, net::HDR_BYTES);
+        }
+        put.put(0, &self.words, at.wrapping_add(net::HDR_BYTES));
+        self.stats.frames = self.stats.frames.wrapping_add(1);
+        self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
+        // The line of the frame that goes next is the device's, and on its way until then.
+        let next = ring.next_head();
+        if let Some(next) = next {
+            self.words.prefetch(self.frame_at(next));
+        }
+        self.asked = usize::from(next.is_some());
+        1
     }
 
     /// As [`send`](Self::send), from frame number `first` on and at most a burst, each frame by an indirect table of two.

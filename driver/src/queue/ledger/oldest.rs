@@ -82,7 +82,7 @@ impl Ledger<()> {
     /// lawful it stands for all chains from the oldest up to the one that it names, at most `limit` with those of the burst. They
     /// are lent still.
     #[cold]
-    fn other_than_oldest(
+    pub(super) fn other_than_oldest(
         &mut self,
         ended: Ended,
         ((id, len), slot): (Claim, u32),
@@ -219,7 +219,7 @@ fn named_in_order(
 /// What was written into the oldest chain that is out, `head`, which was lent `writable`: if that is what the completion is
 /// about, and if it claims no more.
 #[inline(always)]
-fn of_oldest(head: DescId, writable: u32, (id, len): Claim) -> Option<u32> {
+pub(super) fn of_oldest(head: DescId, writable: u32, (id, len): Claim) -> Option<u32> {
     id.check_with(|id| (id == u32::from(head.get())).then_some(())).ok()?;
     len.check_at_most(writable).ok()
 }

@@ -179,7 +179,7 @@ impl Ledger<()> {
     }
 
     #[cold]
-    fn unlawful(&mut self, ended: Ended, kind: ViolationKind, (claim, slot): (Claim, u32)) -> Ended {
+    pub(super) fn unlawful(&mut self, ended: Ended, kind: ViolationKind, (claim, slot): (Claim, u32)) -> Ended {
         let fault = self.fault(kind, claim, slot);
         self.fail(ended, fault)
     }

@@ -43,6 +43,16 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
     }
 
     #[inline(always)]
+    fn post_slot(&mut self, len: u32) -> Option<GuestAddr> {
+        let Lent { head, desc, .. } = self.ledger.lend_one(self.posted, len)?;
+        self.write_staged();
+        let rest = self.store_addr(self.next_avail, head, desc);
+        self.store_rest(rest);
+        self.end_posts(1);
+        Some(desc.addr.into())
+    }
+
+    #[inline(always)]
     fn next_slots(&self, most: usize, each: impl FnMut(GuestAddr)) {
         self.ledger.next_singles(most, each);
     }
@@ -60,6 +70,34 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
     #[inline(always)]
     fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken {
         if self.in_order { self.exchange_burst::<true>(most, each) } else { self.exchange_burst::<false>(most, each) }
+    }
+
+    #[inline(always)]
+    fn exchange_slot(&mut self, mut each: impl FnMut(Done)) -> Taken {
+        if self.latch.check().is_err() {
+            return Taken { count: 0, broken: true };
+        }
+        if self.ledger.in_batch() == 0 {
+            let Some(claim) = self.first_claim() else { return Taken::default() };
+            let taken = self.exchange_one(claim, &mut each);
+            if taken.count > 0 || taken.broken {
+                return taken;
+            }
+        }
+        self.exchange_of_batch(each)
+    }
+
+    #[inline(always)]
+    fn has_more(&mut self) -> bool {
+        if !self.latch.is_healthy() {
+            return false;
+        }
+        // Amid a batch the next slot is one that the device passed over.
+        if self.ledger.in_batch() > 0 {
+            return true;
+        }
+        self.seen = self.first_claim();
+        self.seen.is_some()
     }
 }
 
@@ -178,6 +216,49 @@ impl<W: Words> PackedRing<W, ()> {
             }
         }
         Taken { count: taken, broken: false }
+    }
+
+    /// [`SlotRing::exchange_slot`], of one that is there, or the first of a batch that is opened then.
+    #[inline(always)]
+    fn exchange_one(&mut self, claim: Claim, each: &mut impl FnMut(Done)) -> Taken {
+        let (places, claim) = ((self.published, self.posted), (claim, u32::from(self.next_used.slot())));
+        let mut head = DescId::FIRST;
+        let each = |done: Done| {
+            head = done.head;
+            each(done);
+        };
+        let ended = if self.in_order {
+            self.ledger.exchange_oldest_one(self.held_slots, places, claim, each)
+        } else {
+            self.ledger.exchange_one(places, claim, each)
+        };
+        if ended.taken > 0 {
+            self.stage_one(head);
+        }
+        self.end_slots(ended)
+    }
+
+    /// [`SlotRing::exchange_slot`], of the next one of a batch.
+    #[cold]
+    fn exchange_of_batch(&mut self, mut each: impl FnMut(Done)) -> Taken {
+        let (mut head, slot) = (DescId::FIRST, u32::from(self.next_used.slot()));
+        let ended = self.ledger.exchange_batch(1, self.posted, slot, |done| {
+            head = done.head;
+            each(done);
+        });
+        if ended.taken > 0 {
+            self.stage_one(head);
+        }
+        self.end(ended)
+    }
+
+    /// Posts a slot that was taken, which is written with the next publish.
+    #[inline(always)]
+    fn stage_one(&mut self, head: DescId) {
+        self.staged.goes_on(self.next_avail);
+        self.staged.room().push(head);
+        self.staged.end(1);
+        self.end_posts(1);
     }
 
     /// Takes it that a completion stands for many, as the last one did. Whether it is lawful; if not, the device is broken.

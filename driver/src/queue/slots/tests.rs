@@ -41,9 +41,11 @@ struct Side {
 /// What is done to both.
 #[derive(Clone, Copy, Debug)]
 enum Step {
+    /// So many at once, or `alone`, one by one.
     Post {
         count: usize,
         len: u32,
+        alone: bool,
     },
     Publish,
     /// The device gives back the `nth` of those that are out.
@@ -60,17 +62,19 @@ enum Step {
     Jump {
         by: u16,
     },
+    /// The first `alone` of them one by one, where they are exchanged.
     Take {
         most: usize,
+        alone: usize,
     },
 }
 
 fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (1usize..=9, 14u32..=2048).prop_map(|(count, len)| Step::Post { count, len }),
+        4 => (1usize..=9, 14u32..=2048, any::<bool>()).prop_map(|(count, len, alone)| Step::Post { count, len, alone }),
         3 => Just(Step::Publish),
         8 => (0usize..9, 0u32..=2048).prop_map(|(nth, len)| Step::Complete { nth, len }),
-        4 => (1usize..=9).prop_map(|most| Step::Take { most }),
+        4 => (1usize..=9, 0usize..4).prop_map(|(most, alone)| Step::Take { most, alone }),
         1 => (0u32..20, 0u32..5000).prop_map(|(id, len)| Step::Lie { id, len }),
         1 => (1u16..=u16::MAX).prop_map(|by| Step::Jump { by }),
     ]
@@ -136,6 +140,58 @@ impl Side {
         let heads: Vec<_> = heads.into_iter().map(|(head, _)| head).collect();
         assert_eq!(posted, heads.len());
         heads
+    }
+
+    /// As bursts do it, or one by one where they come `alone`.
+    fn post(&mut self, direction: Direction, (count, len): (usize, u32), alone: bool) -> Vec<DescId> {
+        if !alone {
+            return self.post_burst(direction, count, len);
+        }
+        let one = |side: &mut Self| {
+            let (next, held) = (side.ring.next_head(), side.ring.held());
+            let at = match &mut side.ring {
+                AnyRing::Split(ring) => ring.post_slot(len),
+                AnyRing::Packed(ring) => ring.post_slot(len),
+            };
+            assert_eq!((at, side.ring.held()), (next.map(|head| SLOTS.addr(head)), held), "the next one that is free");
+            next
+        };
+        (0..count).map_while(|_| one(self)).collect()
+    }
+
+    fn has_more(&mut self) -> bool {
+        match &mut self.ring {
+            AnyRing::Split(ring) => ring.has_more(),
+            AnyRing::Packed(ring) => ring.has_more(),
+        }
+    }
+
+    /// Up to `most`: the first `alone` one by one, each with a look whether there are more, and the others in a burst.
+    fn exchange(&mut self, most: usize, alone: usize) -> (Vec<Done>, bool) {
+        let mut done = Vec::new();
+        for _ in 0..alone.min(most) {
+            let before = done.len();
+            let Taken { count, broken } = match &mut self.ring {
+                AnyRing::Split(ring) => ring.exchange_slot(|slot| done.push(slot)),
+                AnyRing::Packed(ring) => ring.exchange_slot(|slot| done.push(slot)),
+            };
+            assert_eq!(before + count, done.len());
+            if broken || count == 0 || done.len() == most {
+                return (done, broken);
+            }
+            let (more, packed) = (self.has_more(), matches!(self.ring, AnyRing::Packed(_)));
+            // A packed ring looks. A split one knows what its last look said, and a burst looks again.
+            if more || packed {
+                assert_eq!(self.ring.has_completions(), Ok(more));
+            }
+        }
+        let (before, most) = (done.len(), most - done.len());
+        let Taken { count, broken } = match &mut self.ring {
+            AnyRing::Split(ring) => ring.exchange_slots(most, |slot| done.push(slot)),
+            AnyRing::Packed(ring) => ring.exchange_slots(most, |slot| done.push(slot)),
+        };
+        assert_eq!(before + count, done.len());
+        (done, broken)
     }
 
     fn take_singly(&mut self, most: usize) -> (Vec<Done>, Option<Violation>) {
@@ -247,9 +303,9 @@ fn run(ring: (RingLayout, u16), in_order: bool, direction: Direction, script: &[
     let mut device = Device::new(ring, in_order);
     for step in script {
         match *step {
-            Step::Post { count, len } => {
+            Step::Post { count, len, alone } => {
                 let heads = one.post_singly(direction, count, len);
-                assert_eq!(many.post_burst(direction, count, len), heads);
+                assert_eq!(many.post(direction, (count, len), alone), heads);
                 device.unshown.extend(heads);
             }
             Step::Publish => {
@@ -259,7 +315,7 @@ fn run(ring: (RingLayout, u16), in_order: bool, direction: Direction, script: &[
             Step::Complete { nth, len } => device.complete([&one, &many], nth, len),
             Step::Lie { id, len } => device.say([&one, &many], id, len, 1),
             Step::Jump { by } => device.jump([&one, &many], by),
-            Step::Take { most } => {
+            Step::Take { most, .. } => {
                 let (singly, fault) = one.take_singly(most);
                 let (burst, burst_fault) = many.take_burst(most);
                 if is_about_the_index(fault) {
@@ -335,6 +391,32 @@ fn slots_that_were_posted_one_by_one_are_posted_in_bursts_afterwards() {
     }
 }
 
+/// A device goes from slot to slot, so the first one has to be the last that becomes available.
+#[test]
+fn the_first_slot_of_a_packed_burst_is_shown_last_however_the_others_were_posted() {
+    let ways: [&[(usize, bool)]; 4] = [
+        &[(1, true), (2, false)],
+        &[(2, false), (1, true)],
+        &[(1, true), (1, true), (1, true)],
+        &[(2, false), (2, true)],
+    ];
+    for way in ways {
+        let mut side = Side::new((RingLayout::Packed, SIZE), false, Direction::ToDevice);
+        let posted = way.iter().map(|(count, alone)| side.post(Direction::ToDevice, (*count, 60), *alone).len());
+        let posted: usize = posted.sum();
+        let available = |side: &Side| {
+            let rests = (0..usize::from(SIZE)).map(|slot| SlotRest::from_word(side.memory.load_u64(16 * slot + 8)));
+            rests.map(|rest| packed::is_avail(rest.flags, true)).collect::<Vec<_>>()
+        };
+        assert!(!available(&side)[0], "{way:?}");
+        // What comes one by one is written as it comes, and with it what was kept back before.
+        let written = if way.last().is_some_and(|(_, alone)| *alone) { posted } else { 1 };
+        assert!((1..usize::from(SIZE)).all(|slot| available(&side)[slot] == (slot < written)), "{way:?}");
+        assert!(side.ring.publish());
+        assert!((0..usize::from(SIZE)).all(|slot| available(&side)[slot] == (slot < posted)), "{way:?}");
+    }
+}
+
 /// Two rings that have seen different devices: each publishes and takes what there is, and keeps its books.
 fn each_by_itself(one: &mut Side, many: &mut Side) {
     one.ring.publish();
@@ -370,7 +452,7 @@ fn run_exchange(ring: (RingLayout, u16), in_order: bool, script: &[Step]) {
             Step::Complete { nth, len } => device.complete([&one, &many], nth, len),
             Step::Lie { id, len } => device.say([&one, &many], id, len, 1),
             Step::Jump { by } => device.jump([&one, &many], by),
-            Step::Take { most } => {
+            Step::Take { most, alone } => {
                 let (mut singly, mut fault) = (Vec::new(), None);
                 for _ in 0..most {
                     let (taken, end) = one.take_singly(1);
@@ -379,13 +461,9 @@ fn run_exchange(ring: (RingLayout, u16), in_order: bool, script: &[Step]) {
                     singly.push(*done);
                     assert_eq!(one.post_singly(Direction::FromDevice, 1, 2048), [done.head]);
                 }
-                let mut done = Vec::new();
-                let Taken { count, broken } = match &mut many.ring {
-                    AnyRing::Split(ring) => ring.exchange_slots(most, |slot| done.push(slot)),
-                    AnyRing::Packed(ring) => ring.exchange_slots(most, |slot| done.push(slot)),
-                };
+                let (done, broken) = many.exchange(most, alone);
                 let end = many.ring.check();
-                assert_eq!((count, broken), (done.len(), end.is_err()));
+                assert_eq!(broken, end.is_err());
                 if is_about_the_index(fault) {
                     return;
                 }
@@ -426,7 +504,7 @@ proptest! {
 #[test]
 fn what_was_posted_again_in_a_burst_cannot_come_back_in_it() {
     for layout in [RingLayout::Split, RingLayout::Packed] {
-        for named in 0..8u32 {
+        for (named, alone) in (0..8u32).flat_map(|named| (0..=8).map(move |alone| (named, alone))) {
             let mut side = Side::new((layout, SIZE), true, Direction::FromDevice);
             let mut device = Device::new((layout, SIZE), true);
             side.post_burst(Direction::FromDevice, 8, 2048);
@@ -436,11 +514,8 @@ fn what_was_posted_again_in_a_burst_cannot_come_back_in_it() {
                 device.say([&side, &side], id, 60, 1);
             }
             let mut done = Vec::new();
-            let exchange = |ring: &mut AnyRing<Area, ()>, done: &mut Vec<u16>| match ring {
-                AnyRing::Split(ring) => ring.exchange_slots(8, |slot| done.push(slot.head.get())),
-                AnyRing::Packed(ring) => ring.exchange_slots(8, |slot| done.push(slot.head.get())),
-            };
-            let Taken { broken, .. } = exchange(&mut side.ring, &mut done);
+            let (taken, broken) = side.exchange(8, alone);
+            done.extend(taken.iter().map(|slot| slot.head.get()));
             let fault = side.ring.check().err().map(|violation| violation.kind);
             assert_eq!(broken, fault.is_some(), "{layout:?} {named}");
             let lawful: &[u16] = match named {

@@ -46,6 +46,16 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
     }
 
     #[inline(always)]
+    fn post_slot(&mut self, len: u32) -> Option<GuestAddr> {
+        let Lent { head, desc, changed } = self.ledger.lend_one(self.next_avail.0, len)?;
+        if changed {
+            write_descriptor(&self.desc, head, desc);
+        }
+        self.show_one(head);
+        Some(desc.addr.into())
+    }
+
+    #[inline(always)]
     fn next_slots(&self, most: usize, each: impl FnMut(GuestAddr)) {
         self.ledger.next_singles(most, each);
     }
@@ -63,6 +73,27 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
     #[inline(always)]
     fn exchange_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken {
         if self.in_order { self.exchange_burst::<true>(most, each) } else { self.exchange_burst::<false>(most, each) }
+    }
+
+    #[inline(always)]
+    fn exchange_slot(&mut self, mut each: impl FnMut(Done)) -> Taken {
+        match self.look_for(1) {
+            None => return Taken { count: 0, broken: true },
+            Some(0) => return Taken::default(),
+            Some(_) => {}
+        }
+        if self.ledger.in_batch() == 0 {
+            let taken = self.exchange_one(&mut each);
+            if taken.count > 0 || taken.broken {
+                return taken;
+            }
+        }
+        self.exchange_of_batch(each)
+    }
+
+    #[inline(always)]
+    fn has_more(&mut self) -> bool {
+        self.latch.is_healthy() && self.seen_used != self.next_used
     }
 }
 
@@ -150,6 +181,49 @@ impl<W: Words> SplitRing<W, ()> {
             }
         }
         Taken { count: taken, broken: false }
+    }
+
+    /// [`SlotRing::exchange_slot`], of one that is there, or the first of a batch that is opened then.
+    #[inline(always)]
+    fn exchange_one(&mut self, each: &mut impl FnMut(Done)) -> Taken {
+        let (places, slot) = ((self.published.0, self.next_avail.0), u32::from(self.size.slot(self.next_used)));
+        let claim = (self.used.element(self.next_used), slot);
+        let mut head = DescId::FIRST;
+        let each = |done: Done| {
+            head = done.head;
+            each(done);
+        };
+        let ended = if self.in_order {
+            let limit = self.seen_used.since(self.next_used);
+            self.ledger.exchange_oldest_one(limit, places, claim, each)
+        } else {
+            self.ledger.exchange_one(places, claim, each)
+        };
+        if ended.taken > 0 {
+            self.show_one(head);
+        }
+        self.end_elements(ended)
+    }
+
+    /// [`SlotRing::exchange_slot`], of the next one of a batch.
+    #[cold]
+    fn exchange_of_batch(&mut self, mut each: impl FnMut(Done)) -> Taken {
+        let (mut head, slot) = (DescId::FIRST, u32::from(self.size.slot(self.next_used)));
+        let ended = self.ledger.exchange_batch(1, self.next_avail.0, slot, |done| {
+            head = done.head;
+            each(done);
+        });
+        if ended.taken > 0 {
+            self.show_one(head);
+        }
+        self.end(ended)
+    }
+
+    /// Puts a head into the next slot of the available ring.
+    #[inline(always)]
+    fn show_one(&mut self, head: DescId) {
+        write_avail(&self.avail, &mut self.avail_shadow, usize::from(self.size.slot(self.next_avail)), head);
+        self.next_avail = self.next_avail.advance(1);
     }
 
     /// Puts the first `count` heads into the next slots of the available ring.
