@@ -4,7 +4,7 @@
 //! out. The bytes of packets come out by `copy_out`, into private memory, where they stand still; what is in them is
 //! for `net` to judge.
 
-use ironring_common::claim::Refused;
+use ironring_common::claim::{Alleged, Refused};
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};
 use ironring_common::shm::lane::{Element, Items, Lane};
 use ironring_common::shm::mapping::Bytes;
@@ -141,7 +141,18 @@ pub(crate) fn slots_along<L: Lane, I: Items>(
 /// The buffer of a slot whose second word was loaded before.
 #[inline(always)]
 pub(crate) fn segment<E: Element>(slot: &BothElement<E>, rest: SlotRest) -> Segment {
-    let addr = slot.load_word_alleged::<ADDR>();
+    located(slot.load_word_alleged::<ADDR>(), rest)
+}
+
+/// As [`segment`], of the slot at `at`.
+#[inline(always)]
+pub(crate) fn segment_at<L: Lane>(slots: &Slots<L>, at: PackedPosition, rest: SlotRest) -> Segment {
+    located(slots.0.load_word_alleged::<ADDR>(usize::from(at.slot())), rest)
+}
+
+/// A buffer at the address that a slot says.
+#[inline(always)]
+fn located(addr: Alleged<u64>, rest: SlotRest) -> Segment {
     let addr = addr.check_advisory("the region table checks every address when it is used");
     Segment { addr: GuestAddr(addr), len: rest.len }
 }
@@ -178,10 +189,8 @@ const AVAIL_USED: u16 = packed::DESC_F_AVAIL | packed::DESC_F_USED;
 /// The slot at `at`, whose second word was loaded when it was found available.
 #[inline(always)]
 pub(crate) fn first_slot<L: Lane>(slots: &Slots<L>, at: PackedPosition, rest: SlotRest) -> Slot {
-    let addr = slots.0.load_word_alleged::<ADDR>(usize::from(at.slot()));
-    let addr = addr.check_advisory("the region table checks every address when it is used");
     Slot {
-        segment: Segment { addr: GuestAddr(addr), len: rest.len },
+        segment: segment_at(slots, at, rest),
         id: rest.id,
         writable: rest.flags & DESC_F_WRITE != 0,
         more: rest.flags & DESC_F_NEXT != 0,

@@ -27,7 +27,46 @@ pub const MAX_FRAME: usize = 65535;
 pub const BURST: u16 = 32;
 
 /// A burst of up to so many, after one that was as short, takes a way of its own, with less to set up.
-pub(crate) const FEW: u16 = 4;
+pub const FEW: u16 = 4;
+
+/// How many frames a turn most likely finds: what it takes to make ready for a burst is for one frame as much work as the frame, and
+/// a frame that comes alone is one that somebody waits for. But to show each of a few frames by itself takes longer than all of
+/// them at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// One: the last one came alone, and nothing behind it; or none ever came.
+    One,
+    /// No more than [`FEW`]: the last turn found one, and whether more come behind it is not known.
+    AfterOne,
+    /// No more than [`FEW`], as last time.
+    Few,
+    /// As many as there may be.
+    Many,
+}
+
+impl Expected {
+    /// What is expected after a turn that served so many: none if there was no room for them, which says nothing.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn after(self, served: u16) -> Self {
+        match served {
+            0 => self,
+            1 => Self::AfterOne,
+            2..=FEW => Self::Few,
+            _ => Self::Many,
+        }
+    }
+
+    /// What is expected after a turn that found nothing.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn after_none(self) -> Self {
+        match self {
+            Self::AfterOne => Self::One,
+            other => other,
+        }
+    }
+}
 
 /// So many frames ahead their lines are asked for: as many as a processor waits for at a time. Those of a whole burst would have it
 /// wait before it has begun.

@@ -9,7 +9,7 @@ use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};
 
 use super::tx::outside;
-use super::{BURST, FEW, each_ahead, fit_and_ask};
+use super::{BURST, Expected, FEW, each_ahead, fit_and_ask};
 use crate::boundary;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
@@ -52,7 +52,8 @@ enum Stop {
 /// are no more frames or chains, or at a fault, which is then latched in the ring; the frame stays in the port.
 ///
 /// Without `merge`, a frame that does not fit into the next chain is dropped, and the chain stays on the ring for a frame
-/// that fits. With it, a frame goes over as many chains as it takes. After a burst of a `few` frames that is what is expected.
+/// that fits. With it, a frame goes over as many chains as it takes. How many are [`Expected`] decides how they go; the port says whether
+/// there are more.
 #[inline]
 pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     vring: &mut R,
@@ -61,12 +62,20 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
-    few: bool,
+    expected: Expected,
 ) -> Delivered {
     let (chain, mut merge) = scratch;
     let mut done = Delivered::default();
+    if expected == Expected::One && deliver_alone(vring, memory, port, hook, tally) {
+        done = Delivered { chains: 1, frames: 1, full: false };
+        if port.rx_peek().is_none() {
+            return done;
+        }
+    }
+    let few = expected != Expected::Many;
     if few {
-        done.add(deliver_singles::<_, _, _, { FEW as usize }>(FEW, vring, memory, port, hook, tally));
+        let most = FEW.saturating_sub(done.frames);
+        done.add(deliver_singles::<_, _, _, { FEW as usize }>(most, vring, memory, port, hook, tally));
     }
     if !few || done.frames == FEW {
         let most = BURST.saturating_sub(done.frames);
@@ -158,6 +167,30 @@ fn deliver_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     let done = u16::try_from(done).unwrap_or(taken);
     tally.all_frames(done, sum);
     Delivered { chains: done, frames: done, full: ended && vring.available() == 0 }
+}
+
+/// The next frame, if it goes into the next chain and that is of one buffer: whether that was so. If not, nothing was done.
+#[inline(always)]
+fn deliver_alone<R: DeviceRing, P: Port, H: Hook>(
+    vring: &mut R,
+    memory: &mut HotRegion<'_>,
+    port: &mut P,
+    hook: &mut H,
+    tally: &mut Tally,
+) -> bool {
+    let Some(frame) = port.rx_peek() else { return false };
+    let (bytes, need) = (frame.len(), HDR_BYTES.saturating_add(frame.len()));
+    let Some(single) = vring.next_single::<true>(memory, |buffer| buffer.len() >= need) else { return false };
+    // Both lines at a time: the store of the frame waits until the header was compared.
+    ask(single.buffer);
+    let wrote = write_frame(single.buffer, frame);
+    debug_assert!(wrote, "the room was compared");
+    // At most the bytes of the buffer.
+    let written = u32::try_from(need & 0xffff_ffff).unwrap_or(0);
+    vring.end_single::<H, true>(hook, Single { written, ..single });
+    port.rx_consume();
+    tally.frame(bytes);
+    true
 }
 
 /// Asks for the lines of a header and of its frame's first bytes, which are on their way while others are written. That of the

@@ -9,7 +9,7 @@ use ironring_common::spec::packed::{SlotRest, avail_flags, ring_bytes};
 use ironring_common::spec::split::{DESC_F_NEXT, DESC_F_WRITE, Descriptor, UsedElem};
 use proptest::prelude::*;
 
-use super::{BURST, MAX_FRAME, rx, tx};
+use super::{BURST, Expected, FEW, MAX_FRAME, rx, tx};
 use crate::port::loopback::Loopback;
 use crate::port::{Port, PortStats};
 use crate::stats::{DropReason, Tally};
@@ -34,10 +34,11 @@ struct Bench {
     /// Offset of memory for buffers.
     data: usize,
     /// What the last burst was told to expect.
-    few: bool,
+    expected: Expected,
 }
 
 const DATA: usize = 1 << 20;
+const EACH: [Expected; 4] = [Expected::One, Expected::AfterOne, Expected::Few, Expected::Many];
 
 impl Bench {
     fn new() -> Self {
@@ -49,7 +50,7 @@ impl Bench {
         let memory = guest.table();
         let data = guest.alloc(DATA, 4096, 0);
         let (port, tally) = (Loopback::new(), Tally::default());
-        Self { guest, ring, vring, chain, merge: None, memory, port, tally, data, few: false }
+        Self { guest, ring, vring, chain, merge: None, memory, port, tally, data, expected: Expected::Many }
     }
 
     /// Cuts `len` bytes at the start of the data area into buffers; the rest is the last buffer.
@@ -76,19 +77,27 @@ impl Bench {
 
     fn transmit(&mut self) -> u16 {
         self.vring.poll().unwrap();
-        // Whatever is expected, the same comes of it.
-        self.few = !self.few;
-        let Self { vring, chain, memory, port, tally, few, .. } = self;
-        let done = tx::burst(vring, chain, &mut memory.hot(0), port, &mut NoHook, tally, *few);
+        self.expect_another();
+        let Self { vring, chain, memory, port, tally, expected, .. } = self;
+        let done = tx::burst(vring, chain, &mut memory.hot(0), port, &mut NoHook, tally, *expected);
         self.tally.used_entries += u64::from(self.vring.publish(&mut NoHook));
         done
     }
 
+    fn expect_another(&mut self) {
+        self.expected = match self.expected {
+            Expected::One => Expected::AfterOne,
+            Expected::AfterOne => Expected::Few,
+            Expected::Few => Expected::Many,
+            Expected::Many => Expected::One,
+        };
+    }
+
     fn receive(&mut self) -> rx::Delivered {
         self.vring.poll().unwrap();
-        self.few = !self.few;
-        let Self { vring, chain, merge, memory, port, tally, few, .. } = self;
-        let done = rx::burst(vring, (chain, merge.as_mut()), &mut memory.hot(0), port, &mut NoHook, tally, *few);
+        self.expect_another();
+        let Self { vring, chain, merge, memory, port, tally, expected, .. } = self;
+        let done = rx::burst(vring, (chain, merge.as_mut()), &mut memory.hot(0), port, &mut NoHook, tally, *expected);
         self.tally.used_entries += u64::from(self.vring.publish(&mut NoHook));
         done
     }
@@ -468,7 +477,8 @@ impl Port for Understated {
 #[test]
 fn a_port_that_has_longer_frames_than_it_says_overruns_no_buffer() {
     let lens = [60, 1000, 88, 14, 90, 89, 60];
-    for (longest, few) in [(0, false), (60, false), (60, true), (88, true), (MAX_FRAME, false)] {
+    let longest = [0, 60, 88, MAX_FRAME].into_iter();
+    for (longest, expected) in longest.flat_map(|longest| EACH.map(|expected| (longest, expected))) {
         let mut bench = Bench::new();
         let room = HDR_BYTES + 88;
         for at in 0..8 {
@@ -481,14 +491,14 @@ fn a_port_that_has_longer_frames_than_it_says_overruns_no_buffer() {
         let Bench { vring, chain, memory, tally, .. } = &mut bench;
         let mut done = 0;
         while !port.frames.is_empty() {
-            let now = rx::burst(vring, (chain, None), &mut memory.hot(0), &mut port, &mut NoHook, tally, few);
+            let now = rx::burst(vring, (chain, None), &mut memory.hot(0), &mut port, &mut NoHook, tally, expected);
             assert!(now.frames > 0 && vring.fault().is_none(), "{longest}");
             done += now.chains;
         }
         vring.publish(&mut NoHook);
-        assert_eq!((done, tally.dropped(DropReason::RxSmallBuffer)), (4, 3), "{longest} {few}");
+        assert_eq!((done, tally.dropped(DropReason::RxSmallBuffer)), (4, 3), "{longest} {expected:?}");
         for (at, (n, len)) in [(0, 60), (2, 88), (3, 14), (6, 60)].into_iter().enumerate() {
-            assert_eq!(bench.ring.take().unwrap().len as usize, HDR_BYTES + len, "{longest} {few}");
+            assert_eq!(bench.ring.take().unwrap().len as usize, HDR_BYTES + len, "{longest} {expected:?}");
             assert_eq!(bench.guest.read(bench.data + at * 4096 + HDR_BYTES, len), frame(n, len));
             assert_eq!(bench.guest.read(bench.data + at * 4096 + room, 64), [0; 64], "behind the buffer");
         }
@@ -514,7 +524,7 @@ fn packed(bench: &mut Bench, slots: &[(u16, u32)]) -> PackedVring<Area> {
 fn a_burst_of_a_packed_ring_ends_with_what_the_ring_has() {
     let single = (DESC_F_WRITE, 200);
     let chain = [(DESC_F_WRITE | DESC_F_NEXT, 40), (DESC_F_WRITE, 200)];
-    for few in [false, true] {
+    for expected in EACH {
         for (slots, chains, frames) in [
             (vec![single; 3], 3, 3),
             ([&[single; 2][..], &chain].concat(), 3, 3),
@@ -530,11 +540,12 @@ fn a_burst_of_a_packed_ring_ends_with_what_the_ring_has() {
             let mut total = rx::Delivered::default();
             // Turns of a worker.
             while vring.poll().unwrap() > 0 {
-                let now = rx::burst(&mut vring, (chain, None), &mut memory.hot(0), &mut port, &mut NoHook, tally, few);
+                let now =
+                    rx::burst(&mut vring, (chain, None), &mut memory.hot(0), &mut port, &mut NoHook, tally, expected);
                 assert!(now.frames > 0 && now.full, "{slots:?}");
                 total = rx::Delivered { chains: total.chains + now.chains, frames: total.frames + now.frames, ..now };
             }
-            assert_eq!((total.chains, total.frames), (chains, frames), "{slots:?} {few}");
+            assert_eq!((total.chains, total.frames), (chains, frames), "{slots:?} {expected:?}");
             assert_eq!(port.frames.len(), 9 - usize::from(frames));
 
             let slots: Vec<_> = slots.into_iter().map(|(flags, len)| (flags & DESC_F_NEXT, len)).collect();
@@ -543,12 +554,40 @@ fn a_burst_of_a_packed_ring_ends_with_what_the_ring_has() {
             let Bench { chain, memory, tally, port, .. } = &mut bench;
             let mut done = 0;
             while vring.poll().unwrap() > 0 {
-                let now = tx::burst(&mut vring, chain, &mut memory.hot(0), port, &mut NoHook, tally, few);
+                let now = tx::burst(&mut vring, chain, &mut memory.hot(0), port, &mut NoHook, tally, expected);
                 assert!(now > 0, "{slots:?}");
                 done += now;
             }
-            assert_eq!((done, port.stats().taken_frames), (chains, u64::from(frames)), "{slots:?} {few}");
+            assert_eq!((done, port.stats().taken_frames), (chains, u64::from(frames)), "{slots:?} {expected:?}");
         }
+    }
+}
+
+/// One comes alone if one came before and nothing behind it, and not if a few came.
+#[test]
+fn what_a_turn_expects_is_what_the_last_ones_found() {
+    const NONE: Option<u16> = None;
+    let after = |turns: &[Option<u16>]| {
+        let next =
+            |before: Expected, turn: &Option<u16>| turn.map_or(before.after_none(), |served| before.after(served));
+        turns.iter().fold(Expected::One, next)
+    };
+    let cases: [(&[Option<u16>], _); 11] = [
+        (&[], Expected::One),
+        (&[NONE, NONE], Expected::One),
+        (&[Some(1)], Expected::AfterOne),
+        (&[Some(1), NONE, NONE], Expected::One),
+        (&[Some(1), Some(3)], Expected::Few),
+        (&[Some(1), Some(3), NONE, NONE], Expected::Few),
+        (&[Some(FEW), NONE], Expected::Few),
+        (&[Some(FEW + 1), NONE], Expected::Many),
+        // There was no room.
+        (&[Some(BURST), Some(0), NONE], Expected::Many),
+        (&[Some(1), Some(0)], Expected::AfterOne),
+        (&[Some(BURST), NONE, Some(1), NONE], Expected::One),
+    ];
+    for (turns, expected) in cases {
+        assert_eq!(after(turns), expected, "{turns:?}");
     }
 }
 
@@ -559,7 +598,7 @@ fn dropping_is_bounded_by_the_burst() {
     bench.ring.publish();
     bench.vring.poll().unwrap();
     let Bench { vring, chain, memory, tally, .. } = &mut bench;
-    let done = rx::burst(vring, (chain, None), &mut memory.hot(0), &mut Endless, &mut NoHook, tally, false);
+    let done = rx::burst(vring, (chain, None), &mut memory.hot(0), &mut Endless, &mut NoHook, tally, Expected::Many);
     assert_eq!(done, rx::Delivered { chains: 0, frames: BURST, full: false });
 }
 

@@ -5,7 +5,7 @@ use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, Header};
 
-use super::{BURST, FEW, MAX_FRAME, MIN_FRAME};
+use super::{BURST, Expected, FEW, MAX_FRAME, MIN_FRAME};
 use crate::boundary;
 use crate::port::{Port, TxBurst};
 use crate::stats::{DropReason, Tally};
@@ -14,8 +14,9 @@ use crate::vring::hook::Hook;
 use crate::vring::{DeviceRing, RingFault};
 
 /// Serves at most [`BURST`] chains that the last poll saw, and returns how many were completed. It ends early when there
-/// are no more, when the port is full (the chain stays on the ring), or at a fault, which is then latched in the ring. After a
-/// burst of a `few` that is what is expected.
+/// are no more, when the port is full (the chain stays on the ring), or at a fault, which is then latched in the ring. How many
+/// are [`Expected`] decides how they are taken; and where it is one, a packed ring is asked for no more: what comes behind it is for the
+/// next turn.
 #[inline]
 pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     vring: &mut R,
@@ -24,13 +25,24 @@ pub fn burst<R: DeviceRing, P: Port, H: Hook>(
     port: &mut P,
     hook: &mut H,
     tally: &mut Tally,
-    few: bool,
+    expected: Expected,
 ) -> u16 {
     let mut done = 0u16;
+    if expected == Expected::One {
+        match forward_alone(vring, memory, port, hook, tally) {
+            Alone::Done if vring.available() == 0 => return 1,
+            Alone::Done => done = 1,
+            Alone::Full => return 0,
+            Alone::No => {}
+        }
+    }
+    let few = expected != Expected::Many;
     if few {
-        match forward_singles::<_, _, _, { FEW as usize }>(FEW, vring, memory, port, hook, tally) {
-            (now, true) => done = now,
-            (now, false) => return now,
+        let most = FEW.saturating_sub(done);
+        let (now, more) = forward_singles::<_, _, _, { FEW as usize }>(most, vring, memory, port, hook, tally);
+        done = done.wrapping_add(now);
+        if !more {
+            return done;
         }
     }
     if !few || done == FEW {
@@ -115,6 +127,49 @@ fn forward_singles<R: DeviceRing, P: Port, H: Hook, const ROOM: usize>(
     // What a packed ring does not say without another look at it is left to the next turn.
     let more = !full && (!ended || vring.available() > 0);
     (u16::try_from(done).unwrap_or(taken), more)
+}
+
+/// What became of a chain that was expected to come alone.
+enum Alone {
+    /// It is completed.
+    Done,
+    /// The port is full; it is back on the ring.
+    Full,
+    /// It is for the other ways, and nothing was done.
+    No,
+}
+
+/// Serves the next chain, if it is one of one buffer.
+#[inline(always)]
+fn forward_alone<R: DeviceRing, P: Port, H: Hook>(
+    vring: &mut R,
+    memory: &mut HotRegion<'_>,
+    port: &mut P,
+    hook: &mut H,
+    tally: &mut Tally,
+) -> Alone {
+    let Some(single) = vring.next_single::<false>(memory, |buffer| frame_len(buffer.len()).is_ok()) else {
+        return Alone::No;
+    };
+    ask(single.buffer);
+    let mut burst = port.tx_burst();
+    match forward_single(single.buffer, &mut burst) {
+        Ok(bytes) => {
+            burst.end(1, bytes);
+            tally.frame(bytes);
+        }
+        Err(Refused::Drop(reason)) => {
+            burst.end(0, 0);
+            tally.drop_packet(reason);
+        }
+        Err(Refused::Full) => {
+            burst.end(0, 0);
+            vring.end_singles::<H, false>(hook, &[], &[single]);
+            return Alone::Full;
+        }
+    }
+    vring.end_single::<H, false>(hook, single);
+    Alone::Done
 }
 
 /// Takes at most [`BURST`] chains of a disabled ring and drops what they carry: the vhost-user specification has packets

@@ -81,6 +81,16 @@ impl<W: Words> DeviceRing for AnyVring<W> {
     fn end_singles<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: &[Single<'_>], back: &[Single<'_>]) {
         on!(self, ring => ring.end_singles::<H, FILLS>(hook, done, back));
     }
+    fn next_single<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        fit: impl FnOnce(Bytes<'m>) -> bool,
+    ) -> Option<Single<'m>> {
+        on!(self, ring => ring.next_single::<FILLS>(memory, fit))
+    }
+    fn end_single<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: Single<'_>) {
+        on!(self, ring => ring.end_single::<H, FILLS>(hook, done));
+    }
     fn undo_last(&mut self, chains: u16) {
         on!(self, ring => ring.undo_last(chains));
     }

@@ -91,7 +91,7 @@ pub trait Hook {
         let _ = (moment, ring);
     }
 
-    /// Chains of one descriptor that are about to be completed, for another order of their completions: one in which they were not
+    /// A burst of chains of one descriptor that are about to be completed, for another order of their completions: one in which they were not
     /// made available, as a device without `VIRTIO_F_IN_ORDER` may. Told without [`ACTIVE`](Self::ACTIVE) too.
     #[inline(always)]
     fn order(&mut self, done: &mut [Single<'_>]) {

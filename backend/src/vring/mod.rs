@@ -93,6 +93,16 @@ pub trait DeviceRing {
     /// was written.
     fn end_singles<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: &[Single<'_>], back: &[Single<'_>]);
 
+    /// As [`next_singles`](Self::next_singles), of the one chain that comes next, if the last poll saw it: with less to set up.
+    fn next_single<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        fit: impl FnOnce(Bytes<'m>) -> bool,
+    ) -> Option<Single<'m>>;
+
+    /// Completes what [`next_single`](Self::next_single) took. Put back it is by [`end_singles`](Self::end_singles).
+    fn end_single<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: Single<'_>);
+
     /// Puts the last `chains` that were taken back on the ring, uncompleted: they cannot be served now. The next
     /// [`next_chain`](Self::next_chain) walks them anew.
     fn undo_last(&mut self, chains: u16);

@@ -382,6 +382,20 @@ impl<W: Words> DeviceRing for PackedVring<W> {
         self.give_singles::<H, FILLS>(hook, done, back);
     }
 
+    #[inline(always)]
+    fn next_single<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        fit: impl FnOnce(Bytes<'m>) -> bool,
+    ) -> Option<Single<'m>> {
+        self.take_single::<FILLS>(memory, fit)
+    }
+
+    #[inline(always)]
+    fn end_single<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: Single<'_>) {
+        self.give_back(hook, done.at::<FILLS>(), done.length::<FILLS>());
+    }
+
     #[inline]
     fn undo_last(&mut self, chains: u16) {
         debug_assert!(usize::from(chains) <= self.taken.len(), "there are so many chains that were taken");

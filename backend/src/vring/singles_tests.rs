@@ -98,7 +98,44 @@ fn by_singles<const FILLS: bool>(
     }
 }
 
-/// Of two rings alike, the chains that are found either way and what is written.
+/// All chains, one by one by the shortest way where there is one, of which each `nth` is put back and walked.
+fn one_by_one<const FILLS: bool>(
+    ring: &mut impl DeviceRing,
+    memory: &RegionTable,
+    chain: &mut Chain,
+    nth: usize,
+) -> (Vec<Found>, Option<RingFault>) {
+    let mut found = Vec::new();
+    loop {
+        // A fault is for the walk.
+        let there = ring.poll().unwrap_or(0);
+        let single = ring.next_single::<FILLS>(&mut memory.hot(0), |buffer| !buffer.len().is_multiple_of(8));
+        assert!(there > 0 || single.is_none(), "what the last look saw");
+        match single {
+            Some(single) if found.len() % nth == nth - 1 => {
+                ring.end_singles::<_, FILLS>(&mut NoHook, &[], &[single]);
+            }
+            Some(single) => {
+                let buffer = single.buffer;
+                let single = Single { written: written(buffer.len() as u64), ..single };
+                ring.end_single::<_, FILLS>(&mut NoHook, single);
+                found.push((single.at::<FILLS>(), vec![(Some(place(buffer)), u32::try_from(buffer.len()).unwrap())]));
+                continue;
+            }
+            None => {}
+        }
+        match ring.next_chain(chain) {
+            Ok(true) => found.push(complete(ring, memory, chain)),
+            Ok(false) => return (found, None),
+            Err(fault) => {
+                assert!(ring.next_single::<FILLS>(&mut memory.hot(0), |_| true).is_none(), "it is latched");
+                return (found, Some(fault));
+            }
+        }
+    }
+}
+
+/// Of three rings alike, the chains that are found either way and what is written.
 fn assert_alike<R: DeviceRing>(ring: impl Fn() -> (R, Chain, RegionTable, Guest), fills: bool, most: usize, back: u16) {
     let (mut one, mut chain, table, guest) = ring();
     let walked = walk(&mut one, &table, &mut chain);
@@ -108,7 +145,15 @@ fn assert_alike<R: DeviceRing>(ring: impl Fn() -> (R, Chain, RegionTable, Guest)
         false => by_singles::<false>(&mut other, &table, &mut chain, most, back),
     };
     assert_eq!(singled, walked);
-    assert_eq!((one.publish(&mut NoHook), bytes(&guest)), (other.publish(&mut NoHook), bytes(&other_guest)));
+    let (mut third, mut chain, table, third_guest) = ring();
+    let singly = match fills {
+        true => one_by_one::<true>(&mut third, &table, &mut chain, most + 1),
+        false => one_by_one::<false>(&mut third, &table, &mut chain, most + 1),
+    };
+    assert_eq!(singly, walked);
+    let published = (one.publish(&mut NoHook), bytes(&guest));
+    assert_eq!((other.publish(&mut NoHook), bytes(&other_guest)), published);
+    assert_eq!((third.publish(&mut NoHook), bytes(&third_guest)), published);
 }
 
 fn descriptors() -> impl Strategy<Value = Vec<Descriptor>> {

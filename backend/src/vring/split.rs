@@ -330,6 +330,20 @@ impl<W: Words> DeviceRing for SplitVring<W> {
         self.give_singles::<H, FILLS>(hook, done, back);
     }
 
+    #[inline(always)]
+    fn next_single<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        fit: impl FnOnce(Bytes<'m>) -> bool,
+    ) -> Option<Single<'m>> {
+        self.take_single::<FILLS>(memory, fit)
+    }
+
+    #[inline(always)]
+    fn end_single<H: Hook, const FILLS: bool>(&mut self, hook: &mut H, done: Single<'_>) {
+        self.complete(hook, done.at::<FILLS>(), done.length::<FILLS>());
+    }
+
     #[inline]
     fn undo_last(&mut self, chains: u16) {
         let taken = self.next_avail.wrapping_sub(self.next_used);

@@ -13,7 +13,7 @@ use ironring_common::shm::table::RegionTable;
 
 use super::command::{ControlError, RingSetup, Signals};
 use super::layout::{Areas, Layout};
-use crate::net::{BURST, FEW, rx, tx};
+use crate::net::{BURST, Expected, rx, tx};
 use crate::port::Port;
 use crate::stats::{QueueState, Stats, Tally};
 use crate::vring::any::AnyVring;
@@ -57,8 +57,8 @@ struct Running {
     quiet: bool,
     /// Whether the other side had no room, and no progress was made since.
     full: bool,
-    /// Whether the last burst was of a few frames.
-    few: bool,
+    /// How many frames its next turn most likely finds.
+    expected: Expected,
     /// The memory region where the buffers of its short chains have lain last: a hint.
     region: usize,
     /// Whether it has ever given a chain back.
@@ -117,7 +117,7 @@ impl Ring {
             reported: false,
             quiet: false,
             full: false,
-            few: true,
+            expected: Expected::One,
             region: 0,
             served: false,
             vain: 0,
@@ -166,21 +166,22 @@ impl Ring {
     pub(super) fn serve_tx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> Option<Sent> {
         let running = self.running.as_mut()?;
         if !running.look(shared, &mut self.tally) {
+            running.expected = running.expected.after_none();
             self.nothing(shared);
             return None;
         }
-        let Running { vring, chain, few, region, .. } = running;
+        let Running { vring, chain, expected, region, .. } = running;
         let mut memory = shared.memory.hot(*region);
         let done = match (&mut *vring, self.enabled) {
             (AnyVring::Split(vring), true) => {
-                tx::burst(vring, chain, &mut memory, shared.port, shared.hook, &mut self.tally, *few)
+                tx::burst(vring, chain, &mut memory, shared.port, shared.hook, &mut self.tally, *expected)
             }
             (AnyVring::Packed(vring), true) => {
-                tx::burst(vring, chain, &mut memory, shared.port, shared.hook, &mut self.tally, *few)
+                tx::burst(vring, chain, &mut memory, shared.port, shared.hook, &mut self.tally, *expected)
             }
             (vring, false) => tx::discard(vring, chain, shared.hook, &mut self.tally),
         };
-        *few = done <= FEW;
+        *expected = expected.after(done);
         *region = memory.number();
         // Chains are left, which a fault would have forgotten, and there was time for more: the port took none.
         let full = done < BURST && vring.available() > 0;
@@ -201,6 +202,9 @@ impl Ring {
     pub(super) fn serve_rx<P: Port, H: Hook>(&mut self, shared: &mut Shared<'_, P, H>) -> u32 {
         let Some(running) = &mut self.running else { return 0 };
         let pending = self.enabled && shared.gives && shared.port.rx_peek().is_some();
+        if !pending {
+            running.expected = running.expected.after_none();
+        }
         if !(pending || H::ACTIVE) {
             self.call_due(shared);
             return 0;
@@ -211,18 +215,18 @@ impl Ring {
             }
             return self.nothing(shared);
         }
-        let Running { vring, chain, merge, few, region, .. } = running;
+        let Running { vring, chain, merge, expected, region, .. } = running;
         let scratch = (chain, merge.as_mut());
         let mut memory = shared.memory.hot(*region);
         let done = match vring {
             AnyVring::Split(vring) => {
-                rx::burst(vring, scratch, &mut memory, shared.port, shared.hook, &mut self.tally, *few)
+                rx::burst(vring, scratch, &mut memory, shared.port, shared.hook, &mut self.tally, *expected)
             }
             AnyVring::Packed(vring) => {
-                rx::burst(vring, scratch, &mut memory, shared.port, shared.hook, &mut self.tally, *few)
+                rx::burst(vring, scratch, &mut memory, shared.port, shared.hook, &mut self.tally, *expected)
             }
         };
-        *few = done.frames <= FEW;
+        *expected = expected.after(done.frames);
         *region = memory.number();
         self.finish(done.chains, u32::from(done.frames), done.full, shared)
     }

@@ -72,6 +72,24 @@ impl<W: Words> PackedVring<W> {
         taken
     }
 
+    /// [`next_single`](crate::vring::DeviceRing::next_single).
+    #[inline(always)]
+    pub(super) fn take_single<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        fit: impl FnOnce(Bytes<'m>) -> bool,
+    ) -> Option<Single<'m>> {
+        debug_assert!(self.taken.is_empty(), "chains are given back before single ones are taken");
+        // A slot is looked at only while not all are in use, and forgotten at a fault.
+        let first = self.seen.filter(|first| boundary::is_single::<FILLS>(*first))?;
+        let Segment { addr, len } =
+            boundary::segment_at(&boundary::slots(&self.ring, self.size), self.next_avail, first);
+        let buffer = memory.bytes(addr, len).filter(|buffer| fit(*buffer))?;
+        self.seen = None;
+        self.next_avail = self.next_avail.advance(1, self.size);
+        Some(Single { buffer, id: first.id, written: 0 })
+    }
+
     /// [`end_singles`](crate::vring::DeviceRing::end_singles).
     #[inline(always)]
     pub(super) fn give_singles<H: Hook, const FILLS: bool>(

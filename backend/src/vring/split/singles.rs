@@ -37,6 +37,24 @@ impl<W: Words> SplitVring<W> {
         taken
     }
 
+    /// [`next_single`](crate::vring::DeviceRing::next_single).
+    #[inline(always)]
+    pub(super) fn take_single<'m, const FILLS: bool>(
+        &mut self,
+        memory: &mut HotRegion<'m>,
+        fit: impl FnOnce(Bytes<'m>) -> bool,
+    ) -> Option<Single<'m>> {
+        if self.available() == 0 {
+            return None;
+        }
+        let size = self.size;
+        let head = boundary::avail_head(&self.avail, size.slot(SplitIndex(self.next_avail)), size).ok()?;
+        let Segment { addr, len } = boundary::single_descriptor::<FILLS, _>(&boundary::table(&self.desc, size), head)?;
+        let buffer = memory.bytes(addr, len).filter(|buffer| fit(*buffer))?;
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Some(Single { buffer, id: head.get(), written: 0 })
+    }
+
     /// [`end_singles`](crate::vring::DeviceRing::end_singles).
     #[inline(always)]
     pub(super) fn give_singles<H: Hook, const FILLS: bool>(
