@@ -36,6 +36,9 @@ ROWS = [
             ("-hairpin", ["--api", "hairpin"]),
             ("-in-order", ["--in-order"]),
             ("-in-order-hairpin", ["--in-order", "--api", "hairpin"]),
+            # Each frame is waited for until both sides sleep, so there are few.
+            ("-alone", ["--in-flight", "1", "--rounds", "2"]),
+            ("-in-order-alone", ["--in-order", "--in-flight", "1", "--rounds", "2"]),
         ),
     }[dir]
 ]
