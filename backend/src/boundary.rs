@@ -6,8 +6,8 @@
 
 use ironring_common::claim::{Alleged, Refused};
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::lane::{Element, Items, Lane};
-use ironring_common::shm::mapping::Bytes;
 use ironring_common::shm::view::{Both, BothElement, BothLane, Theirs, TheirsLane};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net;

@@ -27,7 +27,7 @@ use ironring_common::shm::view::{Both, BothLane, Theirs};
 use ironring_common::shm::words::Words;
 #[cfg(feature = "std")]
 use ironring_common::shm::{
-    mapping::{Area, Bytes},
+    area::{Area, Bytes},
     view::Ours,
 };
 #[cfg(feature = "std")]

@@ -61,7 +61,7 @@ STAGES = [
     ("frames", r"driver/src/net|backend/src/net|mapper/|step/src/main\.rs"),
     ("port", r"backend/src/port"),
     ("turn", r"backend/src/(worker|stats)"),
-    ("memory", r"shm/(mapping|view|words|lane)\.rs"),
+    ("memory", r"shm/(area|mapping|view|words|lane)\.rs"),
 ]
 TOLERANCE = 0.05
 

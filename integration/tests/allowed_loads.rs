@@ -8,7 +8,8 @@
 use std::collections::HashSet;
 
 use ironring_common::index::{GuestAddr, QueueSize};
-use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::area::Area;
+use ironring_common::shm::mapping::{Mapping, Memfd};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{self, UsedElem};
 use ironring_driver::mapper::bounce::{BLOCK_BYTES, Bounce, PrivateBuffer};

@@ -7,7 +7,8 @@
 #![expect(clippy::cast_possible_truncation, reason = "lengths and numbers of a test are small")]
 
 use ironring_common::index::{DescId, GuestAddr, QueueSize};
-use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::area::Area;
+use ironring_common::shm::mapping::{Mapping, Memfd};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{self, SlotRest};
 use ironring_common::spec::split::{self, UsedElem};

@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use ironring_common::index::{GuestAddr, QueueSize};
-use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::area::Area;
+use ironring_common::shm::mapping::{Mapping, Memfd};
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{

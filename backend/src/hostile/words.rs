@@ -4,7 +4,7 @@
 //! into range before it is used.
 
 use ironring_common::index::{DescId, QueueSize, SplitIndex};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::{

@@ -13,7 +13,7 @@ pub mod tx;
 
 use std::cell::Cell;
 
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::ETH_HEADER_BYTES;
 

@@ -2,7 +2,7 @@
 
 use ironring_common::apart;
 use ironring_common::index::QueueSize;
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::view::Ours;
 use ironring_common::shm::words::Words;

@@ -1,6 +1,6 @@
 //! From the guest: chains become frames of the port.
 
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{GSO_NONE, HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, Header};

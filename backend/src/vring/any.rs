@@ -4,7 +4,7 @@
 //! enumeration is a ring itself.
 
 use ironring_common::index::QueueSize;
-use ironring_common::shm::mapping::{Area, Bytes};
+use ironring_common::shm::area::{Area, Bytes};
 use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::words::Words;
 

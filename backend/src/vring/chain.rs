@@ -5,7 +5,7 @@
 
 use ironring_common::apart;
 use ironring_common::index::{GuestAddr, QueueSize};
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 
 /// One buffer of a chain. Whether `addr` leads anywhere is for the region table to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! private state of the ring: the next honest store is right again.
 
 use ironring_common::index::{DescId, PackedPosition, QueueSize};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;

@@ -40,7 +40,7 @@ mod table;
 pub(crate) mod test_guest;
 
 use ironring_common::index::QueueSize;
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::table::{HotRegion, RegionTable};
 
 pub use self::fault::RingFault;

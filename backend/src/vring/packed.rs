@@ -8,7 +8,7 @@
 use ironring_common::apart;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, PackedPosition, QueueSize};
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::table::{HotRegion, RegionTable};
 use ironring_common::shm::view::{Both, Ours, Theirs};
 use ironring_common::shm::words::Words;

@@ -2,7 +2,8 @@
 
 use ironring_common::error::Misuse;
 use ironring_common::index::{GuestAddr, PackedPosition, QueueSize};
-use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::area::Area;
+use ironring_common::shm::mapping::{Mapping, Memfd};
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{

@@ -1,7 +1,7 @@
 //! Chains that are taken by the short way are those that the walk finds.
 
 use ironring_common::index::{PackedPosition, QueueSize};
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, SlotRest, avail_flags, ring_bytes};

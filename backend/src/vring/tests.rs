@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, GuestAddr, QueueSize};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{
     AVAIL_IDX, AVAIL_RING, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, USED_FLAGS, USED_IDX, UsedElem,

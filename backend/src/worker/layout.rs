@@ -2,7 +2,7 @@
 
 use ironring_common::features::{Feature, Negotiated};
 use ironring_common::index::{GuestAddr, QueueSize};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::spec::packed::{EVENT_BYTES, ring_bytes};
 use ironring_common::spec::split::{avail_bytes, desc_bytes, used_bytes};

@@ -8,7 +8,7 @@ use ironring_common::apart;
 use ironring_common::doorbell::Doorbell;
 use ironring_common::error::Misuse;
 use ironring_common::features::{Feature, Negotiated};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::table::RegionTable;
 
 use super::command::{ControlError, RingSetup, Signals};

@@ -25,6 +25,8 @@
 #![allow(unsafe_code, reason = "the room where shared memory is touched; each block argues")]
 
 #[cfg(feature = "std")]
+pub mod area;
+#[cfg(feature = "std")]
 mod copy;
 #[cfg(feature = "guest-memory")]
 pub mod guest;

@@ -8,7 +8,8 @@ use std::any::Any;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::mapping::{Area, Bytes, Mapping};
+use super::area::{Area, Bytes};
+use super::mapping::Mapping;
 use crate::index::GuestAddr;
 
 /// Why a set of regions was refused.

@@ -4,9 +4,9 @@
 //! as claims and can be scrubbed. The slots of a packed ring are written by both sides: loads of [`Both`] are claims too,
 //! even where this side was the last to write.
 
-use super::lane::{Element, Items, Lane};
 #[cfg(feature = "std")]
-use super::mapping::{Area, Bytes};
+use super::area::{Area, Bytes};
+use super::lane::{Element, Items, Lane};
 use super::words::Words;
 use crate::claim::Alleged;
 

@@ -11,7 +11,8 @@ use ironring_common::doorbell::Supervisor;
 use ironring_common::error::{Incompatible, Misuse};
 use ironring_common::features::{Feature, Negotiated};
 use ironring_common::index::QueueSize;
-use ironring_common::shm::mapping::{Area, Pages};
+use ironring_common::shm::area::Area;
+use ironring_common::shm::mapping::Pages;
 use ironring_common::spec::net;
 
 use super::bells::Bells;

@@ -12,7 +12,7 @@
 use ironring_common::apart::Apart;
 use ironring_common::error::Misuse;
 use ironring_common::index::DescId;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::view::Ours;
 
 use super::{LeasedFrame, NetError, QueuePair, TxError};

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::view::{Ours, Theirs};
 use ironring_common::spec::net::HDR_BYTES;
 

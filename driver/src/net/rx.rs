@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ironring_common::doorbell::Doorbell;
 use ironring_common::error::OsError;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 
 use super::NetError;
 use super::bells::{Bells, Kick, Kicked};

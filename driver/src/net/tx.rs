@@ -10,7 +10,7 @@ use std::time::Duration;
 #[cfg(test)]
 use ironring_common::apart;
 use ironring_common::doorbell::Doorbell;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ironring_common::index::{DescId, GuestAddr, QueueSize};
-use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::area::Area;
+use ironring_common::shm::mapping::{Mapping, Memfd};
 use ironring_common::shm::words::Words;
 use ironring_driver::mapper::slots::FixedSlots;
 use serde::Serialize;

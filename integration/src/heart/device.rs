@@ -11,7 +11,7 @@ use ironring_backend::vring::split::SplitVring;
 use ironring_backend::vring::{DeviceRing, RingFault, VringOptions};
 use ironring_common::error::Misuse;
 use ironring_common::index::{GuestAddr, QueueSize};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};

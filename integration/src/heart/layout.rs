@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ironring_common::error::Misuse;
 use ironring_common::index::{GuestAddr, QueueSize};
-use ironring_common::shm::mapping::{Area, Mapping};
+use ironring_common::shm::area::Area;
+use ironring_common::shm::mapping::Mapping;
 use ironring_common::spec::split::DESC_BYTES;
 use ironring_common::spec::{packed, split};
 use ironring_driver::mapper::bounce::BLOCK_BYTES;

@@ -1,7 +1,7 @@
 //! Words between whose loads the attacks that race have their turns.
 
 use ironring_backend::hostile::RaceTurns;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 
 /// An area of the driver. Before each load there is a turn of the attacks that race, if there are any: what a driver loads

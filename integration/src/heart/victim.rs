@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ironring_backend::hostile::RaceTurns;
 use ironring_common::error::Misuse;
 use ironring_common::index::{DescId, GuestAddr, QueueSize};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_driver::mapper::bounce::{BLOCK_BYTES, Bounce, BounceError, PrivateBuffer};
 use ironring_driver::mapper::{Direction, MapRecord, Mapped, Mapper};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use ironring_common::error::OsError;
 use ironring_common::index::{GuestAddr, QueueSize};
-use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::area::Area;
+use ironring_common::shm::mapping::{Mapping, Memfd};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{SlotRest, avail_flags};
 use ironring_common::spec::split::{AVAIL_IDX, AVAIL_RING, Descriptor};

@@ -10,7 +10,7 @@ use ironring_backend::vring::packed::PackedVring;
 use ironring_backend::vring::split::SplitVring;
 use ironring_backend::vring::{DeviceRing, RingFault, VringOptions};
 use ironring_common::index::{GuestAddr, PackedPosition};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::{packed, split};

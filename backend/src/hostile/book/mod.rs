@@ -7,7 +7,7 @@ mod admit;
 mod struck;
 
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::table::RegionTable;
 use ironring_common::spec::split::{DESC_F_WRITE, UsedElem};
 

@@ -8,7 +8,7 @@
 //! cannot use it elsewhere before. And the other values are such that no driver stores them.
 
 use ironring_common::index::{DescId, GuestAddr};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::DESC_BYTES;
 

@@ -1,7 +1,7 @@
 //! Stores into the available ring, which the driver owns.
 
 use ironring_common::index::SplitIndex;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{AVAIL_ENTRY_BYTES, AVAIL_RING};
 

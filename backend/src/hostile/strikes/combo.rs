@@ -1,6 +1,6 @@
 //! Several things at once: nonsense of every kind, and what an honest device may do though it seldom does.
 
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::{USED_F_NO_NOTIFY, USED_FLAGS, USED_IDX, UsedElem};

@@ -1,7 +1,7 @@
 //! Words about notifications: those that the driver owns, and the device's own ones.
 
 use ironring_common::index::QueueSize;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{EVENT_F_DESC, EVENT_F_DISABLE, Event};
 use ironring_common::spec::split::{AVAIL_FLAGS, USED_F_NO_NOTIFY, USED_FLAGS, avail_event_at, used_event_at};

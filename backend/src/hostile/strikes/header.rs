@@ -3,7 +3,7 @@
 //! They come between the frame and its completion, so that the driver never sees the honest one. The next frame in the
 //! buffer has a header of its own.
 
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, HDR_LEN, Header};
 

@@ -1,6 +1,6 @@
 //! Lies about how far the used ring has got.
 
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::USED_IDX;
 

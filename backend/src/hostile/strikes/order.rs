@@ -1,7 +1,7 @@
 //! Completions of the wrong chain at the right time, or of the right ones in another order.
 
 use ironring_common::index::DescId;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 

@@ -4,7 +4,7 @@
 //! stepped on then is not the driver's any more. Against a whole guest they tell something about it only if it bounces.
 
 use ironring_common::index::DescId;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{ETH_HEADER_BYTES, HDR_BYTES};
 

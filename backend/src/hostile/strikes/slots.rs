@@ -1,7 +1,7 @@
 //! Lies in the slots of a packed ring, which both sides write.
 
 use ironring_common::index::{DescId, PackedPosition};
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{DESC_F_AVAIL, DESC_F_USED, SlotRest, is_avail, used_flags};
 use ironring_common::spec::split::{DESC_BYTES, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, UsedElem};

@@ -1,7 +1,7 @@
 //! Stores into indirect tables, which the driver owns.
 
 use ironring_common::index::GuestAddr;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::spec::split::{DESC_BYTES, DESC_F_NEXT, DESC_F_WRITE};
 
 use super::{Scene, Strike};

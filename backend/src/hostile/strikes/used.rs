@@ -2,7 +2,7 @@
 
 use ironring_common::index::DescId;
 use ironring_common::index::QueueSize;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::spec::packed::SlotRest;
 use ironring_common::spec::split::UsedElem;
 

@@ -1,7 +1,7 @@
 //! Bursts of chains of one slot on a packed ring, which need no walk.
 
 use ironring_common::index::PackedPosition;
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::table::HotRegion;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{SLOT_BYTES, SLOT_REST, SlotRest, used_flags};

@@ -1,7 +1,7 @@
 //! Bursts of chains of one descriptor on a split ring, which need no walk.
 
 use ironring_common::index::SplitIndex;
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::table::HotRegion;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{USED_ELEM_BYTES, USED_IDX, USED_RING, UsedElem};

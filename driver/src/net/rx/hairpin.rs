@@ -1,7 +1,7 @@
 //! Received frames that go out again from where they lie: the receive queue's part.
 
 use ironring_common::index::DescId;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::view::{Ours, Theirs};
 use ironring_common::spec::net::{self, Header};
 

@@ -1,6 +1,6 @@
 //! The receive slots: what came back is noted, copied out or lent, and posted again.
 
-use ironring_common::shm::mapping::Bytes;
+use ironring_common::shm::area::Bytes;
 use ironring_common::shm::view::Theirs;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{self, Header};

@@ -1,7 +1,7 @@
 //! Received frames that go out again from where they lie: the transmit queue's part.
 
 use ironring_common::index::DescId;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::view::Ours;
 
 use super::{TxQueue, TxSlots};

@@ -1,7 +1,7 @@
 //! The transmit slots: lent, filled, and taken back.
 
 use ironring_common::index::DescId;
-use ironring_common::shm::mapping::Area;
+use ironring_common::shm::area::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize};
-use ironring_common::shm::mapping::{Area, Mapping, Memfd};
+use ironring_common::shm::area::Area;
+use ironring_common::shm::mapping::{Mapping, Memfd};
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{self, SlotRest};
 use ironring_common::spec::split::{self, UsedElem};

@@ -4,8 +4,8 @@
 //! table, as in every driver; the id indexes it as it comes.
 
 use ironring_common::index::{DescId, PackedPosition, QueueSize};
+use ironring_common::shm::area::Area;
 use ironring_common::shm::lane::{Element, Lane};
-use ironring_common::shm::mapping::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{
     DESC_F_WRITE, EVENT_F_DISABLE, Event, SLOT_BYTES, SLOT_REST, SlotRest, avail_flags, is_used,

@@ -1,8 +1,8 @@
 //! A split queue of single slots whose memory is the shared table and the shared rings.
 
 use ironring_common::index::{DescId, QueueSize};
+use ironring_common::shm::area::Area;
 use ironring_common::shm::lane::Lane;
-use ironring_common::shm::mapping::Area;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::split::{
     AVAIL_ENTRY_BYTES, AVAIL_F_NO_INTERRUPT, AVAIL_FLAGS, AVAIL_IDX, AVAIL_RING, DESC_BYTES, DESC_F_WRITE, Descriptor,

@@ -1,0 +1,185 @@
+//! How workers end: by command, with their last handle, stuck, or by a panic.
+
+use super::*;
+use crate::worker::Thread;
+
+/// A port that tells when it is dropped.
+struct Told(#[expect(dead_code, reason = "its drop is the message")] Sender<()>);
+
+impl Port for Told {
+    fn tx_slot(&mut self, _len: usize) -> Option<&mut [u8]> {
+        None
+    }
+    fn tx_commit(&mut self) {}
+    fn rx_peek(&mut self) -> Option<&[u8]> {
+        None
+    }
+    fn rx_consume(&mut self) {}
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+fn told() -> (WorkerHandle, Receiver<()>) {
+    let (tell, told) = channel();
+    let stats = Arc::new(Stats::new(0, 2));
+    let worker = WorkerHandle::spawn(1, Told(tell), NoHook, WaitPolicy::Interrupt, stats, &Sandbox::none()).unwrap();
+    (worker, told)
+}
+
+#[test]
+fn a_worker_ends_by_command_or_with_its_last_handle() {
+    let (worker, dropped) = told();
+    worker.shutdown().unwrap();
+    assert!(matches!(dropped.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)), "all is dropped by then");
+    worker.shutdown().unwrap();
+    assert!(matches!(worker.stop(0), Err(ControlError::WorkerGone)));
+
+    let (worker, dropped) = told();
+    let second = worker.clone();
+    drop(worker);
+    second.set_enabled(0, true).unwrap();
+    drop(second);
+    let end = dropped.recv_timeout(Duration::from_secs(30));
+    assert_eq!(end, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn errors_of_commands_come_back() {
+    let (worker, _dropped) = told();
+    assert!(matches!(worker.stop(0), Err(ControlError::NotRunning { ring: 0 })));
+    assert!(matches!(worker.set_enabled(7, true), Err(ControlError::NoSuchRing { ring: 7, rings: 2 })));
+    assert!(matches!(worker.set_call(7, None), Err(ControlError::NoSuchRing { .. })));
+    worker.shutdown().unwrap();
+}
+
+/// The driver fills the counter of a call and clears its `O_NONBLOCK` at the worst moment: the write blocks, and whoever
+/// waits for the worker lets it go on.
+#[test]
+fn a_worker_that_is_stuck_in_a_call_is_released() {
+    let (sender, signal, mailbox) = Mailbox::new().unwrap();
+    let (ours, theirs) = bell();
+    rustix::fs::fcntl_setfl(&theirs, rustix::fs::OFlags::empty()).unwrap();
+    rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    let (running, ended) = channel();
+    let handle = std::thread::spawn(move || {
+        let _running = running;
+        assert!(mailbox.bell().wait(Duration::from_secs(30)).unwrap());
+        mailbox.lower();
+        let envelope = mailbox.take().unwrap();
+        assert!(matches!(envelope.command, Command::Stop(0)));
+        rustix::io::write(&theirs, &1u64.to_ne_bytes()).unwrap();
+        envelope.reply.send(Ok(7)).unwrap();
+    });
+    let link = Link::new(sender, signal, Thread { handle, ended });
+    link.supervise(0, |bells| bells.call = Some(Arc::new(ours)));
+    assert_eq!(link.ask(Command::Stop(0)).unwrap(), 7);
+}
+
+/// A driver that fills the counter again after each release: every one of the worker's writes blocks.
+#[test]
+fn a_worker_that_is_stuck_again_and_again_is_released_in_time() {
+    const CALLS: u16 = 50;
+    let (sender, signal, mailbox) = Mailbox::new().unwrap();
+    let (ours, theirs) = bell();
+    rustix::fs::fcntl_setfl(&theirs, rustix::fs::OFlags::empty()).unwrap();
+    rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    let (running, ended) = channel();
+    let handle = std::thread::spawn(move || {
+        let _running = running;
+        assert!(mailbox.bell().wait(Duration::from_secs(30)).unwrap());
+        let envelope = mailbox.take().unwrap();
+        for _ in 0..CALLS {
+            rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        }
+        envelope.reply.send(Ok(CALLS)).unwrap();
+    });
+    let link = Link::new(sender, signal, Thread { handle, ended });
+    link.supervise(0, |bells| bells.call = Some(Arc::new(ours)));
+    assert_eq!(link.ask(Command::Stop(0)).unwrap(), CALLS);
+}
+
+/// A driver that outlasts the deadline ends its session. When it is gone, the thread ends too.
+#[test]
+fn a_worker_that_outlasts_the_deadline_ends_when_its_driver_is_gone() {
+    let (sender, signal, mailbox) = Mailbox::new().unwrap();
+    let (ours, theirs) = bell();
+    rustix::fs::fcntl_setfl(&theirs, rustix::fs::OFlags::empty()).unwrap();
+    let (running, ended) = channel();
+    let (owned, dropped) = channel::<()>();
+    let (attack, attacked) = channel::<()>();
+    let handle = std::thread::spawn(move || {
+        let _owned = (running, owned, mailbox);
+        // As long as the driver attacks, nothing helps. The last thing it does is to fill the counter.
+        let _ = attacked.recv();
+        rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        rustix::io::write(&theirs, &1u64.to_ne_bytes()).unwrap();
+    });
+    let mut link = Link::new(sender, signal, Thread { handle, ended });
+    link.deadline = Duration::from_millis(20);
+    link.supervise(0, |bells| bells.call = Some(Arc::new(ours)));
+    assert!(matches!(link.ask(Command::Stop(0)), Err(ControlError::WorkerStuck { .. })));
+    assert!(matches!(link.shutdown(), Err(ControlError::WorkerStuck { .. })));
+    drop(attack);
+    let end = dropped.recv_timeout(Duration::from_secs(30));
+    assert_eq!(end, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
+
+/// A port whose flush takes as long as the test wants.
+struct Slow(Receiver<()>);
+
+impl Port for Slow {
+    fn tx_slot(&mut self, _len: usize) -> Option<&mut [u8]> {
+        None
+    }
+    fn tx_commit(&mut self) {}
+    fn rx_peek(&mut self) -> Option<&[u8]> {
+        None
+    }
+    fn rx_consume(&mut self) {}
+    fn flush(&mut self) {
+        let _ = self.0.recv();
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+/// Not every worker that takes its time is stuck: the calls that its driver has not seen yet are not lost.
+#[test]
+fn a_slow_worker_loses_no_calls() {
+    let machine = Machine::new(1);
+    let (go_on, gate) = channel::<()>();
+    let mut core = machine.core(Slow(gate), NoHook);
+    go_on.send(()).unwrap();
+    assert!(core.step().is_idle(), "the next flush is that of the stop");
+    let worker = spawn(core, WaitPolicy::Interrupt);
+    let (call, fd) = bell();
+    worker.set_call(1, theirs(fd)).unwrap();
+    call.ring().unwrap();
+    let released = std::thread::spawn({
+        let call = call.as_fd().try_clone_to_owned().unwrap();
+        move || {
+            let call = Doorbell::from_peer(call).unwrap();
+            let started = Instant::now();
+            while call.wait(Duration::ZERO).unwrap() {
+                assert!(started.elapsed() < Duration::from_secs(4), "nobody drains");
+                std::thread::yield_now();
+            }
+            drop(go_on);
+        }
+    });
+    worker.stop(1).unwrap();
+    released.join().unwrap();
+    assert!(call.wait(Duration::from_secs(30)).unwrap(), "the call was swallowed");
+    worker.shutdown().unwrap();
+}
+
+#[test]
+fn a_worker_that_died_is_gone() {
+    let (sender, signal, mailbox) = Mailbox::new().unwrap();
+    drop(mailbox);
+    let (_, ended) = channel();
+    let link = Link::new(sender, signal, Thread { handle: std::thread::spawn(|| ()), ended });
+    assert!(matches!(link.ask(Command::Stop(0)), Err(ControlError::WorkerGone)));
+}
