@@ -48,6 +48,11 @@ impl Console {
         self.lock().0.iter().skip(mark).find(|line| is(line)).cloned()
     }
 
+    /// The lines from `mark` on.
+    pub(crate) fn since(&self, mark: usize) -> Vec<String> {
+        self.lock().0.iter().skip(mark).cloned().collect()
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.lock().0.len()
     }

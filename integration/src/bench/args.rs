@@ -54,8 +54,9 @@ pub struct BenchArgs {
     /// What testpmd does with the frames of a loop, or with those that it receives
     #[arg(long, value_enum, default_value_t = Forward::Io)]
     dpdk_forward: Forward,
-    /// Have testpmd record what its cores do, which costs it a little: how busy they were, and cycles a packet. Pairings run one
-    /// after the other then, and take no turns
+    /// Have testpmd record what its cores do, which costs it a little: how busy they were, cycles a packet, and how often there was no
+    /// room for what they had to send; and our driver, where it receives from one. Pairings run one after the other then, and take no
+    /// turns
     #[arg(long)]
     pub(super) record_core_cycles: bool,
     /// Make the memory of our driver of huge pages, which are reserved for it (root)
@@ -102,7 +103,7 @@ pub(super) struct Question {
     /// The path of virtio-user; the fastest, if none is said.
     pub(super) path: Option<Path22>,
     pub(super) forward: Forward,
-    /// Whether testpmd records what its cores do.
+    /// Whether ends record what their cores do.
     pub(super) cycles: bool,
 }
 

@@ -19,6 +19,17 @@ pub(super) struct Told {
     /// Round trips in nanoseconds: the median, and what 1 % and 0.1 % were slower than.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) percentiles: Option<[u64; 3]>,
+    /// What turns with frames took, if that is recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) turns_micros: Option<u64>,
+}
+
+/// What is told beside the frames.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beside {
+    pub(super) percentiles: Option<[u64; 3]>,
+    /// What turns with frames took.
+    pub(super) turns: Option<Duration>,
 }
 
 /// Where threads note how many frames there were, each on lines of its own, and who tells of them.
@@ -46,10 +57,11 @@ impl Board {
     }
 
     /// What all of them have had, on stdout.
-    pub(super) fn tell(&self, ended: bool, percentiles: Option<[u64; 3]>) {
-        let micros = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
+    pub(super) fn tell(&self, ended: bool, Beside { percentiles, turns }: Beside) {
+        let in_micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (micros, turns_micros) = (in_micros(self.elapsed()), turns.map(in_micros));
         let frames = self.frames.iter().map(|Apart(frames)| frames.load(Ordering::Relaxed)).sum();
-        let line = serde_json::to_string(&Told { micros, frames, ended, percentiles });
+        let line = serde_json::to_string(&Told { micros, frames, ended, percentiles, turns_micros });
         // Whoever does not listen any more does not want it.
         let _ = writeln!(std::io::stdout().lock(), "{}", line.unwrap_or_default());
     }

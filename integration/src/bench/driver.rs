@@ -2,7 +2,7 @@
 //!
 //! It does the same work for as long as its standard input is open, and tells many times a second on stdout how many frames
 //! there were. When the input ends it takes back what is out, and tells for the last time. Nothing on the way of a frame
-//! allocates or calls the system; the clock is read once in [`CLOCK_EVERY`] rounds.
+//! allocates or calls the system; the clock is read once in [`CLOCK_EVERY`] rounds, unless turns are recorded.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use ironring_driver::net::VirtioNet;
 use ironring_driver::transport::{Deadlines, VhostUser};
 use rustix::process::{Pid, Signal};
 
-use super::board::Board;
+use super::board::{Beside, Board};
 use super::ends::list;
 use super::nic::{Failure, Nic, Whole, options};
 use super::pairs::{self, Share};
@@ -64,11 +64,19 @@ pub struct DriverArgs {
     idle_queues: u16,
     #[arg(long)]
     threads: u16,
+    /// Record what turns with frames take, where it receives
+    #[arg(long)]
+    record_core_cycles: bool,
 }
 
 impl DriverArgs {
     /// The arguments on a command line.
-    pub(super) fn of(work: &Work, ring: Trust, cpus: &[usize], socket: &std::path::Path) -> Vec<std::ffi::OsString> {
+    pub(super) fn of(
+        work: &Work,
+        (ring, record): (Trust, bool),
+        cpus: &[usize],
+        socket: &std::path::Path,
+    ) -> Vec<std::ffi::OsString> {
         let Work {
             layout, dir, size, ring_size, burst, in_order, api, hugepages, queues, idle_queues, threads, ..
         } = *work;
@@ -90,6 +98,7 @@ impl DriverArgs {
         words.extend(pairs.into_iter().flat_map(|(name, value)| [name.into(), value.into()]));
         words.extend(in_order.then(|| "--in-order".into()));
         words.extend(hugepages.then(|| "--hugepages".into()));
+        words.extend(record.then(|| "--record-core-cycles".into()));
         words
     }
 
@@ -157,10 +166,11 @@ fn run_with<N: Whole>(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failur
     let nic = N::bring_up(&args.socket, &work)?;
     let board = Board::new(1);
     // So that whoever measures knows that frames go from now on.
-    board.tell(false, None);
+    board.tell(false, Beside::default());
     let mut bench = Bench::new(nic, work, stop, (&board, 0));
+    bench.turns = (args.record_core_cycles && work.dir == Direction::Rx).then_some(Duration::ZERO);
     bench.work()?;
-    board.tell(true, bench.percentiles());
+    board.tell(true, bench.beside());
     bench.nic.close();
     Ok(())
 }
@@ -170,16 +180,16 @@ fn run_spread(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
     let work = args.work();
     let mut net = VirtioNet::bring_up(VhostUser::connect(&args.socket, Deadlines::default())?, options(&work))?;
     let board = &Board::new(work.threads.into());
-    board.tell(false, None);
+    board.tell(false, Beside::default());
     let mut shares = pairs::spread(&mut net, &work).into_iter().enumerate();
     let first = shares.next();
     std::thread::scope(|scope| {
         let run = move |(at, share): (usize, Share<'_>)| {
             let cpu = args.cpu[at % args.cpu.len()];
+            // One that ends was told to, cannot go on, or panicked: the others are not to wait for it.
+            let _stops_others = StopsOthers(stop);
             let worked = machine::stay_on(&[cpu]).map_err(Failure::from);
             let worked = worked.and_then(|()| Bench::new(share, work, stop, (board, at)).work());
-            // One that cannot go on ends the others too.
-            stop.fetch_or(worked.is_err(), Ordering::Relaxed);
             worked.map_err(|error| error.to_string())
         };
         let others: Vec<_> = shares.map(|share| scope.spawn(move || run(share))).collect();
@@ -187,10 +197,19 @@ fn run_spread(args: &DriverArgs, stop: &AtomicBool) -> Result<(), Failure> {
         let ends = others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err("a thread panicked".to_owned())));
         ends.fold(own, Result::and)
     })?;
-    board.tell(true, None);
+    board.tell(true, Beside::default());
     // What a peer of others answers to the last requests is none of the result.
     let _ = net.close();
     Ok(())
+}
+
+/// Stops all threads when it goes out of scope.
+struct StopsOthers<'a>(&'a AtomicBool);
+
+impl Drop for StopsOthers<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The work of a thread.
@@ -211,6 +230,8 @@ struct Bench<'a, N: Nic> {
     /// What was read of received frames, so that it is read.
     sum: u64,
     times: Option<Times>,
+    /// What turns with frames took, if that is recorded.
+    turns: Option<Duration>,
 }
 
 impl<'a, N: Nic> Bench<'a, N> {
@@ -229,6 +250,7 @@ impl<'a, N: Nic> Bench<'a, N> {
             frames: 0,
             sum: 0,
             times: (work.dir == Direction::Latency).then(Times::new),
+            turns: None,
         }
     }
 
@@ -238,10 +260,10 @@ impl<'a, N: Nic> Bench<'a, N> {
             Direction::Loop if self.work.api == Api::Lease => self.forward(N::forward)?,
             Direction::Loop if self.work.api == Api::Hairpin => self.forward(N::hairpin)?,
             Direction::Tx => self.send()?,
+            Direction::Rx if self.turns.is_some() => self.record()?,
             Direction::Rx if self.work.api == Api::Lease => {
-                let most = usize::from(self.work.burst);
                 while self.goes_on() {
-                    self.frames += self.nic.lease(most)? as u64;
+                    self.lease()?;
                 }
             }
             Direction::Rx => {
@@ -297,6 +319,27 @@ impl<'a, N: Nic> Bench<'a, N> {
         }
         self.frames += count as u64;
         Ok(count)
+    }
+
+    /// A burst in that stays where it lies.
+    #[inline]
+    fn lease(&mut self) -> Result<usize, Failure> {
+        let count = self.nic.lease(self.work.burst.into())?;
+        self.frames += count as u64;
+        Ok(count)
+    }
+
+    /// Receives, and records what the turns in which frames came took, as testpmd does; with a slower clock, which is read once in such
+    /// a turn's time, and once in one that finds nothing.
+    fn record(&mut self) -> Result<(), Failure> {
+        while self.goes_on() {
+            let began = Instant::now();
+            let count = if self.work.api == Api::Lease { self.lease()? } else { self.receive()? };
+            if let (Some(turns), 1..) = (&mut self.turns, count) {
+                *turns += began.elapsed();
+            }
+        }
+        Ok(())
     }
 
     /// The first frames of a loop.
@@ -387,7 +430,7 @@ impl<'a, N: Nic> Bench<'a, N> {
         if self.thread == 0 && now >= self.next_word {
             // Not one for each that was missed, after a stop.
             self.next_word = now + TELL_EVERY;
-            self.board.tell(false, self.percentiles());
+            self.board.tell(false, self.beside());
         }
     }
 
@@ -400,8 +443,8 @@ impl<'a, N: Nic> Bench<'a, N> {
         self.board.note(self.thread, self.frames);
     }
 
-    fn percentiles(&self) -> Option<[u64; 3]> {
-        self.times.as_ref().map(Times::percentiles)
+    fn beside(&self) -> Beside {
+        Beside { percentiles: self.times.as_ref().map(Times::percentiles), turns: self.turns }
     }
 }
 
@@ -419,3 +462,27 @@ const LOOKS: u32 = 1 << 20;
 const STOPPED: Duration = Duration::from_secs(60);
 /// How long frames may be out at the end.
 const LEAVE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it the second one waits for ever.
+    #[test]
+    fn a_thread_that_panics_stops_the_others() {
+        let stop = &AtomicBool::new(false);
+        let panicked = std::thread::scope(|scope| {
+            let one = scope.spawn(move || {
+                let _stops_others = StopsOthers(stop);
+                std::panic::resume_unwind(Box::new("a bug"));
+            });
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+            });
+            one.join().is_err()
+        });
+        assert!(panicked && stop.load(Ordering::Relaxed));
+    }
+}

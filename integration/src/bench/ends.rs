@@ -10,6 +10,7 @@ use rustix::process::Pid;
 use serde::Deserialize;
 
 use super::board::Told;
+use super::cores::Tally;
 use super::driver::DriverArgs;
 use super::work::{Completions, Direction, Trust, Work};
 use crate::console::Console;
@@ -20,6 +21,8 @@ use crate::machine;
 struct Reading {
     frames: u64,
     micros: u64,
+    /// What turns with frames took, if that is recorded.
+    turns: Option<Duration>,
 }
 
 /// One of our processes. It does not outlive this.
@@ -84,10 +87,10 @@ impl End {
         Ok(end)
     }
 
-    /// Our driver, connected to `socket`.
-    pub(super) fn driver(work: &Work, ring: Trust, cpus: &[usize], socket: &Path) -> Result<Self, String> {
+    /// Our driver, connected to `socket`: its rings, and whether it records what its turns take.
+    pub(super) fn driver(work: &Work, how: (Trust, bool), cpus: &[usize], socket: &Path) -> Result<Self, String> {
         let mut command = this_program()?;
-        command.args(DriverArgs::of(work, ring, cpus, socket));
+        command.args(DriverArgs::of(work, how, cpus, socket));
         // What it complains of is told with its last words.
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
         let mut end = Self::of(child.map_err(cannot_start)?, What::Driver);
@@ -129,12 +132,24 @@ impl End {
 
     /// How many frames there were so far, and when that was. Waits for the next word.
     pub(super) fn frames(&mut self) -> Result<(u64, Instant), String> {
+        let (Reading { frames, .. }, at) = self.next_at()?;
+        Ok((frames, at))
+    }
+
+    /// What its core has done so far, by the clock of the `other` end, if that is recorded.
+    pub(super) fn tally(&mut self, other: &Tally) -> Option<Tally> {
+        let (Reading { frames, turns, .. }, at) = self.next_at().ok()?;
+        Some(Tally::of_ours(at, turns?, frames, other))
+    }
+
+    /// What it tells next, and when it was so.
+    fn next_at(&mut self) -> Result<(Reading, Instant), String> {
         let began = match self.began {
             Some(began) => began,
             None => self.find_began()?,
         };
-        let Reading { frames, micros } = self.next()?;
-        Ok((frames, began + Duration::from_micros(micros)))
+        let reading = self.next()?;
+        Ok((reading, began + Duration::from_micros(reading.micros)))
     }
 
     /// When its clock began. Words come late now and then, never early: the one that came soonest tells.
@@ -187,13 +202,13 @@ impl End {
     fn read(&self, line: &str) -> Option<(Reading, bool)> {
         match self.what {
             What::Driver => {
-                let Told { micros, frames, ended, .. } = serde_json::from_str(line).ok()?;
-                Some((Reading { frames, micros }, ended))
+                let Told { micros, frames, ended, turns_micros, .. } = serde_json::from_str(line).ok()?;
+                Some((Reading { frames, micros, turns: turns_micros.map(Duration::from_micros) }, ended))
             }
             What::Backend(dir) => {
                 let Figures { micros, ended, port } = serde_json::from_str(line).ok()?;
                 let frames = if dir == Direction::Rx { port.given_frames } else { port.taken_frames };
-                Some((Reading { frames, micros }, ended))
+                Some((Reading { frames, micros, turns: None }, ended))
             }
         }
     }

@@ -18,6 +18,7 @@ use ironring_common::shm::words::Words;
 use ironring_driver::mapper::slots::FixedSlots;
 use serde::Serialize;
 
+use super::sums::as_f64;
 use crate::machine;
 
 /// What was found.
@@ -208,11 +209,6 @@ fn on_cpu<T: Send + 'static>(cpu: usize, work: impl FnOnce() -> T + Send + 'stat
         let _ = machine::stay_on(&[cpu]);
         work()
     })
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of a measurement are far below 2^52")]
-fn as_f64(count: u64) -> f64 {
-    count as f64
 }
 
 const LINE: usize = 64;

@@ -8,6 +8,7 @@
 
 mod args;
 mod board;
+mod cores;
 mod driver;
 mod ends;
 mod limit;
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub use args::BenchArgs;
+pub use cores::CoreUse;
 pub use driver::{DriverArgs, driver_main};
 pub use limit::Limits;
 pub use result::{BenchReport, Config, Forward, Samples, Versus};

@@ -64,7 +64,7 @@ impl BenchReport {
             how.push(format!("testpmd {}", forward.name()));
         }
         say(page, "how", &how.join(", "));
-        for core in &self.dpdk_cores {
+        for core in self.dpdk_cores.iter().chain(&self.driver_cores) {
             say(page, "recorded", &core.to_string());
         }
         for skipped in &self.skipped {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::cores::CoreUse;
 use super::sums::{Ratio, Spread};
 use super::testpmd::Path22;
 use super::work::{Trust, Work};
@@ -28,7 +29,10 @@ pub struct BenchReport {
     pub limit_share: Ratio,
     /// What the cores of testpmd did, if that was recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dpdk_cores: Vec<DpdkCore>,
+    pub dpdk_cores: Vec<CoreUse>,
+    /// What the core of our driver did, where it received from a core of testpmd's that was recorded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub driver_cores: Vec<CoreUse>,
     /// Every sample that counts, in the order of the rounds.
     pub samples: Vec<Samples>,
     /// What was measured.
@@ -37,27 +41,6 @@ pub struct BenchReport {
     pub warnings: Vec<String>,
     /// What was not measured, and why.
     pub skipped: Vec<String>,
-}
-
-/// What a core of testpmd's did: medians of the samples.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct DpdkCore {
-    /// In which pairing.
-    pub pairing: &'static str,
-    /// As `driver` or `backend`.
-    pub end: &'static str,
-    /// Cycles of its clock for a packet, in those of its turns that had packets.
-    pub cycles_per_packet: f64,
-    /// The share of its time that these turns took: near 1 it is the limit.
-    pub busy: f64,
-}
-
-impl std::fmt::Display for DpdkCore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { pairing, end, cycles_per_packet, busy } = self;
-        let busy = 100.0 * busy;
-        write!(f, "testpmd as {end} of {pairing}: {cycles_per_packet:.0} cycles a packet, its core {busy:.0} % busy")
-    }
 }
 
 /// How near to each other the two CPUs were.

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::args::Question;
+use super::cores::{CoreUse, Noted};
 use super::limit;
 use super::near::{self, Apart};
-use super::result::{BenchReport, Config, DpdkCore, Forward, Nearness, Samples, Versus};
+use super::result::{BenchReport, Config, Forward, Nearness, Samples, Versus};
 use super::sample::{self, Method, Sample};
 use super::sums::{Ratio, Spread};
-use super::testpmd::{Cycles, Path22};
+use super::testpmd::Path22;
 use super::work::{Api, Completions, Direction, Maker, Pairing, Trust, Work};
 use crate::console::which;
 use crate::hugepages::HugePages;
@@ -72,17 +73,10 @@ struct Round {
     again: Option<f64>,
     other: Option<f64>,
     limit: f64,
-    /// What testpmd recorded: whose it was, and how much.
-    cores: Vec<(&'static str, &'static str, Core)>,
+    /// What cores recorded of themselves: whose they are, and how much.
+    cores: Vec<Noted>,
     /// How far apart the CPUs were, before, between and after the samples.
     apart: Apart,
-}
-
-/// What a core of testpmd's did in one sample.
-#[derive(Clone, Copy)]
-struct Core {
-    cycles_per_packet: f64,
-    busy: f64,
 }
 
 /// Plays rounds until enough of them count, or it has been tried for long enough.
@@ -134,21 +128,13 @@ fn play_one(
     let limit = limit::best(cpus, work.size.lines(), LIMIT_WINDOW).map_err(Failure::unable)?;
     let mut cores = Vec::new();
     for (pairing, sample) in [Some(*first), *vs].into_iter().flatten().zip(&samples) {
-        add_cores(pairing, sample, &mut cores);
+        let ends = ["driver", "backend"].into_iter().zip(sample.cores);
+        cores.extend(ends.filter_map(|(end, work)| Some((pairing.name(), end, work?))));
     }
     let rate = |at: usize| samples.get(at).map(|sample| sample.rate);
     let (other, again) = (rate(1), rate(2));
     let first = samples.first().copied().ok_or_else(|| Failure::broke("no sample was taken".to_owned()))?;
     Ok(Round { first, again, other, limit, cores, apart })
-}
-
-fn add_cores(pairing: Pairing, sample: &Sample, cores: &mut Vec<(&'static str, &'static str, Core)>) {
-    for (end, cycles) in ["driver", "backend"].into_iter().zip(sample.cycles) {
-        if let Some(Cycles { per_packet, hz }) = cycles {
-            let core = Core { cycles_per_packet: per_packet, busy: per_packet * sample.rate / hz };
-            cores.push((pairing.name(), end, core));
-        }
-    }
 }
 
 impl Round {
@@ -183,6 +169,7 @@ fn report(rounds: Vec<Round>, config: Config, vs: Option<Pairing>) -> BenchRepor
         near.iter().filter_map(|round| round.again.map(|again| round.first.rate / again.max(1.0))).collect();
     let noise_floor = (!noise.is_empty()).then(|| Ratio::of(&noise));
     let shares: Vec<f64> = near.iter().map(|round| round.middle() / round.limit.max(1.0)).collect();
+    let cores: Vec<Noted> = near.iter().flat_map(|round| &round.cores).copied().collect();
     let percentiles: Vec<[u64; 3]> = near.iter().filter_map(|round| round.first.percentiles).collect();
     let cpus = Nearness {
         ping_pong_ns: farthest(&near),
@@ -212,7 +199,8 @@ fn report(rounds: Vec<Round>, config: Config, vs: Option<Pairing>) -> BenchRepor
         noise_floor,
         cpus,
         limit_share: Ratio::of(&shares),
-        dpdk_cores: cores_of(&near),
+        dpdk_cores: CoreUse::medians(&cores, false),
+        driver_cores: CoreUse::medians(&cores, true),
         samples: samples.map(|(name, rates)| Samples { name, mpps: in_millions(&rates) }).collect(),
         config,
         warnings: BenchReport::noise(noise_floor.as_ref()).into_iter().chain(moved).chain(shared).collect(),
@@ -222,27 +210,6 @@ fn report(rounds: Vec<Round>, config: Config, vs: Option<Pairing>) -> BenchRepor
 
 fn apart(rounds: &[Round]) -> Vec<Apart> {
     rounds.iter().map(|round| round.apart.clone()).collect()
-}
-
-/// Medians of what testpmd recorded.
-fn cores_of(rounds: &[Round]) -> Vec<DpdkCore> {
-    let cores = || rounds.iter().flat_map(|round| &round.cores);
-    let mut ends: Vec<(&str, &str)> = cores().map(|(pairing, end, _)| (*pairing, *end)).collect();
-    ends.sort_unstable();
-    ends.dedup();
-    let of = |(pairing, end)| {
-        let median = |number: fn(&Core) -> f64| {
-            let found = cores().filter(|core| (core.0, core.1) == (pairing, end));
-            Spread::of(&found.map(|core| number(&core.2)).collect::<Vec<_>>()).median
-        };
-        DpdkCore {
-            pairing,
-            end,
-            cycles_per_packet: median(|core| core.cycles_per_packet),
-            busy: median(|core| core.busy),
-        }
-    };
-    ends.into_iter().map(of).collect()
 }
 
 fn in_millions(rates: &[f64]) -> Vec<f64> {

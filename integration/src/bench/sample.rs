@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::cores::{CoreWork, Tally};
 use super::ends::End;
 use super::result::Forward;
-use super::testpmd::{Cycles, Device, Path22, Testpmd};
+use super::testpmd::{Device, Path22, Testpmd};
 use super::work::{Direction, Maker, Pairing, Trust, Work};
 use crate::console::tempdir;
 
@@ -21,8 +22,8 @@ pub(super) struct Sample {
     pub(super) rate: f64,
     /// Of round trips, in nanoseconds, where our driver makes them.
     pub(super) percentiles: Option<[u64; 3]>,
-    /// What a packet cost the core of testpmd, as driver and as backend, if that was recorded.
-    pub(super) cycles: [Option<Cycles>; 2],
+    /// What the cores of driver and backend did, as far as that was recorded.
+    pub(super) cores: [Option<CoreWork>; 2],
 }
 
 /// How samples are taken.
@@ -31,7 +32,8 @@ pub(super) struct Method {
     pub(super) window: Duration,
     pub(super) path: Path22,
     pub(super) forward: Forward,
-    /// Whether testpmd records what its cores do, which costs it a little. No turns are taken then.
+    /// Whether testpmd, and our driver where it receives from it, record what their cores do, which costs a little. No turns are
+    /// taken then.
     pub(super) cycles: bool,
 }
 
@@ -80,8 +82,14 @@ fn one_by_one(
         between()?;
         let mut pair = Pair::start(*pairing, work, *method, cpus)?;
         pair.go_on()?;
+        let before = pair.tallies();
         pass(method.window);
-        samples.push(pair.finish(work)?);
+        let after = pair.tallies();
+        let cores = [0, 1].map(|end: usize| after[end]?.since(before[end]?));
+        if pair.counts().zip(cores).any(|(counts, core)| counts && core.is_none()) {
+            return Err(format!("{} does not say what its cores do", pairing.name()));
+        }
+        samples.push(Sample { cores, ..pair.finish(work)? });
         between()?;
     }
     Ok(samples)
@@ -140,6 +148,25 @@ impl Pair {
         })
     }
 
+    /// Whether driver and backend are ends that say what their cores do.
+    fn counts(&self) -> impl Iterator<Item = bool> {
+        [&self.driver, &self.backend].map(|side| matches!(side, Side::Theirs(_))).into_iter()
+    }
+
+    /// What the cores of driver and backend have done, as far as they record it.
+    fn tallies(&mut self) -> [Option<Tally>; 2] {
+        let backend = match &mut self.backend {
+            Side::Ours(_) => None,
+            Side::Theirs(testpmd) => testpmd.tally(),
+        };
+        let driver = match &mut self.driver {
+            Side::Ours(end) if self.dir == Direction::Rx => backend.and_then(|backend| end.tally(&backend)),
+            Side::Ours(_) => None,
+            Side::Theirs(testpmd) => testpmd.tally(),
+        };
+        [driver, backend]
+    }
+
     fn finish(mut self, work: &Work) -> Result<Sample, String> {
         self.go_on()?;
         let Self { mut driver, mut backend, dir, first, idle, .. } = self;
@@ -152,7 +179,7 @@ impl Pair {
         let _stays = matches!(backend, Side::Theirs(_)).then_some(driver);
         let at_backend = finish(&mut backend, dir == Direction::Rx)?;
         agree(work, at_driver.frames, at_backend.frames)?;
-        Ok(Sample { rate, percentiles: at_driver.percentiles, cycles: [at_driver.cycles, at_backend.cycles] })
+        Ok(Sample { rate, percentiles: at_driver.percentiles, cores: [None; 2] })
     }
 }
 
@@ -199,9 +226,12 @@ fn start_ends(
         Pairing::Vhost(_, Maker::Dpdk) | Pairing::Trusting(Maker::Dpdk) => theirs(Device::Vhost, cpus.1)?,
         Pairing::Memif => theirs(Device::MemifServer, cpus.1)?,
     };
+    // By the clock of the one that sends.
+    let records = method.cycles && work.dir == Direction::Rx && matches!(backend, Side::Theirs(_));
+    let our_driver = |ring| End::driver(work, (ring, records), &drivers, socket).map(Side::Ours);
     let driver = match pairing {
-        Pairing::Vhost(Maker::Ironring, _) => End::driver(work, Trust::Hardened, &drivers, socket).map(Side::Ours)?,
-        Pairing::Trusting(_) => End::driver(work, Trust::Trusting, &drivers, socket).map(Side::Ours)?,
+        Pairing::Vhost(Maker::Ironring, _) => our_driver(Trust::Hardened)?,
+        Pairing::Trusting(_) => our_driver(Trust::Trusting)?,
         Pairing::Vhost(Maker::Dpdk, _) => theirs(Device::VirtioUser(method.path), cpus.0)?,
         Pairing::Memif => theirs(Device::MemifClient, cpus.0)?,
     };
@@ -216,7 +246,6 @@ struct Finished {
     /// Sent or received.
     frames: u64,
     percentiles: Option<[u64; 3]>,
-    cycles: Option<Cycles>,
 }
 
 /// Ends the traffic of one end.
@@ -224,11 +253,11 @@ fn finish(side: &mut Side, sends: bool) -> Result<Finished, String> {
     match side {
         Side::Ours(end) => {
             let (frames, percentiles) = end.finish()?;
-            Ok(Finished { frames, percentiles, cycles: None })
+            Ok(Finished { frames, percentiles })
         }
         Side::Theirs(testpmd) => {
-            let ([received, sent], cycles) = testpmd.finish()?;
-            Ok(Finished { frames: if sends { sent } else { received }, percentiles: None, cycles })
+            let [received, sent] = testpmd.finish()?;
+            Ok(Finished { frames: if sends { sent } else { received }, percentiles: None })
         }
     }
 }

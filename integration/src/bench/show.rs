@@ -31,7 +31,7 @@ impl BenchReport {
         }
         text.push_str(&format!("share of what the machine can stream: {}\n", between(&self.limit_share)));
         text.push_str(&format!("the two CPUs: {}\n", self.cpus));
-        for core in &self.dpdk_cores {
+        for core in self.dpdk_cores.iter().chain(&self.driver_cores) {
             text.push_str(&format!("{core}\n"));
         }
         for skipped in &self.skipped {

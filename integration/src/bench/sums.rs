@@ -90,6 +90,11 @@ fn median_of(sorted: &[f64]) -> f64 {
 
 const RESAMPLES: usize = 4_000;
 
+#[expect(clippy::cast_precision_loss, reason = "counts of a measurement are far below 2^52")]
+pub(super) fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -248,6 +248,8 @@ fn rows() -> Vec<Row> {
         let name = config::name(layout);
         let versus = (ours, Some(dpdk));
         row(format!("headers/{name}/rx"), versus, work(layout, Rx), Forward::Icmpecho, 2.0);
+        let versus = (on_vhost, Some(dpdk));
+        row(format!("driver/{name}/rx-headers"), versus, work(layout, Rx), Forward::Icmpecho, 1.0);
     }
     row("loop/packed/macswap".to_owned(), (ours, Some(dpdk)), work(RingLayout::Packed, Loop), Forward::Macswap, 1.3);
     let mut add = |name, first, vs, work, target| row(name, (first, vs), work, Forward::Io, target);
@@ -269,6 +271,7 @@ fn rows() -> Vec<Row> {
             add(format!("512/{name}/{way}-copy"), ours, Some(dpdk), sized(dir, 512), pick(1.3, 1.0));
             if dir == Rx {
                 add(format!("lease/{name}/rx"), ours, Some(dpdk), Work { api, ..plain }, 2.0);
+                add(format!("driver/{name}/rx-lease"), on_vhost, Some(dpdk), Work { api, ..plain }, 1.0);
             }
         }
         let round = work(layout, Loop);

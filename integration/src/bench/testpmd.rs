@@ -13,6 +13,7 @@ use ironring_driver::queue::RingLayout;
 use rustix::process::Pid;
 use serde::Serialize;
 
+use super::cores::{CYCLES, Tally};
 use super::result::Forward;
 use super::work::{Completions, Direction, Size, Work};
 use crate::console::Console;
@@ -77,22 +78,6 @@ impl Path22 {
             (RingLayout::Packed, Self::InOrder) => "packed_vq=1,in_order=1,mrg_rxbuf=0",
             (RingLayout::Packed, Self::Vectorized) => "packed_vq=1,in_order=1,mrg_rxbuf=0,vectorized=1",
         }
-    }
-}
-
-/// What a packet cost the core of a testpmd, in cycles of its clock: those of its turns that had packets.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Cycles {
-    pub(super) per_packet: f64,
-    pub(super) hz: f64,
-}
-
-impl Cycles {
-    /// Of `CPU cycles/packet=36.49 (total cycles=... / total rxonly packets=...) at 2000 MHz Clock`.
-    fn parse(line: &str) -> Option<Self> {
-        let (per_packet, rest) = line.strip_prefix(CYCLES)?.split_once(' ')?;
-        let mhz: f64 = rest.rsplit_once(" at ")?.1.strip_suffix(" MHz Clock")?.parse().ok()?;
-        Some(Self { per_packet: per_packet.parse().ok()?, hz: mhz * 1e6 })
     }
 }
 
@@ -237,8 +222,19 @@ impl Testpmd {
         Pid::from_child(&self.child)
     }
 
-    /// Frames received and sent, after the end of its traffic, and what each cost its core, if that was recorded.
-    pub(super) fn finish(&mut self) -> Result<([u64; 2], Option<Cycles>), String> {
+    /// What its core has done so far, if that is recorded. It says so for an end that frames have come by or gone.
+    pub(super) fn tally(&mut self) -> Option<Tally> {
+        if !self.cycles {
+            return None;
+        }
+        let mark = self.console.count();
+        self.say("show fwd stats all");
+        self.console.wait(CYCLES, mark, PATIENCE)?;
+        Tally::of(Instant::now(), &self.console.since(mark))
+    }
+
+    /// Frames received and sent, after the end of its traffic.
+    pub(super) fn finish(&mut self) -> Result<[u64; 2], String> {
         let mark = self.console.count();
         self.say("stop");
         // Its end says how many frames there were since the last start, by the same names; a mix is started several times.
@@ -248,10 +244,7 @@ impl Testpmd {
             let line = self.ask(name)?;
             *total = line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or(0);
         }
-        // It comes with the end of the traffic, behind that word.
-        let said = self.cycles.then(|| self.console.wait(CYCLES, mark, PATIENCE)).flatten();
-        let cycles = said.as_deref().and_then(Cycles::parse);
-        Ok((totals, cycles))
+        Ok(totals)
     }
 
     fn ask(&mut self, name: &str) -> Result<String, String> {
@@ -290,16 +283,3 @@ const ETHERNET_MAX: u16 = 1518;
 const START: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 const LEAVE: Duration = Duration::from_secs(2);
-const CYCLES: &str = "CPU cycles/packet=";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cycles_are_read_from_what_testpmd_says() {
-        let line = "CPU cycles/packet=36.49 (total cycles=3649 / total rxonly packets=100) at 1996 MHz Clock";
-        assert_eq!(Cycles::parse(line), Some(Cycles { per_packet: 36.49, hz: 1.996e9 }));
-        assert_eq!(Cycles::parse("CPU cycles/packet=nan"), None);
-    }
-}
