@@ -3,10 +3,10 @@
 use super::*;
 use crate::worker::Thread;
 
-/// A port that tells when it is dropped.
-struct Told(#[expect(dead_code, reason = "its drop is the message")] Sender<()>);
+/// A port that takes and gives nothing, and whose flush is a function of the test, which is dropped with it.
+struct Idle<F>(F);
 
-impl Port for Told {
+impl<F: FnMut() + Send> Port for Idle<F> {
     fn tx_slot(&mut self, _len: usize) -> Option<&mut [u8]> {
         None
     }
@@ -15,15 +15,21 @@ impl Port for Told {
         None
     }
     fn rx_consume(&mut self) {}
+    fn flush(&mut self) {
+        (self.0)();
+    }
     fn stats(&self) -> PortStats {
         PortStats::default()
     }
 }
 
+/// A worker, and what tells when its port is dropped.
 fn told() -> (WorkerHandle, Receiver<()>) {
-    let (tell, told) = channel();
+    let (tell, told) = channel::<()>();
     let stats = Arc::new(Stats::new(0, 2));
-    let worker = WorkerHandle::spawn(1, Told(tell), NoHook, WaitPolicy::Interrupt, stats, &Sandbox::none()).unwrap();
+    // That it is dropped is the message.
+    let port = Idle(move || _ = std::hint::black_box(&tell));
+    let worker = WorkerHandle::spawn(1, port, NoHook, WaitPolicy::Interrupt, stats, &Sandbox::none()).unwrap();
     (worker, told)
 }
 
@@ -125,32 +131,12 @@ fn a_worker_that_outlasts_the_deadline_ends_when_its_driver_is_gone() {
     assert_eq!(end, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
 }
 
-/// A port whose flush takes as long as the test wants.
-struct Slow(Receiver<()>);
-
-impl Port for Slow {
-    fn tx_slot(&mut self, _len: usize) -> Option<&mut [u8]> {
-        None
-    }
-    fn tx_commit(&mut self) {}
-    fn rx_peek(&mut self) -> Option<&[u8]> {
-        None
-    }
-    fn rx_consume(&mut self) {}
-    fn flush(&mut self) {
-        let _ = self.0.recv();
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
-}
-
 /// Not every worker that takes its time is stuck: the calls that its driver has not seen yet are not lost.
 #[test]
 fn a_slow_worker_loses_no_calls() {
     let machine = Machine::new(1);
     let (go_on, gate) = channel::<()>();
-    let mut core = machine.core(Slow(gate), NoHook);
+    let mut core = machine.core(Idle(move || _ = gate.recv()), NoHook);
     go_on.send(()).unwrap();
     assert!(core.step().is_idle(), "the next flush is that of the stop");
     let worker = spawn(core, WaitPolicy::Interrupt);

@@ -11,6 +11,11 @@ fn reserve(ledger: &mut Ledger<u64>) -> Option<DescId> {
     ledger.reserve(first)
 }
 
+/// Reserves all that are free: their ids.
+fn reserve_all(ledger: &mut Ledger<u64>) -> Vec<u16> {
+    core::iter::from_fn(|| reserve(ledger)).map(DescId::get).collect()
+}
+
 fn loan(count: u16, writable: u32) -> Loan {
     Loan { count, writable, place: 0 }
 }
@@ -29,14 +34,12 @@ fn metadata_fits_in_64_bytes_per_descriptor() {
 #[test]
 fn free_descriptors_come_back_first_in_first_out() {
     let mut ledger = ledger(4);
-    let ids: Vec<_> = core::iter::from_fn(|| reserve(&mut ledger)).map(DescId::get).collect();
-    assert_eq!(ids, [0, 1, 2, 3]);
+    assert_eq!(reserve_all(&mut ledger), [0, 1, 2, 3]);
     assert_eq!(ledger.free(), 0);
     for id in [2, 0, 3, 1] {
         ledger.release(DescId::below(id, ledger.size).unwrap());
     }
-    let ids: Vec<_> = core::iter::from_fn(|| reserve(&mut ledger)).map(DescId::get).collect();
-    assert_eq!(ids, [2, 0, 3, 1]);
+    assert_eq!(reserve_all(&mut ledger), [2, 0, 3, 1]);
 }
 
 #[test]
@@ -47,8 +50,7 @@ fn unreserving_restores_the_list() {
     ledger.unreserve(second);
     ledger.unreserve(first);
     assert!(ledger.is_conserved());
-    let ids: Vec<_> = core::iter::from_fn(|| reserve(&mut ledger)).map(DescId::get).collect();
-    assert_eq!(ids, [0, 1, 2, 3]);
+    assert_eq!(reserve_all(&mut ledger), [0, 1, 2, 3]);
 }
 
 #[test]
