@@ -9,7 +9,7 @@ use ironring_common::shm::words::Words;
 use ironring_common::spec::net::{HDR_BYTES, Header};
 
 use super::tx::outside;
-use super::{BURST, Expected, FEW, each_ahead, fit_and_ask};
+use super::{BURST, Expected, FEW, MAX_FRAME, each_ahead, fit_and_ask};
 use crate::boundary;
 use crate::port::Port;
 use crate::stats::{DropReason, Tally};
@@ -365,6 +365,6 @@ fn scatter_over(segments: &[Segment], memory: &RegionTable, parts: [&[u8]; 2]) -
 
 /// The header before every frame: no offload, one buffer (5.1.6.3.1 and 5.1.6.4.1).
 const HEADER: [u8; HDR_BYTES] = Header::PLAIN_RX.to_bytes();
-/// Chains that one frame may take. More than the longest frame needs in buffers of 512 bytes; with a bound, a driver
-/// whose chains hold nothing keeps the worker from nobody for long.
-const MERGE_CHAINS: usize = 128;
+/// Chains that one frame may take: as many as the longest needs in buffers of 512 bytes. With a bound, a driver whose chains
+/// hold nothing keeps the worker from nobody for long.
+const MERGE_CHAINS: usize = (HDR_BYTES + MAX_FRAME).div_ceil(512);

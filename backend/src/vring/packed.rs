@@ -437,7 +437,9 @@ impl<W: Words> DeviceRing for PackedVring<W> {
     }
 
     fn arm_kick(&mut self) {
-        self.say(if self.event_idx {
+        // The event is where the driver goes on. Where that is, is not known while slots are at hand that were found available and left
+        // there for want of more: then any is one.
+        self.say(if self.event_idx && self.seen.is_none() {
             Event { off_wrap: self.next_avail.to_bits(), flags: EVENT_F_DESC }
         } else {
             Event { off_wrap: 0, flags: EVENT_F_ENABLE }

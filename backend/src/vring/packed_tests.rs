@@ -7,7 +7,8 @@ use ironring_common::shm::mapping::{Mapping, Memfd};
 use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::packed::{
-    DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Event, SlotRest, avail_flags, is_used, ring_bytes, used_flags,
+    DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, EVENT_F_DESC, EVENT_F_ENABLE, Event, SlotRest, avail_flags, is_used,
+    ring_bytes, used_flags,
 };
 use proptest::prelude::*;
 
@@ -323,6 +324,31 @@ fn where_chains_may_have_several_slots_the_front_end_is_believed() {
     assert_eq!(next.next_chain(&mut chain), Ok(false), "the slot that was left behind is no chain");
     let (mut stale, _) = driver.vring(0x8000, VringOptions::default());
     assert_eq!(stale.settle(false), Err(RingFault::StaleBase { queue: 3, slot: 0 }));
+}
+
+/// The driver goes on behind slots that were found available and left there for want of more, and nobody knows where that is.
+#[test]
+fn a_kick_is_asked_for_wherever_the_driver_goes_on() {
+    let mut driver = Driver::new(8);
+    let (mut vring, mut chain) = driver.vring(0x8000, VringOptions { event_idx: true, ..VringOptions::default() });
+    let said = |driver: &Driver| Event::from_word(driver.device_event.load_u32(0));
+    vring.arm_kick();
+    assert_eq!(said(&driver), Event { off_wrap: 0x8000, flags: EVENT_F_DESC });
+    driver.add(&[buffer(1, 0)], 0);
+    driver.add(&[buffer(1, 0)], 1);
+    for _ in 0..2 {
+        assert_eq!(vring.next_chain(&mut chain), Ok(true));
+    }
+    vring.undo_last(2);
+    vring.arm_kick();
+    assert_eq!(said(&driver).flags, EVENT_F_ENABLE);
+    for _ in 0..2 {
+        assert_eq!(vring.next_chain(&mut chain), Ok(true));
+        vring.complete(&mut NoHook, chain.head(), 0);
+    }
+    vring.publish(&mut NoHook);
+    vring.arm_kick();
+    assert_eq!(said(&driver), Event { off_wrap: 0x8002, flags: EVENT_F_DESC });
 }
 
 #[test]

@@ -288,8 +288,8 @@ impl Ring {
     }
 
     /// Whether frames of a port may be given to it.
-    pub(super) const fn takes_frames(&self) -> bool {
-        self.enabled && self.running.is_some()
+    pub(super) fn takes_frames(&self) -> bool {
+        self.enabled && self.running.as_ref().is_some_and(|running| running.vring.fault().is_none())
     }
 
     pub(super) const fn is_running(&self) -> bool {
@@ -370,8 +370,12 @@ impl Ring {
             if self.unasked >= ASK_EVERY || H::ACTIVE {
                 self.call_driver(shared.hook);
             }
-        } else if H::ACTIVE {
-            self.moment(Moment::Idle, shared.hook, shared.memory);
+        } else {
+            // What holds the turn up may be that the driver waits for its call: for room, or to post what is missing.
+            self.call_due(shared);
+            if H::ACTIVE {
+                self.moment(Moment::Idle, shared.hook, shared.memory);
+            }
         }
         if progress > 0 {
             if let Some(running) = &mut self.running {
@@ -508,8 +512,9 @@ impl Running {
         let quiet = std::mem::replace(&mut self.quiet, self.vring.kicks_are_suppressed());
         let before = self.vring.available();
         self.at(Moment::Look, shared.hook, shared.memory);
-        // With a burst at hand, what comes after it may wait: the line of the index belongs to the driver.
-        let enough = before >= BURST && !H::ACTIVE;
+        // With a burst at hand, what comes after it may wait: the line of the index belongs to the driver. Unless all of it was too
+        // little at the last turn, for a frame that takes more buffers.
+        let enough = before >= BURST && !self.full && !H::ACTIVE;
         let Ok(now) = (if enough { Ok(before) } else { self.vring.poll() }) else { return false };
         if now > before {
             tally.kicks_suppressed = tally.kicks_suppressed.wrapping_add(u64::from(quiet));

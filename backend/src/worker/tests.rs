@@ -1,6 +1,7 @@
 mod apart;
 mod endings;
 mod figures;
+mod merge;
 mod rest;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +15,7 @@ use ironring_common::shm::table::RegionTable;
 use ironring_common::shm::words::Words;
 use ironring_common::spec::net::HDR_BYTES;
 use ironring_common::spec::split::{AVAIL_IDX, USED_FLAGS, USED_IDX};
-use rustix::event::epoll;
+use rustix::fs::inotify;
 
 use super::command::{Command, Link, Mailbox};
 use super::wait::{Waiter, Wake};
@@ -548,13 +549,13 @@ fn a_ring_whose_kick_cannot_be_read_is_still_served() {
     let worker = spawn(machine.core(Loopback::new(), NoHook), WaitPolicy::Interrupt);
     let (call, fd) = bell();
     worker.set_call(1, theirs(fd)).unwrap();
-    // No eventfd, but nothing that tells: it is readable for ever and cannot be read.
-    let signalled = Doorbell::new().unwrap();
-    signalled.ring().unwrap();
+    // No eventfd, but nothing that tells: it is readable for ever, and not without waiting.
+    let directory = tempfile::tempdir().unwrap();
     for ring in [0, 1] {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        epoll::add(&epoll, &signalled, epoll::EventData::new_u64(0), epoll::EventFlags::IN).unwrap();
-        worker.set_kick(ring, theirs(epoll)).unwrap();
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&watch, directory.path(), inotify::WatchFlags::CREATE).unwrap();
+        std::fs::write(directory.path().join(ring.to_string()), "").unwrap();
+        worker.set_kick(ring, theirs(watch)).unwrap();
     }
     for n in 0..20 {
         machine.send(1, n, &frame(0, 60), 0);

@@ -80,6 +80,8 @@ fn a_frame_goes_over_as_many_buffers_as_it_takes() {
         (&[5, 1, 6, 60], 60, &[5, 1, 6, 60]),
         (&[2048; 40], 65535, &[2048; 32]),
         (&[1526; 43], MAX_FRAME, &[1526; 42]),
+        // The last eleven bytes go into one more.
+        (&[512; 129], MAX_FRAME, &[512; 128]),
     ] {
         let frame = frame(len as u32, len);
         offer(&mut bench, sizes);
