@@ -63,7 +63,9 @@ impl Doorbell {
 
     /// A doorbell that the peer made. A file, a pipe, a socket or a device is refused: reads and writes of such could
     /// block or change something, and an endless supply of bytes would keep a waiter awake. What the kernel gives no
-    /// file type is an anonymous inode; of those only an eventfd lets itself be rung.
+    /// file type is an anonymous inode; of those one that cannot be read is refused as well, most of all an epoll: to poll
+    /// it is to poll what is in it, which may be of a file system that is a process of the peer's and never answers. Of
+    /// what is left only an eventfd lets itself be rung.
     ///
     /// # Errors
     /// [`DoorbellError`].
@@ -73,8 +75,10 @@ impl Doorbell {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let stat = rustix::fs::statx(&fd, c"", flags, StatxFlags::TYPE)
             .map_err(|e| OsError::new("look at a peer's descriptor", e))?;
+        // A read of nothing takes nothing. That there is nothing to read by is said before anything else.
+        let readable = || rustix::io::preadv2(&fd, &mut [], u64::MAX, ReadWriteFlags::NOWAIT).is_ok();
         match FileType::from_raw_mode(stat.stx_mode.into()) {
-            FileType::Unknown => Ok(Self { fd }),
+            FileType::Unknown if readable() => Ok(Self { fd }),
             kind => Err(DoorbellError::NotAnEventfd { kind }),
         }
     }
@@ -93,6 +97,28 @@ impl Doorbell {
     /// Whether a write would not get through now.
     fn is_full(&self) -> bool {
         !self.ready(PollFlags::OUT, Duration::ZERO).unwrap_or(true)
+    }
+
+    /// Makes room for a write of ours which the peer holds up by filling the counter. It may do so faster than a writer wakes up,
+    /// so what is there is taken again and again: until there was room for a while, or nothing to take, and for a few milliseconds
+    /// at most. Whether anything was taken. Never blocks.
+    ///
+    /// # Errors
+    /// [`OsError`] if the descriptor cannot be read at all.
+    pub fn make_room(&self) -> Result<bool, OsError> {
+        let (mut any, mut calm) = (false, 0u32);
+        for _ in 0..MOST_LOOKS {
+            // What is no eventfd may be full for ever, and have nothing to take.
+            if self.is_full() && self.drain()? {
+                (any, calm) = (true, 0);
+            } else {
+                calm = calm.saturating_add(1);
+            }
+            if calm >= CALM_LOOKS {
+                break;
+            }
+        }
+        Ok(any)
     }
 
     /// Writes without a look first: it blocks if the peer wants that.
@@ -160,6 +186,11 @@ fn poll(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<(), OsError> {
     }
 }
 
+/// A counter that was not full so many times in a row is one that nobody fills.
+const CALM_LOOKS: u32 = 64;
+/// Looks at a counter that somebody fills again and again, each of one system call or two.
+const MOST_LOOKS: u32 = 2_000;
+
 impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -218,6 +249,9 @@ mod tests {
             (file.as_fd().try_clone_to_owned().unwrap(), FileType::RegularFile),
             (device.into(), FileType::CharacterDevice),
         ];
+        let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
+        let refused = Doorbell::from_peer(epoll);
+        assert!(matches!(refused, Err(DoorbellError::NotAnEventfd { kind: FileType::Unknown })), "{refused:?}");
         for (fd, expected) in others {
             let refused = Doorbell::from_peer(fd);
             assert!(matches!(refused, Err(DoorbellError::NotAnEventfd { kind }) if kind == expected), "{refused:?}");

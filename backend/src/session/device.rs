@@ -151,6 +151,10 @@ impl VhostUserBackend for Device {
     }
 
     fn acked_features(&self, features: u64) {
+        // Messages that were there before the connection was cut are still carried out.
+        if self.has_failed() {
+            return;
+        }
         // Nothing to say to the framework, which acknowledges whatever we do: the connection is cut before it can.
         let _ = self.conclude(self.negotiate(features));
     }
@@ -169,9 +173,12 @@ impl VhostUserBackend for Device {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn reset_device(&self) {
-        for ring in &self.rings {
-            let _ = self.conclude(ring.reset().map_err(Into::into));
+        if self.has_failed() {
+            return;
         }
+        // The first ring that does not answer in time is the last one that is asked.
+        let reset = self.rings.iter().try_for_each(RingControl::reset);
+        let _ = self.conclude(reset.map_err(Into::into));
         lock(&self.state).negotiated = None;
     }
 

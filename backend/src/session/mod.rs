@@ -416,11 +416,12 @@ fn await_front_end(listener: &UnixListener, stop: &StopToken) -> Result<bool, Os
     }
 }
 
-/// Whether what stood in the way of a front-end may be gone in a moment: a shortage of descriptors, memory or threads, or
-/// a connection that was given up before it was accepted.
+/// Whether what stood in the way of a front-end may be gone in a moment: a shortage of descriptors, memory, threads or watches of
+/// `epoll`, a connection that was given up before it was accepted, or that somebody else took up.
 fn passes(error: &OsError) -> bool {
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN, Errno::CONNABORTED];
-    Errno::from_io_error(&error.source).is_some_and(|errno| shortages.contains(&errno))
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN, Errno::NOSPC];
+    let given_up = [Errno::CONNABORTED, Errno::CONNREFUSED];
+    Errno::from_io_error(&error.source).is_some_and(|errno| shortages.contains(&errno) || given_up.contains(&errno))
 }
 
 /// Waits for so long, or for `stop`.

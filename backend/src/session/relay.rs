@@ -271,8 +271,11 @@ impl Ends<'_> {
     /// What has happened on the front-end's and the backend's socket; a hang-up is always told.
     fn poll(&self, front_end: PollFlags, backend: PollFlags, timeout: Option<Duration>) -> Result<[PollFlags; 2], End> {
         let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
+        // Urgent data, which no side has a use for, is readable to `poll` and not to a read: the two would spin.
+        let (front_end, backend) = (front_end | PollFlags::PRI, backend | PollFlags::PRI);
         let mut fds = [PollFd::new(self.front_end.socket, front_end), PollFd::new(self.backend.socket, backend)];
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) if fds.iter().any(|fd| fd.revents().contains(PollFlags::PRI)) => Err(End::Closed),
             Ok(_) => Ok(fds.map(|fd| fd.revents())),
             Err(Errno::INTR) => Ok([PollFlags::empty(); 2]),
             Err(e) => Err(End::Os(OsError::new("poll the sockets of a relay", e))),

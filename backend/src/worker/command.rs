@@ -6,7 +6,9 @@
 //! `O_NONBLOCK` and fill their counters at the very moment when the worker writes. The waiting side is the supervisor
 //! for that: it drains them, and the write goes through. A driver that fills them again and again can outlast the
 //! deadline, and ends its session by that; a reaper then goes on draining until the thread has ended, so that thread,
-//! memory and descriptors are given back when the driver is gone.
+//! memory and descriptors are given back when the driver is gone. The flag stays raised, so a worker that comes back from such a
+//! call leaves its pass, finds that it was given up, and ends. It does not use its port again, not even to flush it, which may
+//! serve the next session by then.
 //!
 //! A worker that was merely slow loses a call to this. So once it has answered, it is asked to make the call again.
 
@@ -33,7 +35,7 @@ pub struct RingSetup {
     pub avail: GuestAddr,
     /// Address of the used ring.
     pub used: GuestAddr,
-    /// The free-running index to go on from, for both rings.
+    /// The position to go on from: an index of a split ring, a slot with its wrap counter of a packed one.
     pub base: u16,
     /// Where the driver kicks, an eventfd; without one a worker that waits looks every millisecond.
     pub kick: Option<Doorbell>,
@@ -152,7 +154,7 @@ impl WorkerHandle {
         self.0.ask(Command::Start(ring, setup)).map(drop)
     }
 
-    /// Stops a ring and returns the free-running index to go on from; everything before it is used and published.
+    /// Stops a ring and returns the position to go on from; everything before it is used and published.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -221,6 +223,30 @@ impl WorkerHandle {
     pub fn shutdown(&self) -> Result<(), ControlError> {
         self.0.shutdown()
     }
+
+    /// The first half of [`shutdown`](Self::shutdown): tells the worker to end.
+    pub(super) fn tell_to_end(&self) -> Option<Ending> {
+        self.0.tell_to_end()
+    }
+
+    /// The second half: waits for it, as long as a command may take from when it was told.
+    pub(super) fn await_end(&self, ending: Ending) -> Result<(), ControlError> {
+        self.0.await_end(ending)
+    }
+}
+
+/// A worker that was told to end.
+#[derive(Debug)]
+pub(super) struct Ending {
+    thread: Thread,
+    answer: Result<Pending, ControlError>,
+}
+
+/// A command that was sent, and when.
+#[derive(Debug)]
+struct Pending {
+    answer: Receiver<Outcome>,
+    sent: Instant,
 }
 
 /// The state behind all handles of one worker.
@@ -231,6 +257,8 @@ pub(super) struct Link {
     /// The doorbells that the worker may be writing to, by ring.
     bells: Arc<Mutex<Vec<Bells>>>,
     thread: Mutex<Option<Thread>>,
+    /// Whether it did not answer in time once: it is not waited for again.
+    stuck: AtomicBool,
     /// How long a command may take: [`DEADLINE`].
     pub(super) deadline: Duration,
 }
@@ -262,29 +290,41 @@ pub(super) struct Signals {
 
 impl Link {
     pub(super) fn new(sender: Sender<Envelope>, signal: Arc<Signal>, thread: Thread) -> Self {
-        Self { sender, signal, bells: Arc::default(), thread: Mutex::new(Some(thread)), deadline: DEADLINE }
+        let (thread, stuck) = (Mutex::new(Some(thread)), AtomicBool::new(false));
+        Self { sender, signal, bells: Arc::default(), thread, stuck, deadline: DEADLINE }
     }
 
     /// Sends a command and waits for its answer.
     pub(super) fn ask(&self, command: Command) -> Result<u16, ControlError> {
-        let outcome = self.await_answer(command)?;
+        let outcome = self.await_answer(self.order(command)?)?;
         self.signal_again();
         outcome
     }
 
-    /// Sends a command and waits for its answer, and helps the worker to it.
-    fn await_answer(&self, command: Command) -> Result<Outcome, ControlError> {
+    /// Sends a command.
+    fn order(&self, command: Command) -> Result<Pending, ControlError> {
         let (reply, answer) = sync_channel(1);
         self.send(command, reply)?;
-        let started = Instant::now();
-        let mut patience = PATIENCE.min(self.deadline);
+        Ok(Pending { answer, sent: Instant::now() })
+    }
+
+    /// Waits for the answer to a command, and helps the worker to it. A worker that was waited for in vain once has ended its session,
+    /// which is not to wait as long for each of the commands that are left.
+    fn await_answer(&self, Pending { answer, sent }: Pending) -> Result<Outcome, ControlError> {
+        let most = if self.stuck.load(Ordering::Relaxed) { AFTER_STUCK } else { self.deadline };
+        let (mut patience, mut late) = (PATIENCE.min(self.deadline).min(most), false);
         loop {
             match answer.recv_timeout(patience) {
                 Ok(outcome) => return Ok(outcome),
                 Err(RecvTimeoutError::Disconnected) => return Err(ControlError::WorkerGone),
-                Err(RecvTimeoutError::Timeout) if started.elapsed() >= self.deadline => return Err(STUCK),
+                Err(RecvTimeoutError::Timeout) if late => {
+                    self.stuck.store(true, Ordering::Relaxed);
+                    return Err(STUCK);
+                }
                 Err(RecvTimeoutError::Timeout) => release(&self.bells),
             }
+            // It is helped once more, and waited for, however late it is: time may have gone by for other workers.
+            late = sent.elapsed() >= most;
             // A worker that hung at one call may hang at the next one too, and there are many in a burst.
             patience = RELEASE_EACH;
         }
@@ -292,19 +332,41 @@ impl Link {
 
     /// Stops all rings, ends the worker and waits for its thread; see [`WorkerHandle::shutdown`].
     pub(super) fn shutdown(&self) -> Result<(), ControlError> {
-        let Some(thread) = lock(&self.thread).take() else { return Ok(()) };
-        let answered = self.await_answer(Command::Shutdown).and_then(|outcome| outcome.map(drop));
+        self.tell_to_end().map_or(Ok(()), |ending| self.await_end(ending))
+    }
+
+    /// Tells the worker to stop all rings and end, if it was not told before.
+    fn tell_to_end(&self) -> Option<Ending> {
+        let thread = lock(&self.thread).take()?;
+        Some(Ending { thread, answer: self.order(Command::Shutdown) })
+    }
+
+    /// Waits for the thread of a worker that was told to end.
+    fn await_end(&self, Ending { thread, answer }: Ending) -> Result<(), ControlError> {
+        let answered = answer.and_then(|pending| self.await_answer(pending)?).map(drop);
         // The thread acknowledges, then drops its port and its memory, then its end of this channel.
         let stuck = match answered {
             Ok(()) => thread.ended.recv_timeout(self.deadline) == Err(RecvTimeoutError::Timeout),
             Err(ControlError::WorkerStuck { .. }) => true,
-            Err(error) => return Err(error),
+            Err(ControlError::WorkerGone) => return Err(ControlError::WorkerGone),
+            Err(error) => {
+                self.give_up(thread);
+                return Err(error);
+            }
         };
         if stuck {
-            reap(thread, Arc::clone(&self.bells));
+            self.give_up(thread);
             return Err(STUCK);
         }
         thread.handle.join().map_err(|_| ControlError::WorkerGone)
+    }
+
+    /// Leaves a worker to a reaper. It is not to use its port any more.
+    fn give_up(&self, thread: Thread) {
+        self.signal.given_up.store(true, Ordering::Release);
+        // So that it looks: it may have obeyed the last command before it could see this.
+        let _ = self.signal.raise();
+        reap(thread, Arc::clone(&self.bells));
     }
 
     fn send(&self, command: Command, reply: SyncSender<Outcome>) -> Result<(), ControlError> {
@@ -340,7 +402,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // The worker may be gone already.
+        // The worker may be gone already. One that is not ends in order, and flushes its port.
         let (reply, _) = sync_channel(1);
         let _ = self.send(Command::Shutdown, reply);
         if let Some(thread) = lock(&self.thread).take() {
@@ -353,7 +415,7 @@ impl Drop for Link {
 fn release(bells: &Mutex<Vec<Bells>>) {
     let drain = |bell: &Option<Arc<Doorbell>>| {
         // One that cannot be read cannot be helped.
-        bell.as_ref().is_some_and(|bell| bell.drain().unwrap_or(false))
+        bell.as_ref().is_some_and(|bell| bell.drain().unwrap_or(false) | bell.make_room().unwrap_or(false))
     };
     for Bells { call, err, taken } in lock(bells).iter_mut() {
         taken.call |= drain(call);
@@ -414,6 +476,8 @@ pub(super) struct Envelope {
 #[repr(align(128))]
 pub(super) struct Signal {
     raised: AtomicBool,
+    /// Whether nobody waits for the worker any more.
+    given_up: AtomicBool,
     bell: Doorbell,
 }
 
@@ -436,7 +500,11 @@ impl Mailbox {
     /// Both ends.
     pub(super) fn new() -> Result<(Sender<Envelope>, Arc<Signal>, Self), OsError> {
         let (sender, receiver) = channel();
-        let signal = Arc::new(Signal { raised: AtomicBool::new(false), bell: Doorbell::new()? });
+        let signal = Arc::new(Signal {
+            raised: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            bell: Doorbell::new()?,
+        });
         Ok((sender, Arc::clone(&signal), Self { receiver, signal }))
     }
 
@@ -449,6 +517,11 @@ impl Mailbox {
     #[inline]
     pub(super) fn is_raised(&self) -> bool {
         self.signal.raised.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody waits for this worker any more, and its port may be another's.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.signal.given_up.load(Ordering::Acquire)
     }
 
     /// Drains the bell after it ended a sleep, or it would end every other one too. The flag is to be looked at next.
@@ -480,6 +553,8 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How often they are drained from then on.
 const RELEASE_EACH: Duration = Duration::from_millis(1);
+/// How long a worker is waited for that did not answer in time before.
+const AFTER_STUCK: Duration = Duration::from_millis(100);
 /// How often they are drained for a worker that nobody waits for.
 const REAP_EACH: Duration = Duration::from_millis(10);
 const STUCK: ControlError = ControlError::WorkerStuck { seconds: DEADLINE.as_secs() };

@@ -89,7 +89,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// Starts a ring.
     ///
     /// # Errors
-    /// [`ControlError`]: the ring runs already, is no split ring, does not lie in one region of memory for each of its
+    /// [`ControlError`]: the ring runs already, has a size that its layout cannot have, does not lie in one region of memory for each of its
     /// parts, or overlaps itself or another ring of this worker.
     pub fn start(&mut self, ring: usize, setup: RingSetup) -> Result<(), ControlError> {
         let layout = Layout::of(ring, &setup, self.features)?;
@@ -111,7 +111,7 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         Ok(())
     }
 
-    /// Stops a ring and returns the free-running index to go on from: everything before it is used and published.
+    /// Stops a ring and returns the position to go on from: everything before it is used and published.
     ///
     /// # Errors
     /// [`ControlError::NoSuchRing`], [`ControlError::NotRunning`].
@@ -205,6 +205,16 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// takes as long as a frame. A pass in which the others have none either looks at all of them.
     #[inline]
     pub fn step(&mut self) -> Progress {
+        self.step_unless(|| false)
+    }
+
+    /// As [`step`](Self::step), but left as soon as `called_away` says so, with what was begun shown and no use of a port from there on:
+    /// a driver may have held this thread up at its call for so long that the session was given up, and the port is another's.
+    /// Counts as progress then.
+    ///
+    /// A function by itself, so that what is counted as the work of a pass has one name (`bench-check`).
+    #[inline(never)]
+    pub(super) fn step_unless(&mut self, called_away: impl Fn() -> bool) -> Progress {
         if self.memory.is_none() {
             return Progress::default();
         }
@@ -212,7 +222,12 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
         // A hook is told of every look.
         let mut all = H::ACTIVE || self.idle || self.pass.is_multiple_of(LOOK_EACH);
         let served = loop {
-            let Swept { served, left_out } = self.sweep(all);
+            let Swept { served, left_out } = self.sweep(all, &called_away);
+            if called_away() {
+                // What was taken is flushed after the next pass that finds nothing.
+                self.idle = false;
+                return Progress { served: served.max(1) };
+            }
             if served > 0 || !left_out {
                 break served;
             }
@@ -232,13 +247,16 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
     /// A turn for each ring, transmit before receive, of `all` pairs or of those that do not rest. What a transmit ring is done with is
     /// shown behind that: a frame that goes back at once need not wait for the line where that is written.
     #[inline(always)]
-    fn sweep(&mut self, all: bool) -> Swept {
+    fn sweep(&mut self, all: bool, called_away: &impl Fn() -> bool) -> Swept {
         let mut swept = Swept::default();
         let Self { rings, memory: Some(memory), ports, hook, stats, rest, .. } = self else { return swept };
         let last = ports.len().saturating_sub(1);
         let mut gives = true;
         for ((at, pair), rest) in rings.chunks_exact_mut(2).enumerate().zip(rest) {
             let ([receive, transmit], Some(Apart(port))) = (pair, ports.get_mut(at.min(last))) else { continue };
+            if called_away() {
+                break;
+            }
             if all || *rest < RESTS {
                 let mut shared = Shared { memory, port, gives, hook, stats };
                 let mut sent = transmit.serve_tx(&mut shared);
@@ -247,7 +265,9 @@ impl<P: Port, H: Hook> WorkerCore<P, H> {
                     // A hook is told of one burst after the other.
                     now = transmit.end_tx(sent.take(), &mut shared);
                 }
-                now = now.saturating_add(receive.serve_rx(&mut shared));
+                if !called_away() {
+                    now = now.saturating_add(receive.serve_rx(&mut shared));
+                }
                 now = now.saturating_add(transmit.end_tx(sent, &mut shared));
                 *rest = if now > 0 { 0 } else { rest.saturating_add(1) };
                 swept.served = swept.served.saturating_add(now);

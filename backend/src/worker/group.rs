@@ -58,7 +58,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Stops a ring and returns the free-running index to go on from; everything before it is used and published.
+    /// Stops a ring and returns the position to go on from; everything before it is used and published.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -125,7 +125,10 @@ impl Workers {
     /// # Errors
     /// [`ControlError`] of the first worker that has one; all of them are told to end.
     pub fn shutdown(&self) -> Result<(), ControlError> {
-        self.0.workers.iter().map(WorkerHandle::shutdown).fold(Ok(()), Result::and)
+        // All are told before any is waited for, or those that a driver holds up would be waited for one after the other.
+        let endings: Vec<_> = self.0.workers.iter().map(WorkerHandle::tell_to_end).collect();
+        let all = self.0.workers.iter().zip(endings);
+        all.map(|(worker, ending)| ending.map_or(Ok(()), |ending| worker.await_end(ending))).fold(Ok(()), Result::and)
     }
 
     /// Has the worker of a ring do something, by the number that the ring has there.

@@ -128,7 +128,7 @@ impl<P: Port, H: Hook> Worker<P, H> {
             if self.mailbox.is_raised() && self.obey() == Next::End {
                 return;
             }
-            if !self.core.step().is_idle() {
+            if !self.step().is_idle() {
                 idle_since = None;
             } else if self.may_sleep(&mut idle_since) {
                 self.sleep();
@@ -136,6 +136,13 @@ impl<P: Port, H: Hook> Worker<P, H> {
                 std::hint::spin_loop();
             }
         }
+    }
+
+    /// One pass, or as much of it as there was time for before the next command.
+    #[inline]
+    fn step(&mut self) -> Progress {
+        let Self { core, mailbox, .. } = self;
+        core.step_unless(|| mailbox.is_raised())
     }
 
     /// Whether the policy lets the worker sleep, given when it ran out of work.
@@ -152,7 +159,7 @@ impl<P: Port, H: Hook> Worker<P, H> {
     /// Waits for a kick, a command or the port, unless there is work after all.
     fn sleep(&mut self) {
         self.core.arm_kicks();
-        if self.core.step().is_idle() {
+        if self.step().is_idle() {
             let timeout = if self.core.any_kickless() { KICKLESS } else { self.watchdog };
             let Self { core, waiter, mailbox, .. } = self;
             let waited = waiter.wait(timeout, |wake| match wake {
@@ -178,6 +185,9 @@ impl<P: Port, H: Hook> Worker<P, H> {
     #[cold]
     fn obey(&mut self) -> Next {
         self.mailbox.lower();
+        if self.mailbox.is_given_up() {
+            return Next::End;
+        }
         while let Some(envelope) = self.mailbox.take() {
             let end = matches!(envelope.command, Command::Shutdown);
             let outcome = self.carry_out(envelope.command);

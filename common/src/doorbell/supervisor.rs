@@ -3,8 +3,8 @@
 //! The peer shares the open file of an eventfd. It can clear `O_NONBLOCK` and drive the counter to its end, and then a
 //! write blocks until somebody reads. No flag of a single write prevents that. So whoever must not be held up has a
 //! [`Supervisor`]: before a write it notes that one is under way, and if the same write is still under way at two looks in
-//! a row and the counter is full, the supervisor's thread drains it until the write has returned. Reads cannot block,
-//! whatever the flag says. A writer that is merely not given a CPU finds a counter with room.
+//! a row and the counter is full, the supervisor's thread drains it until the write has returned: many times in a row, as a peer
+//! may fill it faster than the writer wakes up ([`Doorbell::make_room`]). Reads cannot block, whatever the flag says. A writer that is merely not given a CPU finds a counter with room.
 //!
 //! The price: two stores a write, a few looks a second while there are writes, and nothing while there are none: the thread
 //! then sleeps without a limit, and the next write wakes it. A peer that plays this trick holds a thread up for two looks,
@@ -185,7 +185,8 @@ impl Shared {
     /// Helps writes that were under way at the last look already; whether there was any write since then.
     fn look(&self, seen: &mut Vec<u64>) -> bool {
         self.looks.fetch_add(1, Ordering::Relaxed);
-        let watched = lock(&self.watched);
+        // A copy: to help takes time, and whoever takes a bell into care or out of it is not to wait.
+        let watched = lock(&self.watched).clone();
         seen.resize(watched.len(), 0);
         let mut busy = false;
         for (watched, seen) in watched.iter().zip(seen) {
@@ -194,7 +195,7 @@ impl Shared {
             if under_way && now == *seen && watched.bell.is_full() {
                 watched.helped.store(true, Ordering::SeqCst);
                 // One that cannot be read cannot be helped, and could not be written either.
-                let _ = watched.bell.drain();
+                let _ = watched.bell.make_room();
             }
             busy |= under_way || now != *seen;
             *seen = now;
@@ -266,6 +267,59 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             assert!(started.elapsed() < Duration::from_secs(60), "{stalled} of 20 writes were helped");
         });
+    }
+
+    /// A peer whose own writes never block, as it sets the flag again once ours is blocked, and which fills the counter in less time
+    /// than a writer takes to wake up.
+    #[test]
+    fn a_peer_that_fills_it_faster_than_a_writer_wakes_up_holds_nobody_up() {
+        // It is helped after two looks. Where the peer's threads get no time before that, they fill nothing, which shows nothing.
+        let filled = (0..100).any(|_| fill_while_it_blocks() > 0);
+        assert!(filled, "the peer was too late each time");
+    }
+
+    /// A write that blocks until it is helped, while two threads fill the counter. How often they did.
+    fn fill_while_it_blocks() -> u64 {
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let supervisor = Supervisor::start(|| true).unwrap();
+        let bell = supervisor.guard(Doorbell::new().unwrap());
+        let peer = bell.as_fd().try_clone_to_owned().unwrap();
+        full_and_blocking(&bell);
+        let (stop, filled) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let (tell, told) = channel();
+            let (bell, stop, peer, filled) = (&bell, &stop, &peer, &filled);
+            let writer = scope.spawn(move || {
+                tell.send(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
+                let rung = bell.ring().unwrap();
+                stop.store(true, Ordering::Relaxed);
+                rung
+            });
+            let stat = std::path::Path::new("/proc").join(told.recv().unwrap()).join("stat");
+            let started = Instant::now();
+            // Under way, and asleep: in the write, for nothing else there sleeps.
+            let blocked = || {
+                let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+                bell.watched.writes.load(Ordering::SeqCst) % 2 == 1 && stat.contains(") S ")
+            };
+            while !blocked() && !stop.load(Ordering::Relaxed) && started.elapsed() < PATIENCE {}
+            rustix::fs::fcntl_setfl(peer, rustix::fs::OFlags::NONBLOCK).unwrap();
+            let fill = move || {
+                let full = (u64::MAX - 1).to_ne_bytes();
+                while !stop.load(Ordering::Relaxed) && started.elapsed() < PATIENCE {
+                    let fills = (0..64).filter(|_| rustix::io::write(peer, &full).is_ok()).count();
+                    filled.fetch_add(fills as u64, Ordering::Relaxed);
+                }
+            };
+            let other = scope.spawn(fill);
+            fill();
+            other.join().unwrap();
+            let in_time = stop.load(Ordering::Relaxed);
+            // Free it in any case, so that a failure is a failure and no hang.
+            bell.bell().drain().unwrap();
+            assert_eq!((writer.join().unwrap(), in_time), (Rung::Stalled, true));
+        });
+        filled.into_inner()
     }
 
     #[test]

@@ -140,10 +140,11 @@ impl VirtioNet {
         let index = role.index(pair);
         let memory = self.arena.queue(index).cloned();
         let memory = memory.ok_or(NetError::FrameMax { frame_max: self.options.frame_max })?;
+        // Before the memory of the old ring is touched, which stays in place if there are no descriptors.
+        let bells = Bells::new(self.supervisor.as_ref(), &self.latch)?;
         // The ring zeroes what it writes; these are the words that the device writes.
         memory.areas.scrub();
         let ring = make_ring(index, self.queue_size(&memory)?, &memory, self.negotiated, &self.latch)?;
-        let bells = Bells::new(self.supervisor.as_ref(), &self.latch)?;
         let of = self.pair_or_misuse(pair)?;
         let base = match role {
             QueueRole::Receive => {

@@ -11,7 +11,8 @@
 //!   that cannot be the last. Bytes that a peek found bare are bare when they are read, as this is the only reader. A
 //!   socket with something left in its queue is closed by a thread of its own ([`Socket::drop`]).
 //! - It can send urgent data, which `poll` reports as readable and a read does not return, so that the two spin. `poll`
-//!   tells it apart (`POLLPRI`).
+//!   tells it apart (`POLLPRI`). Worse, a peek passes it over and a read throws it away, with the descriptors that are
+//!   attached to it. So it is read inline (`SO_OOBINLINE`), where a peek finds it as it finds all else.
 
 use core::mem::MaybeUninit;
 use core::time::Duration;
@@ -80,6 +81,8 @@ impl Socket {
         // With credentials switched on, every message would look as if something had been attached to it.
         rustix::net::sockopt::set_socket_passcred(&stream, false)
             .map_err(|e| OsError::new("switch off credentials on a socket", e))?;
+        rustix::net::sockopt::set_socket_oobinline(&stream, true)
+            .map_err(|e| OsError::new("have a socket's urgent data in line", e))?;
         Ok(Self { fd: Some(stream.into()) })
     }
 
@@ -89,6 +92,7 @@ impl Socket {
         // Non-blocking from the start: a plain connect waits for ever for a listener whose backlog is full.
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::sockopt::set_socket_oobinline(&fd, true)?;
         let mut pause = FIRST_PAUSE;
         loop {
             let errno = match rustix::net::connect(&fd, &address) {
@@ -219,3 +223,27 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// Between later attempts.
 const LAST_PAUSE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peek finds it, so no read throws it away and closes what is attached to it.
+    #[test]
+    fn descriptors_of_urgent_data_are_not_received() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let socket = Socket::adopt(ours).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [theirs.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let flags = SendFlags::OOB | SendFlags::NOSIGNAL;
+        if rustix::net::sendmsg(&theirs, &[IoSlice::new(&[1])], &mut control, flags).is_err() {
+            // Kernels before 5.15, or built without it.
+            return;
+        }
+        let reply = rustix::net::send(&theirs, &[2; 8], SendFlags::NOSIGNAL).unwrap();
+        let received = socket.receive_exact(&mut [0; 8], Deadline::after(Duration::from_secs(60)));
+        assert!(reply == 8 && matches!(received, Err(Fault::Descriptors)), "{received:?}");
+    }
+}

@@ -222,3 +222,14 @@ fn a_side_that_does_not_read_does_not_hold_the_relay_for_ever() {
     relay.join().unwrap();
     drop(backend);
 }
+
+#[test]
+fn urgent_data_ends_a_session_and_is_no_busy_loop() {
+    let rig = Rig::new(NoFilter);
+    if rustix::net::send(&rig.front_end, &[1], SendFlags::OOB | SendFlags::NOSIGNAL).is_err() {
+        // Kernels before 5.15, or built without it.
+        return;
+    }
+    assert!(at_end(&rig.backend));
+    rig.relay.join().unwrap();
+}

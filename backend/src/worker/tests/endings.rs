@@ -169,3 +169,115 @@ fn a_worker_that_died_is_gone() {
     let link = Link::new(sender, signal, Thread { handle: std::thread::spawn(|| ()), ended });
     assert!(matches!(link.ask(Command::Stop(0)), Err(ControlError::WorkerGone)));
 }
+
+/// A port that gives one frame again and again, and counts how often it is used.
+struct Counted(Arc<std::sync::atomic::AtomicUsize>, Vec<u8>);
+
+impl Counted {
+    fn new() -> Self {
+        Self(Arc::default(), frame(1, 60))
+    }
+    fn count(&self) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Port for Counted {
+    const IN_ORDER: bool = true;
+    fn tx_slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.count();
+        self.1.resize(len, 0);
+        Some(&mut self.1)
+    }
+    fn tx_commit(&mut self) {}
+    fn rx_peek(&mut self) -> Option<&[u8]> {
+        self.count();
+        Some(&self.1)
+    }
+    fn rx_consume(&mut self) {}
+    fn flush(&mut self) {
+        self.count();
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+/// Whatever it has come to in its pass: it was held up at a call, perhaps, and its port may be another session's.
+#[test]
+fn a_worker_that_is_called_away_shows_what_it_did_and_leaves_its_port_alone() {
+    let mut machine = Machine::new(2);
+    let port = Counted::new();
+    let uses = Arc::clone(&port.0);
+    let used = || uses.load(std::sync::atomic::Ordering::Relaxed);
+    let mut core = machine.core(port, NoHook);
+    for n in 0..4 {
+        machine.post(2 * (n / 2), n);
+        machine.send(1 + 2 * (n / 2), 10 + n, &frame(0, 60), 0);
+    }
+    assert_eq!((core.step_unless(|| true).served, used()), (1, 0), "it is not to sleep then");
+    // From its first use of the port on.
+    assert!(!core.step_unless(|| used() > 0).is_idle());
+    let after = used();
+    assert!(machine.rings[1].take().is_some() && machine.rings[0].take().is_none(), "what was sent is shown");
+    assert!(!core.step_unless(|| used() >= after).is_idle());
+    assert_eq!(used(), after);
+    assert!(!core.step().is_idle() && machine.rings[0].take().is_some() && machine.rings[3].take().is_some());
+    // A pass out of idleness that is left has something to flush later.
+    let idle = Idle(|| _ = uses.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let mut core = Machine::new(1).core(idle, NoHook);
+    assert!(core.step().is_idle());
+    let flushed = used();
+    assert!(!core.step_unless(|| true).is_idle());
+    assert!(core.step().is_idle() && used() > flushed);
+}
+
+/// A port that keeps the order of its frames gives them to the first ring that takes some, and a broken one does not.
+#[test]
+fn frames_go_by_the_next_pair_if_the_first_one_is_broken() {
+    let mut machine = Machine::new(2);
+    let mut core = machine.core(Counted::new(), NoHook);
+    machine.post(0, 0);
+    machine.post(2, 1);
+    let _ = core.step();
+    assert!(machine.rings[0].take().is_some() && machine.rings[2].take().is_none());
+    machine.rings[0].offer(0x8000);
+    machine.rings[0].publish();
+    let _ = core.step();
+    let _ = core.step();
+    assert!(core.fault(0).is_some() && machine.rings[2].take().is_some());
+}
+
+/// From the call that holds it up to its end: the port is not used again, and not flushed.
+#[test]
+fn a_worker_that_was_given_up_leaves_its_port_alone() {
+    let mut machine = Machine::new(1);
+    let port = Counted::new();
+    let uses = Arc::clone(&port.0);
+    machine.post(0, 0);
+    machine.send(1, 10, &frame(0, 60), 0);
+    let core = machine.core(port, NoHook);
+    let (sender, signal, mailbox) = Mailbox::new().unwrap();
+    let (running, ended) = channel();
+    let (given_up, go_on) = channel::<()>();
+    let waiter = Waiter::new(mailbox.bell().as_fd(), std::iter::empty()).unwrap();
+    let handle = std::thread::spawn(move || {
+        let _running = running;
+        // As if a call had taken so long.
+        let _ = go_on.recv();
+        let wait = WaitPolicy::Poll;
+        Worker { core, mailbox, waiter, wait, watchdog: Duration::from_secs(3600) }.run();
+    });
+    let mut link = Link::new(sender, signal, Thread { handle, ended });
+    link.deadline = Duration::from_millis(20);
+    assert!(matches!(link.ask(Command::Stop(1)), Err(ControlError::WorkerStuck { .. })));
+    let ending = link.shutdown();
+    assert!(matches!(ending, Err(ControlError::WorkerStuck { .. })), "{ending:?}");
+    drop(given_up);
+    let started = Instant::now();
+    while Arc::strong_count(&uses) > 1 {
+        assert!(started.elapsed() < Duration::from_secs(30), "it does not end");
+        std::thread::yield_now();
+    }
+    assert_eq!(uses.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
