@@ -167,3 +167,32 @@ fn mend_header(words: &Theirs<Area>, at: usize, out: &Ours<Area>) -> bool {
 ///
 /// [`QueuePair::hairpin`]: crate::net::QueuePair::hairpin
 const HEADER: [u8; net::HDR_BYTES] = Header::PLAIN_RX.to_bytes();
+
+#[cfg(test)]
+mod tests {
+    use ironring_common::shm::mapping::{Mapping, Memfd};
+    use ironring_common::shm::words::Words;
+
+    use super::*;
+
+    /// 5.1.6.4.1: what says that a checksum holds, or how long headers are, asks for nothing.
+    #[test]
+    fn a_header_that_asks_for_something_is_refused_and_any_other_is_written_anew() {
+        let area = Mapping::of(&Memfd::create("header", 128).unwrap()).unwrap().area(0, 128).unwrap();
+        let (words, out) = (Theirs::new(area.clone()), Ours::new(area.clone()));
+        for at in [0, 52] {
+            for (flags, gso_type, goes) in [(2, 0, true), (0, 0, true), (1, 0, false), (0, 1, false), (3, 3, false)] {
+                let said =
+                    Header { flags, gso_type, hdr_len: 9, gso_size: 8, csum_start: 7, csum_offset: 6, num_buffers: 5 };
+                area.copy_in(0, &[255; 128]);
+                area.copy_in(at, &said.to_bytes());
+                assert_eq!(mend_header(&words, at, &out), goes, "{said:?}");
+                let mut expected = [255; 128];
+                expected[at..at + net::HDR_BYTES].copy_from_slice(&if goes { [0; _] } else { said.to_bytes() });
+                let mut found = [0; 128];
+                area.copy_out(0, &mut found);
+                assert_eq!(found, expected, "{said:?}");
+            }
+        }
+    }
+}
