@@ -1,8 +1,17 @@
 //! Where this crate loads what a driver can write, and nowhere else.
 //!
-//! Each function makes one atomic load per word, checks it against the caller's private bounds, and lets a checked value
-//! out. The bytes of packets come out by `copy_out`, into private memory, where they stand still; what is in them is
-//! for `net` to judge.
+//! The complete list of what is loaded, each word by one atomic load per decision:
+//!
+//! - `avail.idx`, by an Acquire load, checked against what there is room for;
+//! - an entry of the available ring, checked at full width against the size of the queue;
+//! - both words of a descriptor, or of a slot of a packed ring, the second one of the first slot by an Acquire load: flags and `next`
+//!   are checked here, the address by the table of regions;
+//! - `avail.flags`, `used_event`, or the driver's event area: hints about calls;
+//! - `used.idx`, or the flags of all slots, once before the first chain of a ring that is started: where the last backend left it;
+//! - of the header in a buffer that the driver sends the two bytes that may ask for something, and of one that is to be filled
+//!   whether it has the usual header already;
+//! - the bytes of a packet, and an indirect table, by one copy to private memory, where they stand still: what is in them is for `net`
+//!   and for the walk to judge.
 
 use ironring_common::claim::{Alleged, Refused};
 use ironring_common::index::{DescId, GuestAddr, PackedPosition, QueueSize, SplitIndex, need_event, need_event_packed};

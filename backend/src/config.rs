@@ -251,7 +251,7 @@ struct Args {
 
     /// End the process at a system call that the sandbox refuses, instead of failing the call
     ///
-    /// Only those still fail that the C library tries and does without: clone3 and openat.
+    /// Only those still fail that the C library tries and does without: clone3, openat, getcwd, readlink and readlinkat.
     #[arg(long, conflicts_with = "no_sandbox")]
     sandbox_kill: bool,
 

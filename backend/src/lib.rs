@@ -11,11 +11,11 @@
 //!
 //! 1. [`boundary`]: the only place where words that the driver can write are loaded, each once, into claims that have to
 //!    be checked.
-//! 2. [`vring`]: the split ring from the device's side. It finds out which chains the driver added, copies each
-//!    descriptor once, checks it, and later writes used elements, publishes their index and decides about a call.
+//! 2. [`vring`]: rings of either layout from the device's side. They find out which chains the driver added, load each
+//!    descriptor once, check it, and later write what was used, publish it and decide about a call.
 //! 3. [`net`]: the frame in the chain. It looks up the buffers in the table of shared memory, checks the header, and
 //!    copies the frame, once, into a slot of the port.
-//! 4. [`port`]: the other end of the wire: loopback, null, generator, capture.
+//! 4. [`port`]: the other end of the wire: a TAP interface, loopback, null, generator, capture.
 //!
 //! [`worker`] is the thread that walks it, in bursts, for all rings of a session, and waits when there is nothing to do;
 //! [`stats`] counts.

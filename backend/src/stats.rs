@@ -223,11 +223,11 @@ pub struct Tally {
     pub frames: u64,
     /// Their bytes, without network headers.
     pub bytes: u64,
-    /// Chains completed, dropped packets included.
+    /// Used elements, or slots, that were written, for dropped packets too; with in-order use one may stand for many chains.
     pub used_entries: u64,
     /// Calls made.
     pub calls: u64,
-    /// Bursts after which no call was wanted or possible.
+    /// How often the driver was asked, after up to eight bursts, and wanted no call, or had given no eventfd for it.
     pub calls_suppressed: u64,
     /// Looks that found new chains which the driver had been asked not to kick for.
     pub kicks_suppressed: u64,
@@ -320,7 +320,7 @@ pub struct QueueSnapshot {
     pub frames: u64,
     /// Their bytes, without network headers.
     pub bytes: u64,
-    /// Chains completed, dropped packets included.
+    /// Used elements, or slots, that were written, for dropped packets too; with in-order use one may stand for many chains.
     pub used_entries: u64,
     /// Kicks that were taken from the doorbell; a kick may stand for several.
     pub kicks_received: u64,
@@ -329,7 +329,7 @@ pub struct QueueSnapshot {
     pub kicks_suppressed: u64,
     /// Calls made.
     pub calls: u64,
-    /// Bursts after which no call was wanted or possible.
+    /// How often the driver was asked, after up to eight bursts, and wanted no call, or had given no eventfd for it.
     pub calls_suppressed: u64,
     /// How often the other side had no room. Transmit queue: the port took no more and frames stayed on the ring; receive
     /// queue: the port had a frame and the guest had too few buffers for it. Counted when it begins, and again only after

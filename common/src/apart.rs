@@ -1,8 +1,8 @@
 //! How far apart lies what belongs to different queues: in shared memory, where both sides write it, and in private memory.
 //!
 //! Queues are used by threads on different processors. A line of cache that two of them write goes to and fro between them as
-//! if it were shared on purpose, and processors may fetch lines in pairs. So every part of a queue in shared memory begins
-//! at a multiple of [`APART_BYTES`], and what a queue has in private memory keeps the same distance: values are aligned to it
+//! if it were shared on purpose, and processors may fetch lines in pairs. So every part of a queue in shared memory lies
+//! in blocks of [`APART_BYTES`] of its own, and what a queue has in private memory keeps the same distance: values are aligned to it
 //! ([`Apart`], or `repr(align(128))`), and each list ends with as much room that is never used ([`list`]). What the allocator puts
 //! behind a list is somebody else's; whatever that is, it begins on other lines than the list ends on.
 

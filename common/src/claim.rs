@@ -1,9 +1,9 @@
 //! A number that the peer says, and nothing more.
 //!
-//! Every load of memory that the peer can write yields an [`Alleged`]. Holding one tells you that the bytes were loaded
+//! Every word that is loaded from memory which the peer can write is an [`Alleged`]. Holding one tells you that the bytes were loaded
 //! exactly once and will not change under you; it tells you nothing about their value. The value comes out only through
 //! a `check_*` method, which takes the bound from the caller's private state and hands back either a number inside the
-//! bound or the number that was observed, for the error message.
+//! bound or the number that was observed, for the error message; `check_advisory` takes the reason why any value will do.
 
 /// A value as the peer alleges it. See the [module documentation](self).
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Feature negotiation: what one side offers, what the other supports, and the frozen result.
 //!
-//! [`negotiate`] is the only maker of a [`Negotiated`]: offered and supported, closed under the dependencies of the
-//! specification, complete in what is required. It is made once from one read of the peer's bits and never changes.
+//! [`negotiate`], on the driver's side, and [`accept`], on the device's, are the only makers of a [`Negotiated`]: offered and supported,
+//! closed under the dependencies of the specification, complete in what is required. It is made once from one read of the peer's
+//! bits and never changes.
 
 use crate::error::Incompatible;
 

@@ -1,6 +1,6 @@
 //! The system calls of a TAP interface that no library has: a few ioctls, each with the type that the kernel expects.
 //!
-//! This file and the shared memory of `ironring-common` are the only places with unsafe code. Numbers and layouts are
+//! This file and the shared memory of `ironring-common` are the only places in shipped code that are unsafe. Numbers and layouts are
 //! those of `linux/if_tun.h`, `linux/if.h` and `linux/sockios.h`.
 #![allow(unsafe_code, reason = "ioctls take untyped pointers; each block says why the pointer is right")]
 

@@ -8,7 +8,8 @@
 //! - Each word is loaded once per decision, by `boundary`, into a local; the decision and everything after it use the
 //!   local. A chain that was put back, or was left by the short way of bursts, is walked anew: what is loaded of it then is
 //!   new claims, checked as such. In a packed ring its first slot stands by what it said when it was found available.
-//! - Our own words (used elements, used index, used flags) are stored and never loaded.
+//! - Our own words (used elements, used index, used flags) are stored and not loaded, but for one look before the first chain of
+//!   a ring that is started: where the last backend left it (`settle`).
 //! - The available index may be at most one queue size ahead of what was used, and never go back. A walk makes at most
 //!   one step per descriptor of the queue, so a loop ends; so does one in a packed ring, which has at most the slots that
 //!   are not in use already. An indirect table is copied once, bounded in the same way, and walked in the copy. No other
@@ -19,7 +20,6 @@
 //!   again; the other rings of the device go on. Each fault is counted by its class in [`stats`](crate::stats), once.
 //! - What is wrong with a *packet* (too short, too long, an offload that was not negotiated) is no ring fault: `net`
 //!   drops it, counts it, completes its chain.
-
 //!
 //! # Layouts
 //!

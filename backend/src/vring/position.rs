@@ -6,8 +6,9 @@
 //! worked in order, as this one does: from the position on there come the slots that are available, and behind those the
 //! slots that were used in the round before.
 //!
-//! Chains of several slots leave marks behind that look available. So this is asked only where the features let a driver do
-//! without such chains: with indirect tables, and on receive rings with mergeable buffers. A burst that is being written
+//! Chains of several slots leave marks behind that look available, and so does a used slot that stands for many chains. So this is asked
+//! only without in-order use, and where the features let a driver do without long chains: with indirect tables, and on receive
+//! rings with mergeable buffers. A burst that is being written
 //! has holes; then nothing is concluded, and the front-end is believed.
 
 use ironring_common::index::{PackedPosition, QueueSize};

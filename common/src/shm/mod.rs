@@ -20,7 +20,7 @@
 //! inline assembler, whose effect on shared memory is that of the instructions; there, each byte may be loaded more
 //! than once within one copy, and only the private copy is ever looked at.
 //!
-//! This folder is the only place in the workspace with unsafe memory access.
+//! This folder is the only place in the shipped crates with unsafe memory access.
 
 #![allow(unsafe_code, reason = "the room where shared memory is touched; each block argues")]
 

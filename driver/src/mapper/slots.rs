@@ -81,7 +81,7 @@ impl FixedSlots {
     #[inline]
     #[must_use]
     pub fn offset(&self, id: DescId) -> usize {
-        // 32768 slots of less than 64 KiB: far from overflow.
+        // 32768 slots, each at most 64 KiB and two lines from the next: far from overflow.
         (self.place(id) as usize).wrapping_mul(self.stride as usize)
     }
 
@@ -89,7 +89,7 @@ impl FixedSlots {
     #[inline]
     #[must_use]
     pub fn addr(&self, id: DescId) -> GuestAddr {
-        // 32768 slots of less than 64 KiB: far from overflow.
+        // 32768 slots, each at most 64 KiB and two lines from the next: far from overflow.
         GuestAddr(self.base.0.wrapping_add(u64::from(self.place(id)).wrapping_mul(u64::from(self.stride))))
     }
 
@@ -97,7 +97,7 @@ impl FixedSlots {
     #[inline(always)]
     #[must_use]
     pub fn offset_of(&self, addr: GuestAddr) -> usize {
-        // What was handed out lies behind the base, at most 32768 slots of less than 64 KiB.
+        // What was handed out lies behind the base, by less than 2^32: see `offset`.
         usize::try_from(addr.0.wrapping_sub(self.base.0)).unwrap_or(usize::MAX)
     }
 

@@ -2,8 +2,8 @@
 //!
 //! [`VirtioNet`] owns queue pairs over one arena and one connection to its device: one, or with
 //! [`NetOptions::queue_pairs`] several, each for a thread of its own ([`VirtioNet::pairs_mut`]). The data path is
-//! polled: [`RxQueue::rx_burst`] copies frames out, [`TxQueue::tx_burst`] copies frames in or lets the caller fill a slot
-//! in place, [`TxQueue::reclaim`] takes transmit slots back. No call allocates or takes a lock, and none waits, unless the
+//! polled: [`RxQueue::rx_burst`] copies frames out, [`TxQueue::tx_burst`] copies frames in, [`TxQueue::tx_burst_in_place`] and
+//! [`TxQueue::slot`] let the caller write them where they go, [`TxQueue::reclaim`] takes transmit slots back. No call allocates or takes a lock, and none waits, unless the
 //! device makes a kick block: then it is helped within some milliseconds, and the device is broken. [`NetOptions::kicks`]
 //! turns kicks off.
 //!

@@ -1,8 +1,8 @@
 //! The receive queue.
 //!
-//! Every slot is posted at all times, except between the moment its frame is copied out and the moment it is posted
-//! again in the same call, or while the transmit queue of a hairpin pair has it. The device is shown slots that are posted again an eighth of the ring at a time, at most 32, and all of
-//! them before this side sleeps. A frame is copied to private memory by one copy of exactly the bytes that were checked, and
+//! Every slot is posted at all times, but while the transmit queue of a hairpin pair has it: it is posted again as its completion
+//! is taken. The device is shown that only when the frame was copied out, or the lease of it has ended: an eighth of the ring at a
+//! time, at most 32 slots, and all of them before this side sleeps. A frame is copied to private memory by one copy of exactly the bytes that were checked, and
 //! only the copy is looked at: what the device does to the slot meanwhile or afterwards has no effect. Of its net header the two
 //! bytes that may ask for something are loaded, once each, and nothing of it is kept.
 //!
@@ -61,7 +61,7 @@ pub struct RxStats {
     pub dropped_long: u64,
     /// Frames dropped because their net header used what was not negotiated.
     pub dropped_header: u64,
-    /// Used elements taken.
+    /// Buffers that came back, those of dropped frames too.
     pub used_entries: u64,
     /// Kicks sent after posting buffers.
     pub kicks: u64,
@@ -143,8 +143,8 @@ impl RxQueue {
         Ok(batch.len())
     }
 
-    /// Lends up to `most` frames, at most 64, to `with`, where they lie, and posts their slots again when it returns. Returns
-    /// how many there were. See [`LeasedFrame`] for what must not be done with them.
+    /// Lends up to `most` frames, at most 64, to `with`, where they lie, and shows their slots to the device again only after it
+    /// has returned. Returns how many there were. See [`LeasedFrame`] for what must not be done with them.
     ///
     /// # Errors
     /// As [`rx_burst`](Self::rx_burst). Frames that were taken before a violation are not lent.

@@ -1,8 +1,9 @@
 //! The private book of what is lent to the device.
 //!
 //! One record per descriptor, allocated in one place, used by every ring layout. It holds what Linux calls `desc_extra`
-//! and `desc_state`: the descriptor as it was written, the free list, and, at the head of a chain, the token. A token that
-//! is there *is* the in-flight state; there is no second flag to disagree with it.
+//! and `desc_state`: the descriptor as it was written, whose it is, and, at the head of a chain that is out, the token. Its
+//! `State` decides what a completion may name; the token comes and goes with `State::Head`. Free descriptors wait in a row of
+//! their own (`fifo`).
 //!
 //! The ledger decides whether a completion is lawful: the id at its full width, in range, the head of a chain that is
 //! out, taken once; the length at most what the chain lends writable. With `VIRTIO_F_IN_ORDER` it also keeps the order in

@@ -85,7 +85,7 @@ pub struct Violation {
     pub queue: u16,
     /// Which rule.
     pub kind: ViolationKind,
-    /// The slot of the used ring at which it was seen.
+    /// The slot of the used ring, or of a packed one, at which it was seen.
     pub slot: u32,
     /// What the device wrote.
     pub observed: u64,

@@ -45,12 +45,9 @@ pub struct Attack {
     pub what: &'static str,
     /// What a driver does that trusts its device.
     pub naive: &'static str,
-    /// What a driver that trusts nothing may answer: one verdict, except for attacks that race.
+    /// What a driver that trusts nothing may answer: one verdict, except for attacks whose outcome hangs on what comes first.
     pub expected: &'static [Verdict],
-    /// The defences it probes: C01 write-only descriptors, C02 private indices and free list, C04 used window, C05 id
-    /// range at full width, C06 outstanding head taken once, C07 one load per decision, C08 length within what was
-    /// posted, C09 bounded work, C10 deadlines, C11 latch, C12 header copied out, C13 payload copied out, C20 header
-    /// rules, C23 suppression is advisory, C26 strict framing, C29 epochs, C32 private direction, C34 private unwinding.
+    /// The defences it probes, by their numbers in THREAT_MODEL.md: C01 and so on.
     pub check: &'static str,
     /// Where such a thing was found before.
     pub reference: &'static str,

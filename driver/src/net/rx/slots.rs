@@ -210,7 +210,7 @@ fn copy_frame(
 pub(super) struct Filled(u64);
 
 impl Filled {
-    /// Slots begin below 2^32: there are at most 2^15, of less than 2^16 bytes and a line.
+    /// Slots begin below 2^32: there are at most 2^15, each at most 2^16 bytes and two lines from the next.
     #[inline(always)]
     const fn new(at: usize, bytes: u32) -> Self {
         Self((bytes as u64) << 32 | at as u64)
