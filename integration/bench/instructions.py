@@ -33,8 +33,10 @@ ROWS = [
         ),
         "loop": (
             ("", []),
+            ("-lease", ["--api", "lease"]),
             ("-hairpin", ["--api", "hairpin"]),
             ("-in-order", ["--in-order"]),
+            ("-in-order-lease", ["--in-order", "--api", "lease"]),
             ("-in-order-hairpin", ["--in-order", "--api", "hairpin"]),
             # Each frame is waited for until both sides sleep, so there are few.
             ("-alone", ["--in-flight", "1", "--rounds", "2"]),

@@ -24,8 +24,8 @@ STAGES = {
     "turn": "turns of the worker, counters",
     "core": "Rust's own: iterators, options, integers",
 }
-# A header of 12 bytes and a frame; lines are 64 bytes, and slots begin on one.
-LINE, HEADER = 64, 12
+# The header ends a line of its own, and the frame begins on the next one.
+LINE = 64
 
 
 def table(head, rows):
@@ -76,7 +76,7 @@ def copying(counted):
     rows = []
     for row in counted["copies"]:
         size = row["size"]
-        lines = -(-(HEADER + size) // LINE)
+        lines = 1 + -(-size // LINE)
         sent, place = row["tx-copy"], row["tx-in-place"]
         got, lent = row["rx-copy"], row["rx-lease"]
         rows.append([

@@ -207,7 +207,7 @@ impl Size {
         }
     }
 
-    /// Lines of cache that a frame and its header take, on average.
+    /// Lines of cache that a frame and its header take if one lies behind the other, on average.
     #[must_use]
     pub fn lines(self) -> usize {
         let turns = self.turns();
