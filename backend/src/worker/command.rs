@@ -257,7 +257,7 @@ pub(super) struct Link {
     /// The doorbells that the worker may be writing to, by ring.
     bells: Arc<Mutex<Vec<Bells>>>,
     thread: Mutex<Option<Thread>>,
-    /// Whether it did not answer in time once: it is not waited for again.
+    /// Whether it did not answer in time once: it is not waited for as long again.
     stuck: AtomicBool,
     /// How long a command may take: [`DEADLINE`].
     pub(super) deadline: Duration,

@@ -185,10 +185,11 @@ impl<P: Port, H: Hook> Worker<P, H> {
     #[cold]
     fn obey(&mut self) -> Next {
         self.mailbox.lower();
-        if self.mailbox.is_given_up() {
-            return Next::End;
-        }
         while let Some(envelope) = self.mailbox.take() {
+            // Before each, as to make a signal again is a call as well, and may take as long.
+            if self.mailbox.is_given_up() {
+                return Next::End;
+            }
             let end = matches!(envelope.command, Command::Shutdown);
             let outcome = self.carry_out(envelope.command);
             // Whoever asked may have given up.
