@@ -66,8 +66,6 @@ struct Receiver {
 #[derive(Debug)]
 struct Sender {
     queue: Queue,
-    /// Scratch of a burst: where frames go.
-    places: Box<[usize; BURST]>,
     frame_max: usize,
     completed: u64,
     frames: u64,
@@ -160,10 +158,9 @@ impl TrustingNet {
         channel.enable_queue(0, true)?;
         channel.enable_queue(1, true)?;
         let frame_max = usize::try_from(frame_max)?;
-        let places = Box::new([0; BURST]);
         Ok(Self {
             rx: Receiver { queue: rx, filled: Vec::with_capacity(BURST), frames: 0, bytes: 0 },
-            tx: Sender { queue: tx, places, frame_max, completed: 0, frames: 0, bytes: 0 },
+            tx: Sender { queue: tx, frame_max, completed: 0, frames: 0, bytes: 0 },
             _channel: channel,
             _arena: arena,
             _bells: bells,
@@ -254,26 +251,16 @@ impl Sender {
         if on!(&self.queue.ring, ring => ring.free()) < count {
             self.reclaim();
         }
-        let Self { queue: Queue { ring, slots }, places, frames, bytes, .. } = self;
+        let Self { queue: Queue { ring, slots }, frames, bytes, .. } = self;
         let words = slots.view();
         let mut sum = 0;
         let lens = lens.take(BURST).map(|len| {
             sum += len;
             u32::try_from(len + HDR_BYTES).unwrap_or(0)
         });
-        let mut to = places.iter_mut();
-        let posted = on!(ring, ring => ring.post(lens, |at| {
-            words.prefetch(at, true);
-            words.prefetch(at.wrapping_add(64), true);
-            if let Some(to) = to.next() {
-                *to = at.wrapping_add(HDR_BYTES);
-            }
-        }));
-        for at in places.iter().take(posted) {
-            put(slots, *at);
-        }
-        // The lines of those that go by the next burst.
-        on!(ring, ring => ring.next_places(posted.min(AHEAD), |at| words.prefetch(at.wrapping_add(HDR_BYTES), true)));
+        let soon = |at: usize| words.prefetch(at.wrapping_add(HDR_BYTES), true);
+        let fill = |at: usize| put(slots, at.wrapping_add(HDR_BYTES));
+        let posted = on!(ring, ring => ring.post(lens, soon, fill));
         *frames += posted as u64;
         *bytes += sum as u64;
         on!(ring, ring => ring.publish());
@@ -351,12 +338,14 @@ struct FreeIds {
     ids: Box<[u16]>,
     first: usize,
     end: usize,
+    /// So many of the next ones have had the lines of their slots asked for.
+    asked: usize,
 }
 
 impl FreeIds {
     fn full(size: QueueSize) -> Self {
         let ids: Box<[u16]> = (0..size.get()).collect();
-        Self { first: 0, end: ids.len(), ids }
+        Self { first: 0, end: ids.len(), ids, asked: 0 }
     }
 
     #[inline(always)]
@@ -364,11 +353,23 @@ impl FreeIds {
         self.end.wrapping_sub(self.first)
     }
 
-    /// The next ones to be taken, at most `most`.
+    /// The one that comes so many after the next one, if it is free already.
     #[inline(always)]
-    fn next(&self, most: usize) -> impl Iterator<Item = u16> {
-        let numbers = self.first..self.first.wrapping_add(self.len().min(most));
-        numbers.filter_map(|at| self.ids.get(at & (self.ids.len() - 1)).copied())
+    fn later(&self, after: usize) -> Option<u16> {
+        let there = after < self.len();
+        there.then(|| self.ids.get(self.first.wrapping_add(after) & (self.ids.len() - 1)).copied()).flatten()
+    }
+
+    /// The next ones to be taken, [`AHEAD`] at most, that were not asked for.
+    #[inline(always)]
+    fn not_asked(&self) -> impl Iterator<Item = u16> {
+        (self.asked..AHEAD).map_while(|after| self.later(after))
+    }
+
+    /// So many as are known ahead were asked for.
+    #[inline(always)]
+    fn end_asking(&mut self) {
+        self.asked = self.len().min(AHEAD);
     }
 
     #[inline(always)]

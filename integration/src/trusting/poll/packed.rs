@@ -13,7 +13,7 @@ use ironring_common::spec::packed::{
 use ironring_driver::mapper::slots::FixedSlots;
 use ironring_driver::queue::packed::PackedAreas;
 
-use super::FreeIds;
+use super::{AHEAD, FreeIds};
 
 #[derive(Debug)]
 pub(super) struct PackedQueue {
@@ -59,35 +59,52 @@ impl PackedQueue {
 
     /// Posts every slot for the device to write, each of `bytes`, and shows them.
     pub(super) fn post_all(&mut self, bytes: u32) {
-        self.post_with(DESC_F_WRITE, std::iter::repeat_n(bytes, usize::from(self.size.get())), |_| {});
+        self.post_with(DESC_F_WRITE, std::iter::repeat_n(bytes, usize::from(self.size.get())), |_| {}, |_| {});
         self.publish();
     }
 
-    /// Posts a slot for each of `lens`, of so many bytes, until none is free; tells `each` where it lies. How many.
+    /// Posts a slot for each of `lens`, of so many bytes, until none is free; tells `each` where it lies, and `soon` some slots
+    /// before. How many.
     #[inline(always)]
-    pub(super) fn post(&mut self, lens: impl Iterator<Item = u32>, each: impl FnMut(usize)) -> usize {
-        self.post_with(0, lens, each)
+    pub(super) fn post(
+        &mut self,
+        lens: impl Iterator<Item = u32>,
+        soon: impl FnMut(usize),
+        each: impl FnMut(usize),
+    ) -> usize {
+        self.post_with(0, lens, soon, each)
     }
 
-    /// Tells `each` where the free slots lie that are posted next, at most `most`.
     #[inline(always)]
-    pub(super) fn next_places(&self, most: usize, mut each: impl FnMut(usize)) {
-        self.free.next(most).for_each(|id| each(self.places[usize::from(id)]));
-    }
-
-    #[inline(always)]
-    fn post_with(&mut self, flags: u16, lens: impl Iterator<Item = u32>, mut each: impl FnMut(usize)) -> usize {
+    fn post_with(
+        &mut self,
+        flags: u16,
+        lens: impl Iterator<Item = u32>,
+        mut soon: impl FnMut(usize),
+        mut each: impl FnMut(usize),
+    ) -> usize {
         let ring = self.ring.view();
         let (size, mut at, mut posted) = (self.size, self.next_avail, 0usize);
+        // The lines of slots, in the order in which they are written.
+        let (first, count) = (usize::from(at.slot()), lens.size_hint().0.min(self.free.len()));
+        for slot in (first..first + count).filter(|slot| *slot == first || slot.is_multiple_of(4)) {
+            ring.prefetch(slot % usize::from(size.get()) * SLOT_BYTES, true);
+        }
+        let place_of = |id: u16| self.places[usize::from(id)];
+        self.free.not_asked().for_each(|id| soon(place_of(id)));
         for len in lens {
+            if let Some(later) = self.free.later(AHEAD) {
+                soon(place_of(later));
+            }
             let Some(id) = self.free.pop() else { break };
-            let place = self.places[usize::from(id)];
-            stage(&ring, &mut self.staged, at, self.base, (id, place), len, flags);
+            let place = place_of(id);
+            stage(&mut self.staged, at, self.base, (id, place), len, flags);
             at = at.advance(1, size);
             posted += 1;
             each(place);
         }
         self.next_avail = at;
+        self.free.end_asking();
         posted
     }
 
@@ -155,7 +172,10 @@ impl PackedQueue {
                 break;
             }
             let place = self.places[usize::from(id)];
-            stage(&ring, &mut self.staged, to, self.base, (id, place), self.slot_bytes, DESC_F_WRITE);
+            if to.slot().is_multiple_of(4) {
+                ring.prefetch(usize::from(to.slot()) * SLOT_BYTES, true);
+            }
+            stage(&mut self.staged, to, self.base, (id, place), self.slot_bytes, DESC_F_WRITE);
             each(place, len);
             (at, to) = (at.advance(1, size), to.advance(1, size));
             done += 1;
@@ -174,10 +194,9 @@ impl PackedQueue {
     }
 }
 
-/// Keeps a slot to be written, and asks for its line if it begins with it.
+/// Keeps a slot to be written.
 #[inline(always)]
 fn stage(
-    ring: &impl Words,
     staged: &mut Vec<(usize, u64, u64)>,
     at: PackedPosition,
     base: u64,
@@ -186,9 +205,6 @@ fn stage(
     flags: u16,
 ) {
     let number = usize::from(at.slot());
-    if number.is_multiple_of(4) {
-        ring.prefetch(number * SLOT_BYTES, true);
-    }
     if staged.len() < staged.capacity() {
         let rest = SlotRest { len, id, flags: flags | avail_flags(at.wrap()) };
         staged.push((number, base.wrapping_add(place as u64), rest.to_word()));

@@ -11,7 +11,7 @@ use ironring_common::spec::split::{
 use ironring_driver::mapper::slots::FixedSlots;
 use ironring_driver::queue::split::SplitAreas;
 
-use super::FreeIds;
+use super::{AHEAD, FreeIds};
 
 #[derive(Debug)]
 pub(super) struct SplitQueue {
@@ -41,30 +41,41 @@ impl SplitQueue {
 
     /// Posts every slot for the device to write, each of `bytes`, and shows them.
     pub(super) fn post_all(&mut self, bytes: u32) {
-        self.post_with(DESC_F_WRITE, std::iter::repeat_n(bytes, self.size), |_| {});
+        self.post_with(DESC_F_WRITE, std::iter::repeat_n(bytes, self.size), |_| {}, |_| {});
         self.publish();
     }
 
-    /// Posts a slot for each of `lens`, of so many bytes, until none is free; tells `each` where it lies. How many.
+    /// Posts a slot for each of `lens`, of so many bytes, until none is free; tells `each` where it lies, and `soon` some slots
+    /// before. How many.
     #[inline(always)]
-    pub(super) fn post(&mut self, lens: impl Iterator<Item = u32>, each: impl FnMut(usize)) -> usize {
-        self.post_with(0, lens, each)
+    pub(super) fn post(
+        &mut self,
+        lens: impl Iterator<Item = u32>,
+        soon: impl FnMut(usize),
+        each: impl FnMut(usize),
+    ) -> usize {
+        self.post_with(0, lens, soon, each)
     }
 
-    /// Tells `each` where the free slots lie that are posted next, at most `most`.
     #[inline(always)]
-    pub(super) fn next_places(&self, most: usize, mut each: impl FnMut(usize)) {
-        let descs = self.areas.desc.lane::<2>(0, DESC_BYTES, self.size);
-        self.free.next(most).for_each(|id| each(offset(descs.load_u64::<0>(usize::from(id)), self.base)));
-    }
-
-    #[inline(always)]
-    fn post_with(&mut self, flags: u16, lens: impl Iterator<Item = u32>, mut each: impl FnMut(usize)) -> usize {
+    fn post_with(
+        &mut self,
+        flags: u16,
+        lens: impl Iterator<Item = u32>,
+        mut soon: impl FnMut(usize),
+        mut each: impl FnMut(usize),
+    ) -> usize {
         let descs = self.areas.desc.lane::<2>(0, DESC_BYTES, self.size);
         let avail = self.areas.avail.view();
         let (mask, mut at, base) = (self.size - 1, self.next_avail, self.base);
+        let place = |id: u16| offset(descs.load_u64::<0>(usize::from(id)), base);
+        self.free.not_asked().for_each(|id| soon(place(id)));
         for len in lens {
+            if let Some(later) = self.free.later(AHEAD) {
+                soon(place(later));
+            }
             let Some(id) = self.free.pop() else { break };
+            each(place(id));
             let id = usize::from(id);
             let [_, rest] = Descriptor { addr: 0, len, flags, next: 0 }.to_words();
             // What stands there is what was written there.
@@ -73,8 +84,8 @@ impl SplitQueue {
             }
             enter(&avail, usize::from(at) & mask, id);
             at = at.wrapping_add(1);
-            each(offset(descs.load_u64::<0>(id), base));
         }
+        self.free.end_asking();
         let posted = at.wrapping_sub(self.next_avail);
         self.next_avail = at;
         usize::from(posted)
