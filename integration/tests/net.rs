@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -318,6 +319,41 @@ fn frames_in_place_and_on_loan_are_those_of_copies() {
             let mut net = net.unwrap();
             for round in 0..40u8 {
                 round_trip(&mut net, round, usize::from(round % 9) + 1);
+            }
+            assert!(net.is_conserved());
+            net.close().unwrap();
+            session.join().unwrap().unwrap();
+        }
+    }
+}
+
+/// Wherever in the ring it is, and by tables, where frames are lent one by one.
+#[test]
+fn a_caller_that_panics_sends_no_frame_that_is_not_written() {
+    for layout in [RingLayout::Split, RingLayout::Packed] {
+        for (indirect, in_order) in [(false, false), (false, true), (true, false), (true, true)] {
+            let options = NetOptions { layout, indirect, in_order, queue_size: 16, ..NetOptions::default() };
+            let (net, session, _copy) = device(Settings::default(), options);
+            let mut net = net.unwrap();
+            let mut batch = RxBatch::new(16, 1514);
+            for round in 0..40u8 {
+                let most = if indirect { 1 } else { usize::from(round % 7) + 1 };
+                let mut left = most;
+                let panics = catch_unwind(AssertUnwindSafe(|| {
+                    net.tx().tx_burst_in_place(most, 60, |to| {
+                        left -= 1;
+                        assert!(left > 0, "on purpose");
+                        to.write(0, &[0xba; 60]).unwrap();
+                    })
+                }));
+                assert!(panics.is_err() && net.is_conserved());
+                let frames = vec![vec![round; 70]; usize::from(round % 3) + 1];
+                assert_eq!(net.tx().tx_burst(&frames).unwrap(), frames.len());
+                let mut back = Vec::new();
+                while back.len() < frames.len() {
+                    back.append(&mut receive(&mut net, &mut batch));
+                }
+                assert_eq!(back, frames, "{layout:?}, tables {indirect}, in order {in_order}");
             }
             assert!(net.is_conserved());
             net.close().unwrap();

@@ -108,8 +108,8 @@ fn no_two_queues_share_lines_of_private_memory() {
         let pairs: Vec<_> = (0..PAIRS).map(|pair| maker.pair(pair, Duration::ZERO).unwrap()).collect();
         let mut queues: Vec<_> = pairs.iter().flat_map(private).collect();
         assert!(
-            queues.iter().all(|lines| lines.len() >= 4),
-            "the queue, its scratch, its records and free descriptors"
+            queues.chunks(2).all(|pair| matches!(pair, [rx, tx] if rx.len() >= 4 && tx.len() >= 3)),
+            "the queue, its records and free descriptors, and the scratch of one that receives"
         );
         // What all of them look at is written by none.
         queues.push(vec![apart::lines(&*latch)]);

@@ -316,16 +316,15 @@ fn supported(options: &NetOptions) -> Supported {
 /// wait before it has begun.
 const AHEAD: usize = 10;
 
-/// Scratch of a burst, with room for as many items behind it as are asked for ahead.
+/// Scratch of a burst, with room behind it for [`ahead`].
 type Scratch<T> = Box<Apart<[T; BURST + AHEAD]>>;
 
-/// The first `count` items, each with the one that comes [`AHEAD`] after it, or as many as there are if those are fewer; `known` ones stand
-/// behind them, which the caller knows to come next, and where there is none either, it is the last one.
+/// The first `count` items, each with the one that comes [`AHEAD`] after it, or as many as there are if those are fewer; where there is
+/// none, with the last one.
 #[inline(always)]
-fn ahead<T: Copy>(items: &mut [T; BURST + AHEAD], count: usize, known: usize) -> impl Iterator<Item = (&T, &T)> {
-    let end = count.wrapping_add(known);
-    if let Some(last) = items.get(end.wrapping_sub(1)).copied()
-        && let Some(behind) = items.get_mut(end..count.saturating_add(AHEAD))
+fn ahead<T: Copy>(items: &mut [T; BURST + AHEAD], count: usize) -> impl Iterator<Item = (&T, &T)> {
+    if let Some(last) = items.get(count.wrapping_sub(1)).copied()
+        && let Some(behind) = items.get_mut(count..count.saturating_add(AHEAD))
     {
         behind.fill(last);
     }
@@ -342,19 +341,17 @@ const FRAME_MAX: u32 = 65523;
 mod tests {
     use super::*;
 
-    /// Of bursts of every length, with as many known behind them as there are.
+    /// Of bursts of every length.
     #[test]
     fn each_item_comes_with_the_one_that_is_due_ahead_of_it() {
         for count in 0..=BURST {
-            for known in 0..=count.min(AHEAD) {
-                // Those behind are of an earlier burst.
-                let mut items = [usize::MAX; BURST + AHEAD];
-                items.iter_mut().take(count + known).enumerate().for_each(|(at, item)| *item = at);
-                let last = (count + known).saturating_sub(1);
-                let expected: Vec<_> = (0..count).map(|at| (at, last.min(at + AHEAD.min(count)))).collect();
-                let found: Vec<_> = ahead(&mut items, count, known).map(|(now, later)| (*now, *later)).collect();
-                assert_eq!(found, expected, "{count} {known}");
-            }
+            // Those behind are of an earlier burst.
+            let mut items = [usize::MAX; BURST + AHEAD];
+            items.iter_mut().take(count).enumerate().for_each(|(at, item)| *item = at);
+            let last = count.saturating_sub(1);
+            let expected: Vec<_> = (0..count).map(|at| (at, last.min(at + AHEAD.min(count)))).collect();
+            let found: Vec<_> = ahead(&mut items, count).map(|(now, later)| (*now, *later)).collect();
+            assert_eq!(found, expected, "{count}");
         }
     }
 }

@@ -403,7 +403,6 @@ impl TxQueue {
     #[cfg(test)]
     pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
         to.push(apart::lines(self));
-        self.slots.lines(to);
         self.ring.lines(to);
     }
 }

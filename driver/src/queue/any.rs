@@ -66,6 +66,9 @@ impl<W: Words> AnyRing<W, ()> {
 
     /// Has just those descriptors from now on that the `other` ring of the same size has; none is lent.
     pub(crate) fn keep(&mut self, other: &Self) {
+        if other.ledger().here() == other.ledger().size().get() {
+            return;
+        }
         self.keep_first(0);
         self.take_in_last(&other.own());
     }

@@ -2,8 +2,8 @@
 //!
 //! One record per descriptor, allocated in one place, used by every ring layout. It holds what Linux calls `desc_extra`
 //! and `desc_state`: the descriptor as it was written, whose it is, and, at the head of a chain that is out, the token. Its
-//! `State` decides what a completion may name; the token comes and goes with `State::Head`. Free descriptors wait in a row of
-//! their own (`fifo`).
+//! `State` decides what a completion may name; with in-order use the number of the chain does too (`Ledger::is_back`), and only
+//! then may a token stay when its chain is back. Free descriptors wait in a row of their own (`fifo`).
 //!
 //! The ledger decides whether a completion is lawful: the id at its full width, in range, the head of a chain that is
 //! out, taken once; the length at most what the chain lends writable. With `VIRTIO_F_IN_ORDER` it also keeps the order in
@@ -41,7 +41,7 @@ pub(crate) use single::{Ended, Lent};
 /// What is known of one descriptor. At most 64 bytes for any token of a pointer's size (a test).
 #[derive(Clone, Debug)]
 pub(crate) struct Record<T> {
-    /// `Some` at the head of a chain that is lent to the device.
+    /// `Some` at the head of a chain that is lent to the device, or with in-order use was.
     token: Option<T>,
     /// The descriptor as it stands in the table, or in a packed ring as it will stand in its slot. Kept after release: it says what
     /// the table holds without a load.
@@ -63,8 +63,10 @@ enum State {
     Free,
     /// Part of a chain that is being built or is out, but not its head.
     Member,
-    /// Head of a chain that is out.
+    /// Head of a chain that is out, or with in-order use was: see [`Ledger::is_back`].
     Head,
+    /// As `Head`, of a chain of one descriptor.
+    Single,
 }
 
 /// The records of one queue and its free descriptors (first in, first out, so that ids repeat in the same order).
@@ -79,8 +81,16 @@ pub(crate) struct Ledger<T> {
     away: u16,
     /// With `VIRTIO_F_IN_ORDER`: the heads that are out, oldest first.
     order: Option<Fifo>,
+    /// With in-order use: whether records of chains that are back may say that they are out, because it is their numbers that tell
+    /// ([`Ledger::is_back`]). Only where each chain is one descriptor, and as long as no other ledger has any of them: otherwise a number
+    /// may be older than numbers can tell.
+    #[cfg(feature = "std")]
+    by_number: bool,
     /// What is left of a completion that stands for many.
     batch: Batch,
+    /// So many of the descriptors that are lent next have had their buffers asked for: a hint.
+    #[cfg(feature = "std")]
+    asked: usize,
     /// What ended a burst of single descriptors early.
     #[cfg(feature = "std")]
     fault: Option<Fault>,
@@ -115,6 +125,14 @@ pub(crate) struct Unshown {
     pub(crate) count: u16,
 }
 
+impl Unshown {
+    /// Whether this chain was added and not published: the device was never shown it.
+    #[inline(always)]
+    const fn has(self, place: u16) -> bool {
+        place.wrapping_sub(self.from) < self.count
+    }
+}
+
 /// A completion that the ledger found lawful.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Redeemed<T> {
@@ -125,14 +143,6 @@ pub(crate) struct Redeemed<T> {
     pub(crate) written: u32,
     /// The device claimed to have written to a chain that lends nothing writable. No effect, but counted.
     pub(crate) idle_claim: bool,
-}
-
-/// A completion that may end a loan.
-struct Lawful<'r, T> {
-    head: DescId,
-    record: &'r mut Record<T>,
-    written: u32,
-    idle_claim: bool,
 }
 
 impl<T> Ledger<T> {
@@ -155,7 +165,11 @@ impl<T> Ledger<T> {
             outstanding: 0,
             away: 0,
             order: in_order.then(|| Fifo::new(size)),
+            #[cfg(feature = "std")]
+            by_number: in_order,
             batch: Batch::default(),
+            #[cfg(feature = "std")]
+            asked: 0,
             #[cfg(feature = "std")]
             fault: None,
         }
@@ -261,12 +275,16 @@ impl<T> Ledger<T> {
     /// The chain from `head` is out.
     #[inline]
     pub(crate) fn lend(&mut self, head: DescId, token: T, loan: Loan) {
+        #[cfg(feature = "std")]
+        if loan.count != 1 {
+            self.tell_by_records();
+        }
         if let Some(record) = self.records.get_mut(head.index()) {
             record.token = Some(token);
             record.count = loan.count;
             record.writable = loan.writable;
             record.place = loan.place;
-            record.state = State::Head;
+            record.state = if loan.count == 1 { State::Single } else { State::Head };
         }
         if let Some(order) = &mut self.order {
             // Never more than there are descriptors, which is what it was made for.
@@ -284,8 +302,9 @@ impl<T> Ledger<T> {
         slot: u32,
         unshown: Unshown,
     ) -> Result<Redeemed<T>, Fault> {
-        match Self::decide(&mut self.records, self.size, (id, len), unshown) {
-            Ok(Lawful { head, written, idle_claim, .. }) => self.end(head, written, idle_claim, slot),
+        let found = Self::find(&mut self.records, self.size, id, unshown);
+        match found.and_then(|(head, record)| Ok((head, Self::length(record.writable, len)?))) {
+            Ok((head, (written, idle_claim))) => self.end(head, written, idle_claim, slot),
             Err(kind) => Err(self.fault(kind, (id, len), slot)),
         }
     }
@@ -301,16 +320,34 @@ impl<T> Ledger<T> {
         unshown: Unshown,
         limit: u16,
     ) -> Result<u16, Fault> {
-        let decided = Self::decide(&mut self.records, self.size, (id, len), unshown);
-        let (head, named, written, idle_claim) = match decided {
-            Ok(Lawful { head, record, written, idle_claim }) => (head, record.place, written, idle_claim),
-            Err(kind) => return Err(self.fault(kind, (id, len), slot)),
+        let oldest = self.oldest();
+        let decided = match Self::find(&mut self.records, self.size, id, unshown) {
+            Ok((_, record)) if Self::is_back(record.place, oldest, self.outstanding) => {
+                Err(ViolationKind::IdNotOutstanding)
+            }
+            Ok((_, record)) => Self::length(record.writable, len).map(|said| (record.place, said)),
+            Err(kind) => Err(kind),
         };
-        let oldest = self.order.as_ref().and_then(Fifo::front).unwrap_or(head);
-        let oldest = self.records.get(oldest.index()).map_or(0, |record| record.place);
+        let (named, (written, idle_claim)) = decided.map_err(|kind| self.fault(kind, (id, len), slot))?;
         let chains = Self::batch_of(named, oldest, limit, slot)?;
         self.batch = Batch { left: chains, written, idle_claim };
         Ok(chains)
+    }
+
+    /// With in-order use: the number of the chain that is out longest; if none is, any.
+    #[inline]
+    fn oldest(&self) -> u16 {
+        let oldest = self.order.as_ref().and_then(Fifo::front);
+        oldest.and_then(|head| self.records.get(head.index())).map_or(0, |record| record.place)
+    }
+
+    /// With in-order use: whether chain number `place` is back, if number `oldest` is out longest, of so many that are
+    /// `outstanding`. Numbers of chains that are out follow one another. That of a free descriptor is less than 2^15 older than the newest,
+    /// as free ones are lent in turn: until it is lent again, each of the others is lent once at most.
+    #[inline(always)]
+    const fn is_back(place: u16, oldest: u16, outstanding: u16) -> bool {
+        const { assert!(QueueSize::MAX <= 1 << 15, "of twice as many a number may come round") };
+        place.wrapping_sub(oldest) >= outstanding
     }
 
     /// How many chains a completion stands for that names number `named` of those that were posted, when number `oldest` is
@@ -346,22 +383,8 @@ impl<T> Ledger<T> {
         self.end(head, writable, false, slot)
     }
 
-    /// Decides a completion: that it names the head of a chain that is out and was shown, at full width, and claims no more bytes
-    /// than were lent. What is wrong is one word here, and [`fault`](Self::fault) has the numbers: they would cost every
-    /// completion.
-    #[inline(always)]
-    fn decide(
-        records: &mut [Record<T>],
-        queue: QueueSize,
-        (id, len): Claim,
-        unshown: Unshown,
-    ) -> Result<Lawful<'_, T>, ViolationKind> {
-        let (head, record) = Self::find(records, queue, id, unshown)?;
-        let (written, idle_claim) = Self::length(record.writable, len)?;
-        Ok(Lawful { head, record, written, idle_claim })
-    }
-
-    /// The head that a completion names and its record, if it is out and was shown.
+    /// The head that a completion names and its record, if it is out and was shown. What is wrong is one word here, and
+    /// [`fault`](Self::fault) has the numbers: they would cost every completion.
     #[inline(always)]
     fn find(
         records: &mut [Record<T>],
@@ -369,17 +392,25 @@ impl<T> Ledger<T> {
         id: Alleged<u32>,
         unshown: Unshown,
     ) -> Result<(DescId, &mut Record<T>), ViolationKind> {
-        let head = id.check_with(|id| DescId::at_full_width(id, queue)).map_err(|_| ViolationKind::IdOutOfRange)?;
-        let record = records.get_mut(head.index()).ok_or(ViolationKind::IdOutOfRange)?;
+        let (head, record) = Self::named(records, queue, id)?;
         match record.state {
             State::Free => Err(ViolationKind::IdNotOutstanding),
             State::Member => Err(ViolationKind::IdNotHead),
-            // A chain that was added and not published: the device was never shown it.
-            State::Head if record.place.wrapping_sub(unshown.from) < unshown.count => {
-                Err(ViolationKind::IdNotOutstanding)
-            }
-            State::Head => Ok((head, record)),
+            State::Head | State::Single if unshown.has(record.place) => Err(ViolationKind::IdNotOutstanding),
+            State::Head | State::Single => Ok((head, record)),
         }
+    }
+
+    /// The descriptor that a completion names, at full width, and its record.
+    #[inline(always)]
+    fn named(
+        records: &mut [Record<T>],
+        queue: QueueSize,
+        id: Alleged<u32>,
+    ) -> Result<(DescId, &mut Record<T>), ViolationKind> {
+        let head = id.check_with(|id| DescId::at_full_width(id, queue)).map_err(|_| ViolationKind::IdOutOfRange)?;
+        let record = records.get_mut(head.index()).ok_or(ViolationKind::IdOutOfRange)?;
+        Ok((head, record))
     }
 
     /// The length that a completion of a chain claims, if it was lent so much `writable`; and whether nothing was lent and all
@@ -427,9 +458,12 @@ impl<T> Ledger<T> {
 
     /// Every head that is out, with its descriptor count: for quarantine and teardown.
     pub(crate) fn lent(&self) -> impl Iterator<Item = (DescId, &T, u16)> + '_ {
-        self.records.iter().enumerate().filter_map(|(index, record)| {
+        let oldest = self.oldest();
+        self.records.iter().enumerate().filter_map(move |(index, record)| {
             let id = DescId::below(u16::try_from(index).ok()?, self.size)?;
-            Some((id, record.token.as_ref()?, record.count))
+            let token = record.token.as_ref()?;
+            let back = self.order.is_some() && Self::is_back(record.place, oldest, self.outstanding);
+            (!back).then_some((id, token, record.count))
         })
     }
 

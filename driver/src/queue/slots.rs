@@ -25,6 +25,56 @@ pub struct Done {
     pub written: u32,
 }
 
+/// Fills slots as they are posted: a closure that is told which ones, or [`Ahead`] for whoever also wants to know which come
+/// later.
+pub trait Filler {
+    /// How many slots before its turn a slot is told to [`soon`](Self::soon), if it is known by then: at the start of a burst, and where
+    /// the row of the free ones begins anew, so many are told at once.
+    const AHEAD: usize;
+
+    /// The device finds a slot there that will be posted in a while, with these or with the next ones: its lines can be on the way.
+    fn soon(&mut self, at: GuestAddr);
+
+    /// This slot is posted when those of the call are filled, and the device finds it there. None of them is lent yet, so a panic here
+    /// leaves them free.
+    fn fill(&mut self, head: DescId, at: GuestAddr);
+}
+
+impl<F: FnMut(DescId, GuestAddr)> Filler for F {
+    const AHEAD: usize = 0;
+
+    #[inline(always)]
+    fn soon(&mut self, _at: GuestAddr) {}
+
+    #[inline(always)]
+    fn fill(&mut self, head: DescId, at: GuestAddr) {
+        self(head, at);
+    }
+}
+
+/// Fills slots, and is told of each `AHEAD` slots before.
+#[derive(Debug)]
+pub struct Ahead<const AHEAD: usize, S, F> {
+    /// As [`Filler::soon`].
+    pub soon: S,
+    /// As [`Filler::fill`].
+    pub fill: F,
+}
+
+impl<const AHEAD: usize, S: FnMut(GuestAddr), F: FnMut(DescId, GuestAddr)> Filler for Ahead<AHEAD, S, F> {
+    const AHEAD: usize = AHEAD;
+
+    #[inline(always)]
+    fn soon(&mut self, at: GuestAddr) {
+        (self.soon)(at);
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, head: DescId, at: GuestAddr) {
+        (self.fill)(head, at);
+    }
+}
+
 /// What came back of a burst.
 ///
 /// Not the violation itself: to hand it from function to function is to copy it whether there is one or not, and a load of what
@@ -45,22 +95,18 @@ pub trait SlotRing {
     fn bind_slots(&mut self, slots: &FixedSlots, direction: Direction);
 
     /// Posts a slot for each of `lens`, of so many bytes from its start, at most `most`, until none is free. `direction` is the
-    /// one that they were bound with. `each` is told which ones and where the device finds them; how many there are is
+    /// one that they were bound with. `filler` is told which ones and where the device finds them; how many there are is
     /// returned. The caller has looked at the latch.
     fn post_slots(
         &mut self,
         direction: Direction,
         most: usize,
         lens: impl IntoIterator<Item = u32>,
-        each: impl FnMut(DescId, GuestAddr),
+        filler: impl Filler,
     ) -> usize;
 
     /// As [`post_slots`](Self::post_slots), of one slot of `len` bytes: where the device finds it, or nothing if none is free.
     fn post_slot(&mut self, len: u32) -> Option<GuestAddr>;
-
-    /// Tells `each` where the device finds the slots that will be posted next, at most `most`: of those that are free, as
-    /// many as lie in one piece.
-    fn next_slots(&self, most: usize, each: impl FnMut(GuestAddr));
 
     /// Takes slots that came back, at most `most`, and tells `each` of them.
     fn take_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken;

@@ -116,7 +116,7 @@ impl RxSlots {
         let (mut kept, mut sum) = (0usize, 0usize);
         let mut notes = turn.begin(room);
         slots.begin();
-        for (filled, later) in ahead(done, taken, 0) {
+        for (filled, later) in ahead(done, taken) {
             ask(later.at());
             let (at, bytes) = (filled.at(), filled.bytes());
             if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {

@@ -116,7 +116,7 @@ impl RxSlots {
         let mut frames = [LeasedFrame::new(slots, 0, 0); ROOM];
         let mut next = frames.iter_mut();
         let mut count = 0usize;
-        for (filled, later) in ahead(done, taken, 0) {
+        for (filled, later) in ahead(done, taken) {
             ask(later.at());
             let (at, bytes) = (filled.at(), filled.bytes());
             if bytes < net::HDR_BYTES.wrapping_add(net::ETH_HEADER_BYTES) {
@@ -151,7 +151,7 @@ impl RxSlots {
         let lens = lens.get_mut(*before..).unwrap_or_default();
         // Where the next frame goes.
         let mut start = before.wrapping_mul(slot);
-        for (filled, later) in ahead(done, taken, 0) {
+        for (filled, later) in ahead(done, taken) {
             ask(&words, later.at());
             let to = (&mut **room, start, lens.get_mut(kept));
             let Some(len) = copy_frame(words, *filled, longest, to, stats) else { continue };

@@ -5,18 +5,15 @@ use ironring_common::shm::area::Area;
 use ironring_common::shm::view::Ours;
 use ironring_common::spec::net;
 
-use super::super::{AHEAD, Scratch, ahead};
+use super::super::AHEAD;
 use super::TxStats;
 use crate::arena::QueueMemory;
 use crate::mapper::Direction;
 use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::any::AnyRing;
-use crate::queue::slots::{BURST, SlotRing, Taken};
+use crate::queue::slots::{Ahead, BURST, SlotRing, Taken};
 use crate::queue::violation::Violation;
 use crate::queue::{AddError, DriverRing};
-#[cfg(test)]
-use ironring_common::apart;
-use ironring_common::apart::Apart;
 
 /// What writes the frames of a burst. No closure, because those cannot be told to be part of the loop that calls them.
 pub(super) trait Put {
@@ -33,10 +30,6 @@ pub(super) struct TxSlots {
     indirect: bool,
     /// Whether the slots are those of the receive queue too, so that headers are what the device wrote there.
     pub(super) shared: bool,
-    /// Scratch of a burst: where frames go.
-    places: Scratch<usize>,
-    /// So many of the slots that are posted next have had their lines asked for.
-    asked: usize,
     /// Counted by the rings of this queue that were reset.
     pub(super) idle_claims: u64,
     pub(super) stats: TxStats,
@@ -45,9 +38,8 @@ pub(super) struct TxSlots {
 impl TxSlots {
     pub(super) fn new(memory: QueueMemory) -> Self {
         let QueueMemory { slots, mapper, tables, .. } = memory;
-        let (indirect, stats) = (tables.is_some(), TxStats::default());
-        let (words, places) = (Ours::new(slots), Box::new(Apart([0; _])));
-        Self { words, mapper, indirect, shared: false, places, asked: 0, idle_claims: 0, stats }
+        let (words, indirect) = (Ours::new(slots), tables.is_some());
+        Self { words, mapper, indirect, shared: false, idle_claims: 0, stats: TxStats::default() }
     }
 
     /// Tells an empty ring where the slots lie, unless frames go by tables.
@@ -103,36 +95,19 @@ impl TxSlots {
             debug_assert!(u32::try_from(len).is_ok(), "the length was checked");
             u32::try_from(len & 0xffff_ffff).unwrap_or(0).wrapping_add(net::HDR_LEN)
         });
-        let places = &mut self.places.0;
-        let mut next = places.iter_mut();
-        let posted = ring.post_slots(Direction::ToDevice, most, lens, |_, at| {
-            if let Some(place) = next.next() {
-                *place = mapper.offset_of(at).wrapping_add(net::HDR_BYTES);
+        // Each frame is written as its slot is lent, while the lines of those that come later are on their way from the device, which was
+        // the last to touch them. In one pass, because a processor waits for so many lines at a time, and between two passes for fewer.
+        let (to, shared, mut frame) = (&self.words, self.shared, first);
+        let fill = |_, at| {
+            let at = mapper.offset_of(at);
+            if shared {
+                words.zero(at, net::HDR_BYTES);
             }
-        });
-        if self.shared {
-            let places = places.iter().take(posted);
-            places.for_each(|at| words.zero(at.wrapping_sub(net::HDR_BYTES), net::HDR_BYTES));
-        }
-        // The device was the last to touch the frames' lines.
-        let places = &mut self.places.0;
-        places.iter().take(posted.min(AHEAD)).skip(self.asked).for_each(|at| words.prefetch(*at));
-        // While the last frames are copied, the lines of those that go by the next burst are on their way.
-        let mut behind = places.get_mut(posted..).unwrap_or_default().iter_mut();
-        let mut known = 0usize;
-        ring.next_slots(posted.min(AHEAD), |at| {
-            if let Some(to) = behind.next() {
-                *to = mapper.offset_of(at).wrapping_add(net::HDR_BYTES);
-            }
-            known = known.wrapping_add(1);
-        });
-        self.asked = known;
-        // The frame is told by its number, so that there is little besides that goes from turn to turn: what has no place in a
-        // register is a store each time, in the row in which those of the frames wait for their lines.
-        for (frame, (at, later)) in (first..).zip(ahead(places, posted, known)) {
-            words.prefetch(*later);
-            put.put(frame, &self.words, *at);
-        }
+            put.put(frame, to, at.wrapping_add(net::HDR_BYTES));
+            frame = frame.wrapping_add(1);
+        };
+        let soon = |at| words.prefetch(mapper.offset_of(at).wrapping_add(net::HDR_BYTES));
+        let posted = ring.post_slots(Direction::ToDevice, most, lens, Ahead::<AHEAD, _, _> { soon, fill });
         self.stats.frames = self.stats.frames.wrapping_add(u64::try_from(posted).unwrap_or(0));
         self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(bytes).unwrap_or(0));
         posted
@@ -143,20 +118,21 @@ impl TxSlots {
     fn send_alone<R: DriverRing<()> + SlotRing>(&mut self, ring: &mut R, len: usize, put: &mut impl Put) -> usize {
         // The length was checked.
         let bytes = u32::try_from(len & 0xffff_ffff).unwrap_or(0).wrapping_add(net::HDR_LEN);
-        let Some(at) = ring.post_slot(bytes) else { return 0 };
-        let at = self.mapper.offset_of(at);
+        let Some(head) = ring.next_head() else { return 0 };
+        let at = self.mapper.offset(head);
         if self.shared {
             self.words.zero(at, net::HDR_BYTES);
         }
+        // Before it is lent, because it may panic.
         put.put(0, &self.words, at.wrapping_add(net::HDR_BYTES));
+        let posted = ring.post_slot(bytes);
+        debug_assert!(posted.is_some_and(|addr| self.mapper.offset_of(addr) == at), "a free slot is posted as itself");
         self.stats.frames = self.stats.frames.wrapping_add(1);
         self.stats.bytes = self.stats.bytes.wrapping_add(u64::try_from(len).unwrap_or(0));
         // The line of the frame that goes next is the device's, and on its way until then.
-        let next = ring.next_head();
-        if let Some(next) = next {
+        if let Some(next) = ring.next_head() {
             self.words.prefetch(self.frame_at(next));
         }
-        self.asked = usize::from(next.is_some());
         1
     }
 
@@ -170,8 +146,10 @@ impl TxSlots {
     ) -> Result<usize, Violation> {
         let mut sent = 0usize;
         for len in lens.take(most) {
-            let Some(at) = self.post(ring, len)? else { break };
-            put.put(first.wrapping_add(sent), &self.words, at);
+            let Some(head) = ring.next_head() else { break };
+            put.put(first.wrapping_add(sent), &self.words, self.frame_at(head));
+            let posted = self.post(ring, len)?;
+            debug_assert_eq!(posted, Some(self.frame_at(head)), "a free slot is posted as itself");
             sent = sent.wrapping_add(1);
         }
         Ok(sent)
@@ -267,11 +245,5 @@ impl TxSlots {
 
     pub(super) fn count_full(&mut self, frames: usize) {
         self.stats.full = self.stats.full.wrapping_add(u64::try_from(frames).unwrap_or(0));
-    }
-
-    /// Where it lies, for the test of the layout.
-    #[cfg(test)]
-    pub(super) fn lines(&self, to: &mut Vec<core::ops::Range<usize>>) {
-        to.push(apart::lines(&*self.places));
     }
 }

@@ -2,8 +2,8 @@
 //! made ready for more. The same decisions by the same functions.
 
 use super::oldest::of_oldest;
-use super::single::{Ended, Lent};
-use super::{Lawful, Ledger, State, Unshown, is_writable};
+use super::single::{Ended, Lawful, Lent};
+use super::{Ledger, State, Unshown, is_writable};
 use crate::boundary::Claim;
 use crate::queue::slots::Done;
 
@@ -23,12 +23,13 @@ impl Ledger<()> {
         }
         record.token = Some(());
         record.place = place;
-        record.state = State::Head;
+        record.state = State::Single;
         let desc = record.desc;
         if let Some(order) = &mut self.order {
             order.push_back(head);
         }
         self.free.pop_run(1);
+        self.asked = self.asked.saturating_sub(1);
         self.outstanding = self.outstanding.wrapping_add(1);
         Some(Lent { head, desc, changed })
     }
@@ -44,11 +45,10 @@ impl Ledger<()> {
         debug_assert!(self.order.is_none(), "in order the oldest are expected");
         let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
         let Lawful { head, record, written, idle_claim } =
-            match Self::decide(&mut self.records, self.size, claim, unshown) {
+            match Self::decide::<true>(&mut self.records, self.size, claim, unshown) {
                 Ok(lawful) => lawful,
                 Err(kind) => return self.unlawful(Ended::default(), kind, (claim, slot)),
             };
-        assert!(record.count == 1, "only single descriptors are lent here");
         record.place = place;
         each(Done { head, at: record.desc.addr.into(), written });
         let mut ended = Ended::default();
@@ -71,7 +71,7 @@ impl Ledger<()> {
             && let Some(head) = order.front()
             && let Some(record) = records.get_mut(head.index())
         {
-            assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
+            assert!(record.is_single(), "single descriptors are lent here, in order");
             if let Some(written) = of_oldest(head, record.writable, claim) {
                 record.place = place;
                 order.rotate(1);

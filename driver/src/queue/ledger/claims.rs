@@ -71,7 +71,8 @@ mod tests {
         let mut lend = |ledger: &mut Ledger<()>, count: usize| {
             let lens = core::iter::repeat_n(64, count);
             let place = u16::try_from(lent.len()).unwrap();
-            ledger.lend_singles(count, place, (Direction::FromDevice, lens), |one| lent.push(one.head.get()), |_| {});
+            let fill = |head: DescId, _| lent.push(head.get());
+            ledger.lend_singles(count, place, (Direction::FromDevice, lens), (|_| {}, |_| {}), fill);
         };
         lend(&mut ledger, 4);
         let first: Vec<_> = (0..4).map(|id| claim(id, 1)).collect();

@@ -95,8 +95,16 @@ impl Fifo {
     /// The oldest ones, at most `most`, as far as they lie in one piece: none only if there are none.
     #[inline]
     pub(super) fn front_run(&self, most: usize) -> &[DescId] {
-        let from = self.ids.get(self.place(self.first)..).unwrap_or_default();
-        from.get(..most.min(self.len()).min(from.len())).unwrap_or_default()
+        self.run_behind(0, most)
+    }
+
+    /// As [`front_run`](Self::front_run), of those that come after the oldest `skip`.
+    #[inline]
+    pub(super) fn run_behind(&self, skip: usize, most: usize) -> &[DescId] {
+        let Some(there) = self.len().checked_sub(skip) else { return &[] };
+        let first = self.first.wrapping_add(u32::try_from(skip).unwrap_or(0));
+        let from = self.ids.get(self.place(first)..).unwrap_or_default();
+        from.get(..most.min(there).min(from.len())).unwrap_or_default()
     }
 
     /// The oldest `count` are taken.
@@ -233,6 +241,11 @@ mod tests {
                 let all: Vec<_> = row.iter().collect();
                 let run = row.front_run(most).to_vec();
                 assert!(!run.is_empty() && run.len() <= most && all.starts_with(&run));
+                for skip in 0..=8 {
+                    let behind = row.run_behind(skip, most);
+                    assert!(all.get(skip..).unwrap_or_default().starts_with(behind));
+                    assert_eq!(behind.is_empty(), skip >= all.len());
+                }
                 row.pop_run(run.len());
                 assert_eq!(row.iter().collect::<Vec<_>>(), all[run.len()..]);
             }

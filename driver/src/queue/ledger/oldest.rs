@@ -28,15 +28,12 @@ impl Ledger<()> {
         let Self { records, free, order, .. } = self;
         debug_assert!(order.is_some(), "as the ledger was made");
         let Some(order) = order else { return Ended::default() };
-        let end = |record: &mut Record<()>| {
-            record.token = None;
-            record.state = State::Free;
-        };
         let gone = |order: &mut Fifo, count: usize| {
             free.extend(order.front_run(count));
             order.pop_run(count);
         };
-        let (ended, stopped) = oldest_in_turn((records, order), most.min(limit.into()), claims, (end, gone), &mut each);
+        let (ended, stopped) =
+            oldest_in_turn((records, order), most.min(limit.into()), claims, (Record::end, gone), &mut each);
         self.outstanding = self.outstanding.wrapping_sub(ended.taken);
         match stopped {
             Some(stop) => self.other_than_oldest(ended, stop, unshown, limit),
@@ -102,10 +99,11 @@ impl Ledger<()> {
     }
 
     /// Ends the loans of the oldest chains of an opened batch, `most` at most, as
-    /// [`next_in_batch`](Self::next_in_batch): all but the last one count as written in full.
+    /// [`next_in_batch`](Self::next_in_batch): all but the last one count as written in full. That they are back is told by their
+    /// numbers, so of whom `each` wants to know nothing, nothing is looked at.
     #[inline(always)]
     pub(crate) fn redeem_batch(&mut self, most: usize, slot: u32, mut each: impl FnMut(Done)) -> Ended {
-        let Self { records, free, order, batch, .. } = self;
+        let Self { records, free, order, batch, by_number, .. } = self;
         let records = &mut **records;
         let mut ended = Ended::default();
         let Some(order) = order else { return self.no_chain(ended, slot) };
@@ -114,14 +112,19 @@ impl Ledger<()> {
             let run = order.front_run(left);
             assert!(!run.is_empty(), "chains of a batch are out");
             let Batch { left: mut out, written: in_last, idle_claim } = *batch;
+            if !*by_number {
+                for head in run {
+                    let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
+                    assert!(record.is_single(), "single descriptors are lent here, in order");
+                    record.end();
+                }
+            }
             for head in run {
-                let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
-                assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
-                record.token = None;
-                record.state = State::Free;
                 out = out.wrapping_sub(1);
-                let written = if out == 0 { in_last } else { record.writable };
-                each(Done { head: *head, at: record.desc.addr.into(), written });
+                let record = records.get(head.index());
+                let (at, writable) = record.map_or((0, 0), |record| (record.desc.addr, record.writable));
+                let written = if out == 0 { in_last } else { writable };
+                each(Done { head: *head, at: at.into(), written });
             }
             let count = run.len();
             ended.taken = ended.taken.wrapping_add(batch.left.wrapping_sub(out));
@@ -145,7 +148,7 @@ impl Ledger<()> {
         while usize::from(ended.taken) < most && batch.left > 0 {
             let Some(head) = order.as_mut().and_then(Fifo::pop_front) else { return self.no_chain(ended, slot) };
             let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
-            assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
+            assert!(record.is_single(), "single descriptors are lent here, in order");
             record.place = place;
             place = place.wrapping_add(1);
             batch.left = batch.left.wrapping_sub(1);
@@ -201,7 +204,7 @@ fn named_in_order(
     let Some(claim) = claims.one(skip) else { return (count, None) };
     let (mut head, mut claim, mut later) = (head, claim, claims.along(skip.wrapping_add(1), later));
     while let Some(record) = records.get_mut(head.index()) {
-        assert!(record.count == 1 && record.state == State::Head, "single descriptors are lent here, in order");
+        assert!(record.is_single(), "single descriptors are lent here, in order");
         let Some(written) = of_oldest(*head, record.writable, claim) else {
             // Fewer than there are descriptors.
             let before = skip.wrapping_add(u16::try_from(count).unwrap_or(0));
@@ -224,11 +227,119 @@ pub(super) fn of_oldest(head: DescId, writable: u32, (id, len): Claim) -> Option
     len.check_at_most(writable).ok()
 }
 
+impl Record<()> {
+    /// Whether the loan of a single descriptor is booked here.
+    #[inline(always)]
+    pub(super) fn is_single(&self) -> bool {
+        self.state == State::Single
+    }
+
+    /// The loan of a single descriptor ends.
+    #[inline(always)]
+    fn end(&mut self) {
+        self.token = None;
+        self.state = State::Free;
+    }
+}
+
 impl Batch {
     /// What the device says that it wrote into the chain that was taken last, which was lent so much `writable`; and whether
     /// it claims what was not lent.
     #[inline(always)]
     fn of_next(&self, writable: u32) -> (u32, bool) {
         if self.left == 0 { (self.written, self.idle_claim) } else { (writable, false) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use ironring_common::claim::Alleged;
+    use ironring_common::index::QueueSize;
+    use ironring_common::spec::split::Descriptor;
+
+    use crate::mapper::Direction;
+
+    const SHOWN: Unshown = Unshown { from: 0, count: 0 };
+
+    fn claim(id: u16) -> Claim {
+        (Alleged::new(id.into()), Alleged::new(0))
+    }
+
+    /// Which descriptors can be named now.
+    fn named(ledger: &mut Ledger<()>, size: u16) -> Vec<u16> {
+        let limit = ledger.outstanding();
+        let found =
+            (0..size).filter(|id| ledger.open_batch(claim(*id).0, claim(*id).1, 0, SHOWN, limit).is_ok()).collect();
+        ledger.batch = Batch::default();
+        found
+    }
+
+    /// However many are out, of rings of every small size, while numbers go round: those that are out can be named, and no others, though
+    /// the records of those that came back in a batch were not looked at.
+    #[test]
+    fn what_is_back_is_told_by_its_number() {
+        for size in (1..=9u16).chain([QueueSize::MAX]) {
+            let mut ledger = Ledger::<()>::new(QueueSize::packed(size).unwrap(), true);
+            ledger.bind(|_| Descriptor::default());
+            assert!(ledger.by_number && named(&mut ledger, size).is_empty());
+            let (mut out, mut place, mut dice) = (Vec::new(), u16::MAX - 40, 1u32);
+            for _ in 0..if size < 10 { 300 } else { 12 } {
+                dice = dice.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+                let most = usize::try_from(dice >> 16).unwrap() % (usize::from(size) + 1);
+                let lens = core::iter::repeat_n(60, most);
+                let fill = |head: DescId, _| out.push(head.get());
+                let none = (|_| {}, |_: &[DescId]| {});
+                place = place.wrapping_add(ledger.lend_singles(most, place, (Direction::ToDevice, lens), none, fill));
+                let back = usize::try_from(dice >> 24).unwrap() % (out.len() + 1);
+                if back > 0 {
+                    let limit = ledger.outstanding();
+                    let (id, len) = claim(out[back - 1]);
+                    assert_eq!(ledger.open_batch(id, len, 0, SHOWN, limit).map(usize::from), Ok(back));
+                    let mut heads = Vec::new();
+                    let ended = ledger.redeem_batch(usize::MAX, 0, |done| heads.push(done.head.get()));
+                    assert_eq!((usize::from(ended.taken), &heads), (back, &out.drain(..back).collect()));
+                }
+                let mut sorted = out.clone();
+                sorted.sort_unstable();
+                assert_eq!(named(&mut ledger, size), sorted, "of {size}, next is {place}");
+                assert!(ledger.lent().map(|(head, ..)| head.get()).eq(sorted.iter().copied()) && ledger.is_conserved());
+            }
+        }
+    }
+
+    /// Because others have them in the meantime, for any number of loans.
+    #[test]
+    fn what_is_given_away_is_told_by_its_record() {
+        let size = QueueSize::packed(4).unwrap();
+        let mut ledger = Ledger::<()>::new(size, true);
+        ledger.bind(|_| Descriptor::default());
+        let lend = |ledger: &mut Ledger<()>, place, count| {
+            let lens = core::iter::repeat_n(60, count);
+            ledger.lend_singles(
+                count,
+                place,
+                (Direction::ToDevice, lens),
+                (|_| {}, |_: &[DescId]| {}),
+                |_: DescId, _| {},
+            )
+        };
+        let take = |ledger: &mut Ledger<()>, id| {
+            let limit = ledger.outstanding();
+            ledger.open_batch(claim(id).0, claim(id).1, 0, SHOWN, limit).unwrap();
+            ledger.redeem_batch(64, 0, |_| {}).taken
+        };
+        assert_eq!((lend(&mut ledger, 0, 4), take(&mut ledger, 3)), (4, 4));
+        let mut away = [DescId::FIRST; 2];
+        assert_eq!(ledger.give_away(&mut away), 2);
+        assert!(ledger.records.iter().all(|record| record.token.is_none() && record.state == State::Free));
+        // A round of numbers later, when the numbers that they had are those of chains that are out.
+        for place in 4..=u16::MAX {
+            assert_eq!((lend(&mut ledger, place, 1), take(&mut ledger, if place % 2 == 0 { 2 } else { 3 })), (1, 1));
+        }
+        assert_eq!(lend(&mut ledger, 0, 2), 2);
+        assert_eq!(named(&mut ledger, 4), [2, 3]);
     }
 }

@@ -8,13 +8,34 @@ use alloc::vec::Vec;
 
 use ironring_common::index::DescId;
 
-use super::Ledger;
+use super::{Ledger, State};
+
+impl<T> Ledger<T> {
+    /// From now on records say of chains that are back that they are.
+    #[inline]
+    pub(super) fn tell_by_records(&mut self) {
+        if self.by_number {
+            self.by_number = false;
+            self.free_records();
+        }
+    }
+
+    #[cold]
+    fn free_records(&mut self) {
+        for id in self.free.iter() {
+            let Some(record) = self.records.get_mut(id.index()) else { continue };
+            (record.token, record.state) = (None, State::Free);
+        }
+    }
+}
 
 impl Ledger<()> {
     /// Gives away the free descriptors that are free longest, as many as there are and `to` has room for. How many.
     #[inline]
     pub(crate) fn give_away(&mut self, to: &mut [DescId]) -> usize {
+        self.tell_by_records();
         let given = self.free.drain(to);
+        self.asked = 0;
         // Never more than there are descriptors.
         self.away = self.away.wrapping_add(u16::try_from(given).unwrap_or(0));
         given
@@ -25,6 +46,7 @@ impl Ledger<()> {
     pub(crate) fn take_in_first(&mut self, heads: &[DescId]) {
         self.take_in(heads.len());
         self.free.put_first(heads);
+        self.asked = 0;
     }
 
     /// As [`take_in_first`](Self::take_in_first), but they are lent after all others.
@@ -75,8 +97,8 @@ mod tests {
 
     fn lend(ledger: &mut Ledger<()>, count: usize) -> Vec<u16> {
         let mut heads = Vec::new();
-        let each = |lent: super::super::Lent| heads.push(lent.head.get());
-        ledger.lend_singles(count, 0, (Direction::ToDevice, core::iter::repeat(60)), each, |_| {});
+        let fill = |head: DescId, _| heads.push(head.get());
+        ledger.lend_singles(count, 0, (Direction::ToDevice, core::iter::repeat(60)), (|_| {}, |_| {}), fill);
         heads
     }
 

@@ -4,14 +4,14 @@
 //! from their rows and put there in runs, and what is the same for all loans of a burst is done once. With in-order use: in
 //! [`oldest`](super::oldest).
 
-use ironring_common::index::{DescId, GuestAddr};
+use ironring_common::index::{DescId, QueueSize};
 use ironring_common::spec::split::Descriptor;
 
 use super::claims::Claims;
-use super::{Lawful, Ledger, State, Unshown, is_writable};
+use super::{Ledger, Record, State, Unshown, is_writable};
 use crate::boundary::Claim;
 use crate::mapper::Direction;
-use crate::queue::slots::Done;
+use crate::queue::slots::{Done, Filler};
 use crate::queue::violation::{Fault, Latch, Violation, ViolationKind};
 
 /// A descriptor that was lent.
@@ -45,6 +45,14 @@ impl Ended {
     }
 }
 
+/// A completion that may end a loan.
+pub(super) struct Lawful<'r> {
+    pub(super) head: DescId,
+    pub(super) record: &'r mut Record<()>,
+    pub(super) written: u32,
+    pub(super) idle_claim: bool,
+}
+
 impl Ledger<()> {
     /// Books what each descriptor says for ever but for its length: what `describe` gives for it. None is out.
     pub(crate) fn bind(&mut self, describe: impl Fn(DescId) -> Descriptor) {
@@ -58,25 +66,36 @@ impl Ledger<()> {
     }
 
     /// Lends free descriptors that were bound, each a chain by itself, of so many `bytes` each; as many as there are, `most` at
-    /// most. `write` writes each of them, and `show` their ids, in runs. They are the chains from number `place` on.
+    /// most. `write` writes each of them where it changed, `filler` its buffer, and `show` their ids, in runs. They are the chains
+    /// from number `place` on.
     #[inline(always)]
-    pub(crate) fn lend_singles(
+    pub(crate) fn lend_singles<F: Filler>(
         &mut self,
         most: usize,
         place: u16,
         (direction, bytes): (Direction, impl IntoIterator<Item = u32>),
-        mut write: impl FnMut(Lent),
-        mut show: impl FnMut(&[DescId]),
+        (mut write, show): (impl FnMut(Lent), impl FnMut(&[DescId])),
+        mut filler: F,
     ) -> u16 {
-        let Self { records, free, order, .. } = self;
-        let records = &mut **records;
-        let mut bytes = bytes.into_iter();
-        let mut place = place;
-        let mut lent = 0usize;
-        loop {
-            let run = free.front_run(most.saturating_sub(lent));
-            let first = place;
+        let records = &mut *self.records;
+        let (mut bytes, mut filled, mut asked) = (bytes.into_iter(), 0usize, self.asked);
+        while filled < most {
+            let left = most.wrapping_sub(filled);
+            let span = self.free.run_behind(filled, left.saturating_add(F::AHEAD));
+            let run = span.get(..left.min(span.len())).unwrap_or_default();
+            for head in span.iter().take(F::AHEAD).skip(asked) {
+                let Some(record) = records.get(head.index()) else { break };
+                filler.soon(record.desc.addr.into());
+            }
+            let mut later = span.get(F::AHEAD..).unwrap_or_default().iter();
+            let mut count = 0usize;
             for (head, bytes) in run.iter().zip(&mut bytes) {
+                if F::AHEAD > 0
+                    && let Some(next) = later.next()
+                    && let Some(record) = records.get(next.index())
+                {
+                    filler.soon(record.desc.addr.into());
+                }
                 let Some(record) = records.get_mut(head.index()) else { break };
                 debug_assert_eq!(is_writable(record.desc), direction == Direction::FromDevice, "as it was bound");
                 debug_assert_eq!(record.count, 1, "as it was bound");
@@ -87,43 +106,93 @@ impl Ledger<()> {
                 if direction == Direction::FromDevice {
                     record.writable = bytes;
                 }
-                record.token = Some(());
-                record.place = place;
-                record.state = State::Head;
-                place = place.wrapping_add(1);
-                write(Lent { head: *head, desc: record.desc, changed });
+                let desc = record.desc;
+                write(Lent { head: *head, desc, changed });
+                filler.fill(*head, desc.addr.into());
+                count = count.wrapping_add(1);
             }
-            let count = usize::from(place.wrapping_sub(first));
-            let run = run.get(..count).unwrap_or_default();
-            show(run);
-            if let Some(order) = order {
-                order.extend(run);
-            }
-            lent = lent.wrapping_add(count);
-            free.pop_run(count);
+            filled = filled.wrapping_add(count);
+            asked = span.len().wrapping_sub(count).min(F::AHEAD);
             if count == 0 {
                 break;
             }
         }
+        self.asked = asked;
+        // Not before: whoever fills them, or says how long they are, may panic, and then none of them is out.
+        self.book_lent(filled, place, show)
+    }
+
+    /// The first `count` of the free descriptors, which were filled, are out.
+    #[inline(always)]
+    fn book_lent(&mut self, count: usize, place: u16, mut show: impl FnMut(&[DescId])) -> u16 {
+        let Self { records, free, order, .. } = self;
+        let records = &mut **records;
+        let (mut place, mut left) = (place, count);
+        while left > 0 {
+            let run = free.front_run(left);
+            for head in run {
+                let Some(record) = records.get_mut(head.index()) else { break };
+                record.token = Some(());
+                record.place = place;
+                record.state = State::Single;
+                place = place.wrapping_add(1);
+            }
+            show(run);
+            if let Some(order) = order {
+                order.extend(run);
+            }
+            let now = run.len();
+            assert!(now > 0, "what was filled is free");
+            left = left.saturating_sub(now);
+            free.pop_run(now);
+        }
         // Never more than there are descriptors.
-        let lent = u16::try_from(lent).unwrap_or(0);
+        let lent = u16::try_from(count).unwrap_or(0);
         self.outstanding = self.outstanding.wrapping_add(lent);
         lent
     }
 
-    /// Tells `each` where the free descriptors point that will be lent next, at most `most` of them.
+    /// Decides a completion: that it names a chain that is out and was shown, at full width, and claims no more bytes than were lent.
+    /// Without `HIDDEN` all were shown. What else than one descriptor is booked there is nothing that was lent, or if it is a chain of
+    /// many, a bug of ours.
     #[inline(always)]
-    pub(crate) fn next_singles(&self, most: usize, mut each: impl FnMut(GuestAddr)) {
-        for head in self.free.front_run(most) {
-            let Some(record) = self.records.get(head.index()) else { break };
-            each(record.desc.addr.into());
+    pub(super) fn decide<const HIDDEN: bool>(
+        records: &mut [Record<()>],
+        queue: QueueSize,
+        (id, len): Claim,
+        unshown: Unshown,
+    ) -> Result<Lawful<'_>, ViolationKind> {
+        let (head, record) = Self::named(records, queue, id)?;
+        if !record.is_single() {
+            return Err(record.not_out());
         }
+        if HIDDEN && unshown.has(record.place) {
+            return Err(ViolationKind::IdNotOutstanding);
+        }
+        let (written, idle_claim) = Self::length(record.writable, len)?;
+        Ok(Lawful { head, record, written, idle_claim })
     }
 
     /// Decides completions of such loans, and ends those that are lawful: their descriptors are free again. At most `most`, and up to
     /// the first that is not lawful.
     #[inline(always)]
     pub(crate) fn redeem_singles(
+        &mut self,
+        most: usize,
+        unshown: Unshown,
+        claims: &impl Claims,
+        each: impl FnMut(Done),
+    ) -> Ended {
+        if unshown.count > 0 {
+            self.redeem_shown::<true>(most, unshown, claims, each)
+        } else {
+            self.redeem_shown::<false>(most, unshown, claims, each)
+        }
+    }
+
+    /// As [`redeem_singles`](Self::redeem_singles). Without `HIDDEN` all were shown.
+    #[inline(always)]
+    fn redeem_shown<const HIDDEN: bool>(
         &mut self,
         most: usize,
         unshown: Unshown,
@@ -143,14 +212,14 @@ impl Ledger<()> {
             let (mut to, mut claim, mut later) = (to, claim, claims.along(before.wrapping_add(1), later));
             let mut count = 0usize;
             loop {
-                let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
+                let decided = Self::decide::<HIDDEN>(records, size, claim, unshown);
+                let Lawful { head, record, written, idle_claim } = match decided {
                     Ok(lawful) => lawful,
                     Err(kind) => {
                         stopped = Some((kind, claim, claims.slot(ended.taken)));
                         break;
                     }
                 };
-                assert!(record.count == 1, "only single descriptors are lent here");
                 record.token = None;
                 record.state = State::Free;
                 *to = head;
@@ -237,14 +306,14 @@ impl Ledger<()> {
         loop {
             // What was posted again in this burst counts: the device was not shown it.
             let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
-            let Lawful { head, record, written, idle_claim } = match Self::decide(records, size, claim, unshown) {
+            let Lawful { head, record, written, idle_claim } = match Self::decide::<true>(records, size, claim, unshown)
+            {
                 Ok(lawful) => lawful,
                 Err(kind) => {
                     stopped = Some((kind, claim, claims.slot(ended.taken)));
                     break;
                 }
             };
-            assert!(record.count == 1, "only single descriptors are lent here");
             record.place = place;
             let desc = record.desc;
             place = place.wrapping_add(1);
@@ -257,30 +326,98 @@ impl Ledger<()> {
     }
 }
 
+impl Record<()> {
+    /// Why it is no loan of a single descriptor.
+    #[cold]
+    fn not_out(&self) -> ViolationKind {
+        assert!(self.state != State::Head, "only single descriptors are lent here");
+        if self.state == State::Member { ViolationKind::IdNotHead } else { ViolationKind::IdNotOutstanding }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ironring_common::index::QueueSize;
+    use alloc::vec::Vec;
+    use ironring_common::claim::Alleged;
+    use ironring_common::index::{GuestAddr, QueueSize};
 
-    /// As many of the free ones as lie in one piece.
+    use crate::queue::ledger::claims::Listed;
+    use crate::queue::slots::Ahead;
+
+    /// In bursts of every length, and whatever is free.
     #[test]
-    fn the_next_ones_are_those_that_are_lent_next() {
-        let mut ledger = Ledger::<()>::new(QueueSize::split(8).unwrap(), false);
-        ledger.bind(|id| Descriptor { addr: 100 + u64::from(id.get()), ..Descriptor::default() });
-        let next = |ledger: &Ledger<()>, most| {
-            let mut found = Vec::new();
-            ledger.next_singles(most, |at| found.push(at.0));
-            found
-        };
-        assert_eq!(next(&ledger, 3), [100, 101, 102]);
-        assert!(next(&ledger, 0).is_empty());
-        let mut lent = Vec::new();
-        let lens = core::iter::repeat_n(60, 6);
-        ledger.lend_singles(6, 0, (Direction::ToDevice, lens), |one| lent.push(one.desc.addr), |_| {});
-        assert_eq!((lent, next(&ledger, 9)), ((100..106).collect(), vec![106, 107]));
-        let lens = core::iter::repeat_n(60, 2);
-        ledger.lend_singles(2, 6, (Direction::ToDevice, lens), |_| {}, |_| {});
-        assert!(next(&ledger, 9).is_empty());
+    fn slots_are_asked_for_before_their_turn() {
+        for burst in 1..=8usize {
+            let mut ledger = Ledger::<()>::new(QueueSize::split(8).unwrap(), false);
+            ledger.bind(|id| Descriptor { addr: u64::from(id.get()), ..Descriptor::default() });
+            let (mut asked, mut turn, mut out) = ([false; 8], 0u64, 0u16);
+            for place in 0..50u16 {
+                let events = core::cell::RefCell::new(Vec::new());
+                let soon = |at: GuestAddr| events.borrow_mut().push((false, at.0));
+                let fill = |_, at: GuestAddr| events.borrow_mut().push((true, at.0));
+                let lens = core::iter::repeat_n(60, burst);
+                let (to, none) = ((Direction::ToDevice, lens), (|_| {}, |_: &[DescId]| {}));
+                let end = turn + u64::from(ledger.free());
+                out += ledger.lend_singles(burst, place, to, none, Ahead::<3, _, _> { soon, fill });
+                for (filled, at) in events.into_inner() {
+                    let before = &mut asked[usize::try_from(at).unwrap()];
+                    assert_eq!(*before, filled, "{burst}: asked for once, and then filled");
+                    *before = !filled;
+                    if filled {
+                        assert_eq!(at, turn % 8, "{burst}: in turn");
+                        // Those behind it that are free and lie in one piece with it.
+                        let mut later = (turn + 1..end.min(turn + 4)).filter(|later| later / 8 == turn / 8);
+                        assert!(later.all(|later| asked[usize::try_from(later % 8).unwrap()]), "{burst}: {turn}");
+                        turn += 1;
+                    }
+                }
+                // All but one come back.
+                let back = usize::from(out.saturating_sub(1));
+                let first = u16::try_from((turn + 8 - u64::from(out)) % 8).unwrap();
+                let claim = |n: u16| (Alleged::new(u32::from((first + n) % 8)), Alleged::new(0));
+                let claims: Vec<Claim> = (0..out).map(claim).take(back).collect();
+                let unshown = Unshown { from: 0, count: 0 };
+                out -= ledger.redeem_singles(back, unshown, &Listed(&claims), |_| {}).taken;
+            }
+            assert!(ledger.is_conserved());
+        }
+    }
+
+    /// Wherever in the row of those that are free it is.
+    #[test]
+    fn a_filler_that_panics_leaves_all_free() {
+        for (in_order, before, good) in [false, true]
+            .into_iter()
+            .flat_map(|order| (0..4usize).flat_map(move |before| (0..4usize).map(move |good| (order, before, good))))
+        {
+            let mut ledger = Ledger::<()>::new(QueueSize::split(4).unwrap(), in_order);
+            ledger.bind(|_| Descriptor::default());
+            let to = || (Direction::ToDevice, core::iter::repeat_n(60, 4));
+            let none = || (|_| {}, |_: &[DescId]| {});
+            let heads: Vec<Claim> = (0..4).map(|id| (Alleged::new(id), Alleged::new(0))).take(before).collect();
+            assert_eq!(usize::from(ledger.lend_singles(before, 0, to(), none(), |_: DescId, _| {})), before);
+            let unshown = Unshown { from: 0, count: 0 };
+            let back = if in_order {
+                ledger.redeem_oldest((4, 4), unshown, &Listed(&heads), |_| {})
+            } else {
+                ledger.redeem_singles(4, unshown, &Listed(&heads), |_| {})
+            };
+            assert_eq!(usize::from(back.taken), before);
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let mut left = good;
+                let fill = |_: DescId, _| {
+                    assert!(left > 0, "on purpose");
+                    left -= 1;
+                };
+                ledger.lend_singles(4, 9, to(), (|_| {}, |_: &[DescId]| panic!("nothing is shown")), fill)
+            }));
+            assert!(caught.is_err());
+            assert_eq!((ledger.free(), ledger.outstanding(), ledger.lent().count()), (4, 0, 0), "{before} {good}");
+            assert!(ledger.is_conserved());
+            assert_eq!(ledger.lend_singles(4, 9, to(), none(), |_: DescId, _| {}), 4);
+            assert!(ledger.is_conserved());
+        }
     }
 
     /// As when another queue has begun to latch one and has not ended.

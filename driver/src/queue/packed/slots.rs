@@ -11,7 +11,7 @@ use crate::boundary::{self, Claim};
 use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::ledger::{Ended, Ledger, Lent, Unshown};
-use crate::queue::slots::{Done, SharedSlots, SlotRing, Taken};
+use crate::queue::slots::{Done, Filler, SharedSlots, SlotRing, Taken};
 use crate::queue::violation::Violation;
 
 impl<W: Words> SlotRing for PackedRing<W, ()> {
@@ -26,7 +26,7 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         direction: Direction,
         most: usize,
         lens: impl IntoIterator<Item = u32>,
-        mut each: impl FnMut(DescId, GuestAddr),
+        filler: impl Filler,
     ) -> usize {
         self.staged.goes_on(self.next_avail);
         // For less than a line it takes it from a device that looks at the next slot all the time, and takes it back.
@@ -35,8 +35,8 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
             self.ask_for(self.next_avail, likely);
         }
         let (place, mut room) = (self.posted, self.staged.room());
-        let write = |Lent { head, desc, .. }| each(head, desc.addr.into());
-        let posted = self.ledger.lend_singles(most, place, (direction, lens), write, |run| room.extend(run));
+        let show = |run: &[DescId]| room.extend(run);
+        let posted = self.ledger.lend_singles(most, place, (direction, lens), (|_| {}, show), filler);
         self.staged.end(posted);
         self.end_posts(posted);
         usize::from(posted)
@@ -50,11 +50,6 @@ impl<W: Words> SlotRing for PackedRing<W, ()> {
         self.store_rest(rest);
         self.end_posts(1);
         Some(desc.addr.into())
-    }
-
-    #[inline(always)]
-    fn next_slots(&self, most: usize, each: impl FnMut(GuestAddr)) {
-        self.ledger.next_singles(most, each);
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use crate::mapper::Direction;
 use crate::mapper::slots::FixedSlots;
 use crate::queue::DriverRing;
 use crate::queue::ledger::{Ended, Ledger, Lent, Unshown};
-use crate::queue::slots::{BURST, Done, SharedSlots, SlotRing, Taken};
+use crate::queue::slots::{BURST, Done, Filler, SharedSlots, SlotRing, Taken};
 use crate::queue::violation::Violation;
 
 impl<W: Words> SlotRing for SplitRing<W, ()> {
@@ -29,7 +29,7 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
         direction: Direction,
         most: usize,
         lens: impl IntoIterator<Item = u32>,
-        mut each: impl FnMut(DescId, GuestAddr),
+        filler: impl Filler,
     ) -> usize {
         let (size, place, mut at) = (self.size, self.next_avail.0, self.next_avail);
         let (table, avail, shadow) = (self.desc.view(), self.avail.view(), &mut self.avail_shadow);
@@ -37,10 +37,9 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
             if changed {
                 write_descriptor(&table, head, desc);
             }
-            each(head, desc.addr.into());
         };
         let show = |heads: &[DescId]| at = write_avail_run(&avail, shadow, (size, at), heads);
-        let posted = self.ledger.lend_singles(most, place, (direction, lens), write, show);
+        let posted = self.ledger.lend_singles(most, place, (direction, lens), (write, show), filler);
         self.next_avail = at;
         usize::from(posted)
     }
@@ -53,11 +52,6 @@ impl<W: Words> SlotRing for SplitRing<W, ()> {
         }
         self.show_one(head);
         Some(desc.addr.into())
-    }
-
-    #[inline(always)]
-    fn next_slots(&self, most: usize, each: impl FnMut(GuestAddr)) {
-        self.ledger.next_singles(most, each);
     }
 
     #[inline(always)]
