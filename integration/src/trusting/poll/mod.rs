@@ -260,7 +260,7 @@ impl Sender {
         });
         let soon = |at: usize| words.prefetch(at.wrapping_add(HDR_BYTES), true);
         let fill = |at: usize| put(slots, at.wrapping_add(HDR_BYTES));
-        let posted = on!(ring, ring => ring.post(lens, soon, fill));
+        let posted = on!(ring, ring => ring.post(0, lens, soon, fill));
         *frames += posted as u64;
         *bytes += sum as u64;
         on!(ring, ring => ring.publish());

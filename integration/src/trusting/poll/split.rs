@@ -41,24 +41,14 @@ impl SplitQueue {
 
     /// Posts every slot for the device to write, each of `bytes`, and shows them.
     pub(super) fn post_all(&mut self, bytes: u32) {
-        self.post_with(DESC_F_WRITE, std::iter::repeat_n(bytes, self.size), |_| {}, |_| {});
+        self.post(DESC_F_WRITE, std::iter::repeat_n(bytes, self.size), |_| {}, |_| {});
         self.publish();
     }
 
-    /// Posts a slot for each of `lens`, of so many bytes, until none is free; tells `each` where it lies, and `soon` some slots
-    /// before. How many.
+    /// Posts a slot with these `flags` for each of `lens`, of so many bytes, until none is free; tells `each` where it lies, and
+    /// `soon` some slots before. How many.
     #[inline(always)]
     pub(super) fn post(
-        &mut self,
-        lens: impl Iterator<Item = u32>,
-        soon: impl FnMut(usize),
-        each: impl FnMut(usize),
-    ) -> usize {
-        self.post_with(0, lens, soon, each)
-    }
-
-    #[inline(always)]
-    fn post_with(
         &mut self,
         flags: u16,
         lens: impl Iterator<Item = u32>,
