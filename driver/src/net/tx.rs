@@ -135,10 +135,15 @@ impl TxSlot<'_> {
     /// # Errors
     /// The [`Violation`], new or latched.
     pub fn send(self) -> Result<(), Violation> {
-        let queue = self.queue;
-        let posted = queue.slots.post(&mut queue.ring, self.len)?;
+        let Self { queue, at, len } = self;
+        queue.ring.check()?;
+        let (slots, lens, mut put) = (&mut queue.slots, core::iter::once(len), Written { at });
+        let sent = match &mut queue.ring {
+            AnyRing::Split(ring) => slots.send(ring, lens, &mut put)?,
+            AnyRing::Packed(ring) => slots.send(ring, lens, &mut put)?,
+        };
         // Nothing else could take the slot: this value borrows the queue.
-        assert!(posted == Some(self.at), "a free slot is posted as itself");
+        assert!(sent == 1, "a slot is free until it is sent");
         Ok(())
     }
 }
@@ -442,6 +447,18 @@ impl<F: FnMut(&mut TxFrame<'_>)> Put for InPlace<F> {
     #[inline(always)]
     fn put(&mut self, _: usize, words: &Ours<Area>, at: usize) {
         (self.fill)(&mut TxFrame { words, at, len: self.len });
+    }
+}
+
+/// Leaves a frame as it is, which the caller wrote before where it goes.
+struct Written {
+    at: usize,
+}
+
+impl Put for Written {
+    #[inline(always)]
+    fn put(&mut self, _: usize, _: &Ours<Area>, at: usize) {
+        assert!(at == self.at, "a free slot is posted as itself");
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! One record per descriptor, allocated in one place, used by every ring layout. It holds what Linux calls `desc_extra`
 //! and `desc_state`: the descriptor as it was written, whose it is, and, at the head of a chain that is out, the token. Its
-//! `State` decides what a completion may name; with in-order use the number of the chain does too (`Ledger::is_back`), and only
-//! then may a token stay when its chain is back. Free descriptors wait in a row of their own (`fifo`).
+//! `State` decides what a completion may name, but where all chains are single descriptors: there its seat in the row does (`seats`).
+//! Free descriptors wait in a row of their own (`fifo`).
 //!
 //! The ledger decides whether a completion is lawful: the id at its full width, in range, the head of a chain that is
 //! out, taken once; the length at most what the chain lends writable. With `VIRTIO_F_IN_ORDER` it also keeps the order in
@@ -27,6 +27,8 @@ mod fifo;
 #[cfg(feature = "std")]
 mod oldest;
 #[cfg(feature = "std")]
+mod seats;
+#[cfg(feature = "std")]
 mod shared;
 #[cfg(feature = "std")]
 mod single;
@@ -41,7 +43,7 @@ pub(crate) use single::{Ended, Lent};
 /// What is known of one descriptor. At most 64 bytes for any token of a pointer's size (a test).
 #[derive(Clone, Debug)]
 pub(crate) struct Record<T> {
-    /// `Some` at the head of a chain that is lent to the device, or with in-order use was.
+    /// `Some` at the head of a chain that is lent to the device, or where seats tell at each.
     token: Option<T>,
     /// The descriptor as it stands in the table, or in a packed ring as it will stand in its slot. Kept after release: it says what
     /// the table holds without a load.
@@ -52,8 +54,11 @@ pub(crate) struct Record<T> {
     count: u16,
     /// In a chain: the descriptor before it, by which an unfinished chain is undone; a head comes after itself.
     before: u16,
-    /// At a head: the number of the chain among those that were posted, modulo 2^16.
+    /// At a head: the number of the chain among those that were posted, modulo 2^16. Nothing where seats tell.
     place: u16,
+    /// Where in the row of descriptors it has its seat, as long as that tells whose it is.
+    #[cfg(feature = "std")]
+    seat: u16,
     state: State,
 }
 
@@ -63,10 +68,21 @@ enum State {
     Free,
     /// Part of a chain that is being built or is out, but not its head.
     Member,
-    /// Head of a chain that is out, or with in-order use was: see [`Ledger::is_back`].
+    /// Head of a chain that is out.
     Head,
-    /// As `Head`, of a chain of one descriptor.
+    /// As `Head`, of a chain of one descriptor; where seats tell, of each.
     Single,
+}
+
+/// What tells whether a descriptor is out.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Its record.
+    ByRecord,
+    /// Where it sits in the row, so that records say of all that they are out ([`seats`]). Only where each chain is one descriptor, and
+    /// no other ledger has any of them.
+    BySeat,
 }
 
 /// The records of one queue and its free descriptors (first in, first out, so that ids repeat in the same order).
@@ -74,18 +90,19 @@ enum State {
 pub(crate) struct Ledger<T> {
     records: Vec<Record<T>>,
     size: QueueSize,
+    /// Those that are free; where seats tell, before them those that are out.
     free: Fifo,
     /// Chains that are out.
     outstanding: u16,
     /// Descriptors that another ledger has: those of a pair of queues that share their slots.
     away: u16,
-    /// With `VIRTIO_F_IN_ORDER`: the heads that are out, oldest first.
+    /// With `VIRTIO_F_IN_ORDER`: the heads that are out, oldest first. Empty where seats tell.
     order: Option<Fifo>,
-    /// With in-order use: whether records of chains that are back may say that they are out, because it is their numbers that tell
-    /// ([`Ledger::is_back`]). Only where each chain is one descriptor, and as long as no other ledger has any of them: otherwise a number
-    /// may be older than numbers can tell.
     #[cfg(feature = "std")]
-    by_number: bool,
+    told: Told,
+    /// Where seats tell: the number of the chain that is posted next.
+    #[cfg(feature = "std")]
+    next: u16,
     /// What is left of a completion that stands for many.
     batch: Batch,
     /// So many of the descriptors that are lent next have had their buffers asked for: a hint.
@@ -156,6 +173,8 @@ impl<T> Ledger<T> {
             count: 0,
             before: id,
             place: 0,
+            #[cfg(feature = "std")]
+            seat: 0,
             state: State::Free,
         }));
         Self {
@@ -166,7 +185,9 @@ impl<T> Ledger<T> {
             away: 0,
             order: in_order.then(|| Fifo::new(size)),
             #[cfg(feature = "std")]
-            by_number: in_order,
+            told: Told::ByRecord,
+            #[cfg(feature = "std")]
+            next: 0,
             batch: Batch::default(),
             #[cfg(feature = "std")]
             asked: 0,
@@ -206,6 +227,8 @@ impl<T> Ledger<T> {
     /// Takes a free descriptor for a chain in which it comes after `before`; a head comes after itself.
     #[inline]
     pub(crate) fn reserve(&mut self, before: DescId) -> Option<DescId> {
+        #[cfg(feature = "std")]
+        self.tell_by_records();
         let id = self.free.pop_front()?;
         let record = self.records.get_mut(id.index())?;
         record.state = State::Member;
@@ -276,9 +299,7 @@ impl<T> Ledger<T> {
     #[inline]
     pub(crate) fn lend(&mut self, head: DescId, token: T, loan: Loan) {
         #[cfg(feature = "std")]
-        if loan.count != 1 {
-            self.tell_by_records();
-        }
+        debug_assert!(self.told == Told::ByRecord, "as whoever reserved it saw to");
         if let Some(record) = self.records.get_mut(head.index()) {
             record.token = Some(token);
             record.count = loan.count;
@@ -302,6 +323,8 @@ impl<T> Ledger<T> {
         slot: u32,
         unshown: Unshown,
     ) -> Result<Redeemed<T>, Fault> {
+        #[cfg(feature = "std")]
+        self.tell_by_records();
         let found = Self::find(&mut self.records, self.size, id, unshown);
         match found.and_then(|(head, record)| Ok((head, Self::length(record.writable, len)?))) {
             Ok((head, (written, idle_claim))) => self.end(head, written, idle_claim, slot),
@@ -320,47 +343,32 @@ impl<T> Ledger<T> {
         unshown: Unshown,
         limit: u16,
     ) -> Result<u16, Fault> {
-        let oldest = self.oldest();
-        let decided = match Self::find(&mut self.records, self.size, id, unshown) {
-            Ok((_, record)) if Self::is_back(record.place, oldest, self.outstanding) => {
-                Err(ViolationKind::IdNotOutstanding)
-            }
-            Ok((_, record)) => Self::length(record.writable, len).map(|said| (record.place, said)),
-            Err(kind) => Err(kind),
-        };
-        let (named, (written, idle_claim)) = decided.map_err(|kind| self.fault(kind, (id, len), slot))?;
-        let chains = Self::batch_of(named, oldest, limit, slot)?;
-        self.batch = Batch { left: chains, written, idle_claim };
-        Ok(chains)
-    }
-
-    /// With in-order use: the number of the chain that is out longest; if none is, any.
-    #[inline]
-    fn oldest(&self) -> u16 {
-        let oldest = self.order.as_ref().and_then(Fifo::front);
-        oldest.and_then(|head| self.records.get(head.index())).map_or(0, |record| record.place)
-    }
-
-    /// With in-order use: whether chain number `place` is back, if number `oldest` is out longest, of so many that are
-    /// `outstanding`. Numbers of chains that are out follow one another. That of a free descriptor is less than 2^15 older than the newest,
-    /// as free ones are lent in turn: until it is lent again, each of the others is lent once at most.
-    #[inline(always)]
-    const fn is_back(place: u16, oldest: u16, outstanding: u16) -> bool {
-        const { assert!(QueueSize::MAX <= 1 << 15, "of twice as many a number may come round") };
-        place.wrapping_sub(oldest) >= outstanding
-    }
-
-    /// How many chains a completion stands for that names number `named` of those that were posted, when number `oldest` is
-    /// out longest.
-    #[inline]
-    fn batch_of(named: u16, oldest: u16, limit: u16, slot: u32) -> Result<u16, Fault> {
-        // Numbers of chains that are out follow one another, so this is exact; the named one counts.
-        let chains = named.wrapping_sub(oldest).wrapping_add(1);
+        let decided = self.up_to(id, unshown).and_then(|(head, chains)| {
+            let writable = self.records.get(head.index()).map_or(0, |record| record.writable);
+            Ok((chains, Self::length(writable, len)?))
+        });
+        let (chains, (written, idle_claim)) = decided.map_err(|kind| self.fault(kind, (id, len), slot))?;
         if chains > limit {
             let (observed, expected) = (chains.into(), limit.into());
             return Err(Fault { kind: ViolationKind::BatchOverrun, slot, observed, expected });
         }
+        self.batch = Batch { left: chains, written, idle_claim };
         Ok(chains)
+    }
+
+    /// With in-order use: the head that a completion names, if it is out and was shown, and how many chains there are from the oldest that
+    /// is out up to that one.
+    #[inline]
+    fn up_to(&mut self, id: Alleged<u32>, unshown: Unshown) -> Result<(DescId, u16), ViolationKind> {
+        #[cfg(feature = "std")]
+        if self.told == Told::BySeat {
+            return self.up_to_seated(id, unshown.count);
+        }
+        let oldest = self.order.as_ref().and_then(Fifo::front);
+        let oldest = oldest.and_then(|head| self.records.get(head.index())).map_or(0, |record| record.place);
+        let (head, record) = Self::find(&mut self.records, self.size, id, unshown)?;
+        // Numbers of chains that are out follow one another, so this is exact; the named one counts.
+        Ok((head, record.place.wrapping_sub(oldest).wrapping_add(1)))
     }
 
     /// Chains of an opened batch that were not handed out.
@@ -373,6 +381,8 @@ impl<T> Ledger<T> {
     /// them completely (virtio 1.3, 2.7.9 and 2.8.9), so they count as written in full.
     #[inline]
     pub(crate) fn next_in_batch(&mut self, slot: u32) -> Result<Redeemed<T>, Fault> {
+        #[cfg(feature = "std")]
+        self.tell_by_records();
         let nothing = Fault { kind: ViolationKind::IdNotOutstanding, slot, observed: 0, expected: 0 };
         let head = self.order.as_ref().and_then(Fifo::front).ok_or(nothing)?;
         self.batch.left = self.batch.left.wrapping_sub(1);
@@ -458,12 +468,14 @@ impl<T> Ledger<T> {
 
     /// Every head that is out, with its descriptor count: for quarantine and teardown.
     pub(crate) fn lent(&self) -> impl Iterator<Item = (DescId, &T, u16)> + '_ {
-        let oldest = self.oldest();
         self.records.iter().enumerate().filter_map(move |(index, record)| {
             let id = DescId::below(u16::try_from(index).ok()?, self.size)?;
             let token = record.token.as_ref()?;
-            let back = self.order.is_some() && Self::is_back(record.place, oldest, self.outstanding);
-            (!back).then_some((id, token, record.count))
+            #[cfg(feature = "std")]
+            if self.told == Told::BySeat && !self.sits_out(record) {
+                return None;
+            }
+            Some((id, token, record.count))
         })
     }
 
@@ -493,6 +505,8 @@ impl<T> Ledger<T> {
             }
         }
         let in_order = self.order.as_ref().is_none_or(|order| order.len() == usize::from(self.outstanding));
+        #[cfg(feature = "std")]
+        let in_order = if self.told == Told::BySeat { self.sit_well() } else { in_order };
         let here = seen.iter().filter(|flag| **flag).count();
         chains == self.outstanding && in_order && here == usize::from(self.here())
     }

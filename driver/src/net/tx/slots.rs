@@ -148,8 +148,8 @@ impl TxSlots {
         for len in lens.take(most) {
             let Some(head) = ring.next_head() else { break };
             put.put(first.wrapping_add(sent), &self.words, self.frame_at(head));
-            let posted = self.post(ring, len)?;
-            debug_assert_eq!(posted, Some(self.frame_at(head)), "a free slot is posted as itself");
+            let posted = self.post_table(ring, len)?;
+            debug_assert_eq!(posted, Some(head), "a free slot is posted as itself");
             sent = sent.wrapping_add(1);
         }
         Ok(sent)
@@ -203,25 +203,19 @@ impl TxSlots {
         self.stats.completed = self.stats.completed.wrapping_add(u64::try_from(frames).unwrap_or(0));
     }
 
-    /// Lends a slot for a frame of `len` bytes. Returns where the frame goes, or `None` if no slot is free.
+    /// Lends a slot for a frame of `len` bytes by a table of two. Returns which, or `None` if no slot is free.
     #[inline]
-    pub(super) fn post<R: DriverRing<()>>(&mut self, ring: &mut R, len: usize) -> Result<Option<usize>, Violation> {
+    fn post_table<R: DriverRing<()>>(&mut self, ring: &mut R, len: usize) -> Result<Option<DescId>, Violation> {
         let frame = u32::try_from(len).unwrap_or(u32::MAX);
-        let added = if self.indirect {
-            let parts = [SlotPart::first(net::HDR_LEN), SlotPart { offset: net::HDR_LEN, len: frame }];
-            ring.add(&mut self.mapper, &parts, &[], ())
-        } else {
-            let whole = SlotPart::first(frame.saturating_add(net::HDR_LEN));
-            ring.add(&mut self.mapper, &[whole], &[], ())
-        };
-        match added {
+        let parts = [SlotPart::first(net::HDR_LEN), SlotPart { offset: net::HDR_LEN, len: frame }];
+        match ring.add(&mut self.mapper, &parts, &[], ()) {
             Ok(head) => {
                 if self.shared {
                     self.clear_header(head);
                 }
                 self.stats.frames = self.stats.frames.wrapping_add(1);
                 self.stats.bytes = self.stats.bytes.wrapping_add(u64::from(frame));
-                Ok(Some(self.frame_at(head)))
+                Ok(Some(head))
             }
             Err(AddError::Violation(violation)) => Err(violation),
             Err(error) => {

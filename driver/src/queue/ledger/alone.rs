@@ -3,7 +3,7 @@
 
 use super::oldest::of_oldest;
 use super::single::{Ended, Lawful, Lent};
-use super::{Ledger, State, Unshown, is_writable};
+use super::{Ledger, State, Told, Unshown, is_writable};
 use crate::boundary::Claim;
 use crate::queue::slots::Done;
 
@@ -21,13 +21,16 @@ impl Ledger<()> {
         if is_writable(record.desc) {
             record.writable = bytes;
         }
-        record.token = Some(());
-        record.place = place;
-        record.state = State::Single;
         let desc = record.desc;
-        if let Some(order) = &mut self.order {
-            order.push_back(head);
+        if self.told == Told::ByRecord {
+            record.token = Some(());
+            record.place = place;
+            record.state = State::Single;
+            if let Some(order) = &mut self.order {
+                order.push_back(head);
+            }
         }
+        self.next = place.wrapping_add(1);
         self.free.pop_run(1);
         self.asked = self.asked.saturating_sub(1);
         self.outstanding = self.outstanding.wrapping_add(1);
@@ -43,6 +46,9 @@ impl Ledger<()> {
         each: impl FnOnce(Done),
     ) -> Ended {
         debug_assert!(self.order.is_none(), "in order the oldest are expected");
+        if self.told == Told::BySeat {
+            return self.exchange_seated_one((shown, place), (claim, slot), each);
+        }
         let unshown = Unshown { from: shown, count: place.wrapping_sub(shown) };
         let Lawful { head, record, written, idle_claim } =
             match Self::decide::<true>(&mut self.records, self.size, claim, unshown) {
@@ -65,13 +71,16 @@ impl Ledger<()> {
         (claim, slot): (Claim, u32),
         each: impl FnOnce(Done),
     ) -> Ended {
+        debug_assert!(self.order.is_some(), "as the ledger was made");
+        if self.told == Told::BySeat {
+            return self.exchange_oldest_seated_one(limit, (shown, place), (claim, slot), each);
+        }
         let Self { records, order, .. } = self;
-        debug_assert!(order.is_some(), "as the ledger was made");
         if let Some(order) = order
             && let Some(head) = order.front()
             && let Some(record) = records.get_mut(head.index())
         {
-            assert!(record.is_single(), "single descriptors are lent here, in order");
+            record.expect_single();
             if let Some(written) = of_oldest(head, record.writable, claim) {
                 record.place = place;
                 order.rotate(1);

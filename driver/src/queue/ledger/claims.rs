@@ -99,7 +99,7 @@ mod tests {
         let ended = if in_order {
             ledger.exchange_oldest((64, 6), places, &claims, each, |_| {})
         } else {
-            ledger.exchange_singles(64, places, &claims, each)
+            ledger.exchange_singles(64, places, &claims, each, |_| {})
         };
         (ended, taken)
     }

@@ -1,4 +1,4 @@
-//! Descriptors in a row: those that are free, and with in-order use those that are out.
+//! Descriptors in a row: those that are free, before them those that were taken last, and with in-order use those that are out.
 
 use alloc::vec::Vec;
 
@@ -80,6 +80,14 @@ impl Fifo {
     const fn place(&self, counter: u32) -> usize {
         // There is at least one place.
         counter as usize & self.ids.len().wrapping_sub(1)
+    }
+
+    /// Has the counters of a full row go on from another number.
+    #[cfg(test)]
+    pub(super) fn start_at(&mut self, first: u32) {
+        let mut ids: Vec<_> = self.iter().collect();
+        (self.first, self.end) = (first, first);
+        ids.drain(..).for_each(|id| self.push_back(id));
     }
 
     /// Where it lies, for the test of the layout.
@@ -193,6 +201,72 @@ impl Fifo {
             self.push_run(now.len());
             ids = later;
         }
+    }
+}
+
+/// Those that were taken last still sit where they did, before the first one that is there. Where that is made use of, nobody but the
+/// oldest of them comes back, or another one that took its seat.
+#[cfg(feature = "std")]
+impl Fifo {
+    /// The oldest ones of the `out` that were taken last, at most `most`, as far as they lie in one piece: none only if `most` or
+    /// `out` is none.
+    #[inline(always)]
+    pub(super) fn taken(&self, out: u16, most: usize) -> &[DescId] {
+        let from = self.ids.get(self.seat(out).into()..).unwrap_or_default();
+        from.get(..most.min(out.into()).min(from.len())).unwrap_or_default()
+    }
+
+    /// The seat of the oldest of the `out` that were taken last.
+    #[inline(always)]
+    pub(super) const fn seat(&self, out: u16) -> u16 {
+        self.seat_at(self.first.wrapping_sub(out as u32))
+    }
+
+    /// The seat of the first of those that are there, or of the one that is `behind` further on.
+    #[inline(always)]
+    pub(super) const fn seat_ahead(&self, behind: u16) -> u16 {
+        self.seat_at(self.first.wrapping_add(behind as u32))
+    }
+
+    #[inline(always)]
+    const fn seat_at(&self, counter: u32) -> u16 {
+        const { assert!(QueueSize::MAX as u32 <= 1 << 15, "16 bits hold any place") };
+        let [low, high, ..] = self.place(counter).to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
+    /// How many of the `out` that were taken last were taken before the one that sits there: if fewer than `most`, which is no more than
+    /// `out`, for otherwise it is none of the oldest `most`.
+    #[inline(always)]
+    pub(super) fn older(&self, seat: u16, out: u16, most: u16) -> Option<u16> {
+        let older = self.seat_at(u32::from(seat).wrapping_sub(self.seat(out).into()));
+        (older < most).then_some(older)
+    }
+
+    /// Who sits there.
+    #[inline(always)]
+    pub(super) fn sitting(&self, seat: u16) -> Option<DescId> {
+        self.ids.get(usize::from(seat)).copied()
+    }
+
+    /// Puts an id on a seat.
+    #[inline(always)]
+    pub(super) fn sit(&mut self, seat: u16, id: DescId) {
+        if let Some(to) = self.ids.get_mut(usize::from(seat)) {
+            *to = id;
+        }
+    }
+
+    /// The seat behind the last one that is there.
+    #[inline(always)]
+    pub(super) const fn end_seat(&self) -> u16 {
+        self.seat_at(self.end)
+    }
+
+    /// Whether the oldest of the `out` that were taken last sits where the next one to come back has to.
+    #[inline(always)]
+    pub(super) const fn is_round(&self, out: u16) -> bool {
+        self.len().wrapping_add(out as usize) == self.ids.len()
     }
 }
 

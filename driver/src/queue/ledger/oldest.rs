@@ -7,7 +7,7 @@ use ironring_common::index::DescId;
 use super::claims::Claims;
 use super::fifo::Fifo;
 use super::single::Ended;
-use super::{Batch, Ledger, Record, State, Unshown};
+use super::{Batch, Ledger, Record, State, Told, Unshown};
 use crate::boundary::Claim;
 use crate::queue::slots::Done;
 use crate::queue::violation::{Fault, ViolationKind};
@@ -25,8 +25,11 @@ impl Ledger<()> {
         claims: &impl Claims,
         mut each: impl FnMut(Done),
     ) -> Ended {
+        debug_assert!(self.order.is_some(), "as the ledger was made");
+        if self.told == Told::BySeat {
+            return self.redeem_oldest_seated((most, limit), unshown, claims, each);
+        }
         let Self { records, free, order, .. } = self;
-        debug_assert!(order.is_some(), "as the ledger was made");
         let Some(order) = order else { return Ended::default() };
         let gone = |order: &mut Fifo, count: usize| {
             free.extend(order.front_run(count));
@@ -52,11 +55,15 @@ impl Ledger<()> {
         mut each: impl FnMut(Done),
         mut again: impl FnMut(&[DescId]),
     ) -> Ended {
+        debug_assert!(self.order.is_some(), "as the ledger was made");
+        if self.told == Told::BySeat {
+            return self.exchange_oldest_seated((most, limit), (shown, place), claims, each, again);
+        }
         let Self { records, order, .. } = self;
-        debug_assert!(order.is_some(), "as the ledger was made");
         let Some(order) = order else { return Ended::default() };
         let mut place = place;
         let end = |record: &mut Record<()>| {
+            record.expect_single();
             record.place = place;
             place = place.wrapping_add(1);
         };
@@ -99,11 +106,13 @@ impl Ledger<()> {
     }
 
     /// Ends the loans of the oldest chains of an opened batch, `most` at most, as
-    /// [`next_in_batch`](Self::next_in_batch): all but the last one count as written in full. That they are back is told by their
-    /// numbers, so of whom `each` wants to know nothing, nothing is looked at.
+    /// [`next_in_batch`](Self::next_in_batch): all but the last one count as written in full.
     #[inline(always)]
     pub(crate) fn redeem_batch(&mut self, most: usize, slot: u32, mut each: impl FnMut(Done)) -> Ended {
-        let Self { records, free, order, batch, by_number, .. } = self;
+        if self.told == Told::BySeat {
+            return self.batch_seated::<false>(most, each);
+        }
+        let Self { records, free, order, batch, .. } = self;
         let records = &mut **records;
         let mut ended = Ended::default();
         let Some(order) = order else { return self.no_chain(ended, slot) };
@@ -112,19 +121,12 @@ impl Ledger<()> {
             let run = order.front_run(left);
             assert!(!run.is_empty(), "chains of a batch are out");
             let Batch { left: mut out, written: in_last, idle_claim } = *batch;
-            if !*by_number {
-                for head in run {
-                    let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
-                    assert!(record.is_single(), "single descriptors are lent here, in order");
-                    record.end();
-                }
-            }
             for head in run {
+                let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
+                record.end();
                 out = out.wrapping_sub(1);
-                let record = records.get(head.index());
-                let (at, writable) = record.map_or((0, 0), |record| (record.desc.addr, record.writable));
-                let written = if out == 0 { in_last } else { writable };
-                each(Done { head: *head, at: at.into(), written });
+                let written = if out == 0 { in_last } else { record.writable };
+                each(Done { head: *head, at: record.desc.addr.into(), written });
             }
             let count = run.len();
             ended.taken = ended.taken.wrapping_add(batch.left.wrapping_sub(out));
@@ -141,6 +143,11 @@ impl Ledger<()> {
     /// [`exchange_singles`](Self::exchange_singles).
     #[inline(always)]
     pub(crate) fn exchange_batch(&mut self, most: usize, place: u16, slot: u32, mut each: impl FnMut(Done)) -> Ended {
+        if self.told == Told::BySeat {
+            let ended = self.batch_seated::<true>(most, each);
+            self.next = place.wrapping_add(ended.taken);
+            return ended;
+        }
         let Self { records, order, batch, .. } = self;
         let records = &mut **records;
         let mut ended = Ended::default();
@@ -148,7 +155,7 @@ impl Ledger<()> {
         while usize::from(ended.taken) < most && batch.left > 0 {
             let Some(head) = order.as_mut().and_then(Fifo::pop_front) else { return self.no_chain(ended, slot) };
             let Some(record) = records.get_mut(head.index()) else { return self.no_chain(ended, slot) };
-            assert!(record.is_single(), "single descriptors are lent here, in order");
+            record.expect_single();
             record.place = place;
             place = place.wrapping_add(1);
             batch.left = batch.left.wrapping_sub(1);
@@ -191,7 +198,7 @@ fn oldest_in_turn(
 /// Ends, by `end`, the loans of the chains that are out longest, a run of them, as long as the claims behind the first `skip` name just
 /// those, and tells `each`. How many, and the completion that stopped it because it says something else.
 #[inline(always)]
-fn named_in_order(
+pub(super) fn named_in_order(
     records: &mut [Record<()>],
     oldest: &[DescId],
     (claims, skip): (&impl Claims, u16),
@@ -204,7 +211,6 @@ fn named_in_order(
     let Some(claim) = claims.one(skip) else { return (count, None) };
     let (mut head, mut claim, mut later) = (head, claim, claims.along(skip.wrapping_add(1), later));
     while let Some(record) = records.get_mut(head.index()) {
-        assert!(record.is_single(), "single descriptors are lent here, in order");
         let Some(written) = of_oldest(*head, record.writable, claim) else {
             // Fewer than there are descriptors.
             let before = skip.wrapping_add(u16::try_from(count).unwrap_or(0));
@@ -234,9 +240,16 @@ impl Record<()> {
         self.state == State::Single
     }
 
+    /// The loan of a single descriptor is booked here.
+    #[inline(always)]
+    pub(super) fn expect_single(&self) {
+        assert!(self.is_single(), "single descriptors are lent here, in order");
+    }
+
     /// The loan of a single descriptor ends.
     #[inline(always)]
     fn end(&mut self) {
+        self.expect_single();
         self.token = None;
         self.state = State::Free;
     }
@@ -280,11 +293,11 @@ mod tests {
     /// However many are out, of rings of every small size, while numbers go round: those that are out can be named, and no others, though
     /// the records of those that came back in a batch were not looked at.
     #[test]
-    fn what_is_back_is_told_by_its_number() {
+    fn what_came_back_in_a_batch_cannot_be_named() {
         for size in (1..=9u16).chain([QueueSize::MAX]) {
             let mut ledger = Ledger::<()>::new(QueueSize::packed(size).unwrap(), true);
             ledger.bind(|_| Descriptor::default());
-            assert!(ledger.by_number && named(&mut ledger, size).is_empty());
+            assert!(ledger.told == Told::BySeat && named(&mut ledger, size).is_empty());
             let (mut out, mut place, mut dice) = (Vec::new(), u16::MAX - 40, 1u32);
             for _ in 0..if size < 10 { 300 } else { 12 } {
                 dice = dice.wrapping_mul(1_103_515_245).wrapping_add(12_345);

@@ -8,23 +8,34 @@ use alloc::vec::Vec;
 
 use ironring_common::index::DescId;
 
-use super::{Ledger, State};
+use super::{Ledger, State, Told};
 
 impl<T> Ledger<T> {
-    /// From now on records say of chains that are back that they are.
+    /// From now on records say of chains that are back that they are, and the order row which are out.
     #[inline]
     pub(super) fn tell_by_records(&mut self) {
-        if self.by_number {
-            self.by_number = false;
-            self.free_records();
+        if self.told == Told::BySeat {
+            self.told = Told::ByRecord;
+            self.leave_seats();
         }
     }
 
     #[cold]
-    fn free_records(&mut self) {
-        for id in self.free.iter() {
-            let Some(record) = self.records.get_mut(id.index()) else { continue };
+    fn leave_seats(&mut self) {
+        let Self { records, free, outstanding, order, next, .. } = self;
+        for id in free.iter() {
+            let Some(record) = records.get_mut(id.index()) else { continue };
             (record.token, record.state) = (None, State::Free);
+        }
+        // Oldest first. Those that changed seats get numbers of others that were shown too.
+        for newer in (0..*outstanding).rev() {
+            let out = newer.wrapping_add(1);
+            let Some(head) = free.sitting(free.seat(out)) else { continue };
+            let Some(record) = records.get_mut(head.index()) else { continue };
+            record.place = next.wrapping_sub(out);
+            if let Some(order) = order {
+                order.push_back(head);
+            }
         }
     }
 }

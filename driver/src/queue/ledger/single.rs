@@ -1,14 +1,14 @@
 //! Loans of one descriptor, which is never lent in another way: what the fast paths make.
 //!
-//! The same records and the same decisions as for chains, in one look at the record. They come in bursts, so ids are taken
-//! from their rows and put there in runs, and what is the same for all loans of a burst is done once. With in-order use: in
-//! [`oldest`](super::oldest).
+//! Where records tell, the same decisions as for chains, in one look at the record. They come in bursts, so ids are taken
+//! from their rows and put there in runs, and what is the same for all loans of a burst is done once. What comes back is decided here
+//! where records tell; with in-order use in [`oldest`](super::oldest), and where seats tell in [`seats`](super::seats).
 
 use ironring_common::index::{DescId, QueueSize};
 use ironring_common::spec::split::Descriptor;
 
 use super::claims::Claims;
-use super::{Ledger, Record, State, Unshown, is_writable};
+use super::{Ledger, Record, State, Told, Unshown, is_writable};
 use crate::boundary::Claim;
 use crate::mapper::Direction;
 use crate::queue::slots::{Done, Filler};
@@ -57,6 +57,7 @@ impl Ledger<()> {
     /// Books what each descriptor says for ever but for its length: what `describe` gives for it. None is out.
     pub(crate) fn bind(&mut self, describe: impl Fn(DescId) -> Descriptor) {
         assert!(self.outstanding == 0, "descriptors are bound before any is lent");
+        self.give_seats();
         for id in self.free.iter() {
             let Some(record) = self.records.get_mut(id.index()) else { continue };
             record.desc = describe(id);
@@ -124,31 +125,34 @@ impl Ledger<()> {
 
     /// The first `count` of the free descriptors, which were filled, are out.
     #[inline(always)]
-    fn book_lent(&mut self, count: usize, place: u16, mut show: impl FnMut(&[DescId])) -> u16 {
-        let Self { records, free, order, .. } = self;
+    fn book_lent(&mut self, count: usize, first: u16, mut show: impl FnMut(&[DescId])) -> u16 {
+        let Self { records, free, order, told, next, outstanding, .. } = self;
         let records = &mut **records;
-        let (mut place, mut left) = (place, count);
-        while left > 0 {
-            let run = free.front_run(left);
-            for head in run {
-                let Some(record) = records.get_mut(head.index()) else { break };
-                record.token = Some(());
-                record.place = place;
-                record.state = State::Single;
-                place = place.wrapping_add(1);
+        let mut lent = 0u16;
+        while usize::from(lent) < count {
+            let run = free.front_run(count.wrapping_sub(lent.into()));
+            if *told == Told::ByRecord {
+                let mut place = first.wrapping_add(lent);
+                for head in run {
+                    let Some(record) = records.get_mut(head.index()) else { break };
+                    record.token = Some(());
+                    record.place = place;
+                    record.state = State::Single;
+                    place = place.wrapping_add(1);
+                }
+                if let Some(order) = order {
+                    order.extend(run);
+                }
             }
             show(run);
-            if let Some(order) = order {
-                order.extend(run);
-            }
-            let now = run.len();
+            // Never more than there are descriptors.
+            let now = u16::try_from(run.len()).unwrap_or(0);
             assert!(now > 0, "what was filled is free");
-            left = left.saturating_sub(now);
-            free.pop_run(now);
+            free.pop_run(now.into());
+            lent = lent.wrapping_add(now);
+            *outstanding = outstanding.wrapping_add(now);
+            *next = first.wrapping_add(lent);
         }
-        // Never more than there are descriptors.
-        let lent = u16::try_from(count).unwrap_or(0);
-        self.outstanding = self.outstanding.wrapping_add(lent);
         lent
     }
 
@@ -183,23 +187,25 @@ impl Ledger<()> {
         claims: &impl Claims,
         each: impl FnMut(Done),
     ) -> Ended {
-        if unshown.count > 0 {
-            self.redeem_shown::<true>(most, unshown, claims, each)
+        debug_assert!(self.order.is_none(), "in order the oldest are expected");
+        if self.told == Told::BySeat {
+            self.redeem_seated(most, unshown, claims, each)
+        } else if unshown.count > 0 {
+            self.redeem_recorded::<true>(most, unshown, claims, each)
         } else {
-            self.redeem_shown::<false>(most, unshown, claims, each)
+            self.redeem_recorded::<false>(most, unshown, claims, each)
         }
     }
 
-    /// As [`redeem_singles`](Self::redeem_singles). Without `HIDDEN` all were shown.
+    /// As [`redeem_singles`](Self::redeem_singles), where records tell. Without `HIDDEN` all were shown.
     #[inline(always)]
-    fn redeem_shown<const HIDDEN: bool>(
+    fn redeem_recorded<const HIDDEN: bool>(
         &mut self,
         most: usize,
         unshown: Unshown,
         claims: &impl Claims,
         mut each: impl FnMut(Done),
     ) -> Ended {
-        debug_assert!(self.order.is_none(), "in order the oldest are expected");
         let Self { records, size, free, .. } = self;
         let (records, size) = (&mut **records, *size);
         let (mut ended, mut stopped, mut goes_on) = (Ended::default(), None, true);
@@ -282,16 +288,34 @@ impl Ledger<()> {
     }
 
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
-    /// those that were posted. What the device was not shown begins with number `shown`. At most to where the ring ends.
+    /// those that were posted. What the device was not shown begins with number `shown`. At most to where the ring ends. `again` is told
+    /// which, in runs.
     #[inline(always)]
     pub(crate) fn exchange_singles(
+        &mut self,
+        most: usize,
+        places: (u16, u16),
+        claims: &impl Claims,
+        each: impl FnMut(Done),
+        again: impl FnMut(&[DescId]),
+    ) -> Ended {
+        debug_assert!(self.order.is_none(), "in order the oldest are expected");
+        if self.told == Told::BySeat {
+            self.exchange_seated(most, places, claims, each, again)
+        } else {
+            self.exchange_recorded(most, places, claims, each, again)
+        }
+    }
+
+    /// As [`exchange_singles`](Self::exchange_singles), where records tell.
+    fn exchange_recorded(
         &mut self,
         most: usize,
         (shown, place): (u16, u16),
         claims: &impl Claims,
         mut each: impl FnMut(Done),
+        mut again: impl FnMut(&[DescId]),
     ) -> Ended {
-        debug_assert!(self.order.is_none(), "in order the oldest are expected");
         let Self { records, size, .. } = self;
         let (records, size) = (&mut **records, *size);
         let mut ended = Ended::default();
@@ -319,6 +343,7 @@ impl Ledger<()> {
             place = place.wrapping_add(1);
             ended.count(idle_claim);
             each(Done { head, at: desc.addr.into(), written });
+            again(core::slice::from_ref(&head));
             let Some(next) = later.next() else { break };
             claim = next.1;
         }

@@ -181,11 +181,7 @@ impl<W: Words> PackedRing<W, ()> {
                     let limits = (left, self.held_slots);
                     self.ledger.exchange_oldest(limits, places, &claims, &mut each, |run| room.extend(run))
                 } else {
-                    let again = |done: Done| {
-                        room.push(done.head);
-                        each(done);
-                    };
-                    self.ledger.exchange_singles(left, places, &claims, again)
+                    self.ledger.exchange_singles(left, places, &claims, &mut each, |run| room.extend(run))
                 };
                 (ended, true)
             } else {

@@ -143,11 +143,15 @@ impl<W: Words> SplitRing<W, ()> {
             let left = there.wrapping_sub(taken);
             let (size, places) = (self.size, (self.published.0, self.next_avail.0));
             let (left, in_batch) = (left.min(BURST), IN_ORDER && self.ledger.in_batch() > 0);
-            let ended = if IN_ORDER && !in_batch {
+            let ended = if !in_batch {
                 let (limit, claims) = (self.seen_used.since(self.next_used), claims(&self.used, self.next_used));
                 let (avail, shadow, mut at) = (self.avail.view(), &mut self.avail_shadow, self.next_avail);
                 let again = |run: &[DescId]| at = write_avail_run(&avail, shadow, (size, at), run);
-                let ended = self.ledger.exchange_oldest((left, limit), places, &claims, &mut each, again);
+                let ended = if IN_ORDER {
+                    self.ledger.exchange_oldest((left, limit), places, &claims, &mut each, again)
+                } else {
+                    self.ledger.exchange_singles(left, places, &claims, &mut each, again)
+                };
                 self.next_avail = at;
                 ended
             } else {
@@ -159,11 +163,8 @@ impl<W: Words> SplitRing<W, ()> {
                     }
                     each(done);
                 };
-                let ended = if in_batch {
-                    self.ledger.exchange_batch(left, places.1, u32::from(size.slot(self.next_used)), again)
-                } else {
-                    self.ledger.exchange_singles(left, places, &claims(&self.used, self.next_used), again)
-                };
+                let slot = u32::from(size.slot(self.next_used));
+                let ended = self.ledger.exchange_batch(left, places.1, slot, again);
                 self.show(&heads, ended.taken);
                 ended
             };
