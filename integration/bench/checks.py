@@ -3,7 +3,7 @@
 
 usage: checks.py TREE [NAME...]   counts with the patches of these names (all), in a copy of the workspace; prints
        checks.py TREE --write     counts all and the copies, and renews checks.json
-       checks.py TREE --write NAME...   renews what it says of these
+       checks.py TREE --write NAME...   renews what it says of these; of all that can be taken out together, if one is `all`
        checks.py --apply          whether all patches apply to the workspace here
 
 A patch under integration/bench/without, or under integration/mutants if it only removes, has `Side: driver`, `backend` or `both`:
@@ -137,7 +137,9 @@ def main():
     tree, names = sys.argv[1], [name for name in sys.argv[2:] if name != "--write"]
     write = "--write" in sys.argv
     found = [patch for patch in patches() if not names or any(patch.name.startswith(name) for name in names)]
-    if stale(tree, found) or not found:
+    all_together = write and (not names or "all" in names)
+    together_found = [patch for patch in patches() if all_together and not patch.in_order]
+    if stale(tree, found + together_found) or not found + together_found:
         sys.exit("nothing was counted")
     program = build(tree)
     if not program:
@@ -159,8 +161,8 @@ def main():
             TABLE.write_text(json.dumps(whole, indent=1) + "\n")
     if failed:
         sys.exit(f"{failed} patches do not build")
-    if write and not names:
-        whole["together"] = together(tree, [patch for patch in found if not patch.in_order], bases[False])
+    if all_together:
+        whole["together"] = together(tree, together_found, bases[False])
         if not whole["together"]:
             sys.exit("all checks together cannot be taken out")
         TABLE.write_text(json.dumps(whole, indent=1) + "\n")
