@@ -39,8 +39,8 @@ pub(crate) fn may_stop_the_device(attack: &Attack) -> bool {
 
 /// Whether frames may be lost by what the device does to itself.
 pub(crate) fn may_lose_frames(attack: &Attack) -> bool {
-    // A28 serves a buffer that the driver may have filled anew.
-    may_stop_the_device(attack) || attack.id == "A28"
+    // A28 serves a buffer that the driver may have filled anew; A27c delivers the last frame of a burst, and never those before it.
+    may_stop_the_device(attack) || matches!(attack.id, "A28" | "A27c")
 }
 
 /// The rules of the ring that an attack breaks. A violation of another rule is a defect of the driver, which named a lie
@@ -55,6 +55,7 @@ pub(crate) fn may_raise(attack: &Attack) -> &'static [ViolationKind] {
         "A25" => &[IdNotHead],
         // A burst of one gets a second element, which may be one more than there are chains outstanding.
         "A27" | "A27b" => &[IdNotOutstanding, UsedIndexJump],
+        "A27c" => &[IdNotOutstanding],
         "A31" | "A32" | "A33" | "A54" => &[LengthOverPosted],
         // An id of the other queue may be that of a descriptor in the middle of a chain here.
         "A44b" => &[BatchOverrun, IdNotOutstanding, IdNotHead],

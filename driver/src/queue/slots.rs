@@ -108,7 +108,8 @@ pub trait SlotRing {
     /// As [`post_slots`](Self::post_slots), of one slot of `len` bytes: where the device finds it, or nothing if none is free.
     fn post_slot(&mut self, len: u32) -> Option<GuestAddr>;
 
-    /// Takes slots that came back, at most `most`, and tells `each` of them, which must not panic: a burst is booked as a whole.
+    /// Takes slots that came back, at most `most`, and tells `each` of them, which must not panic: a burst is booked as a whole. They are
+    /// posted next in an order of the ring's own, unless the device works in order.
     fn take_slots(&mut self, most: usize, each: impl FnMut(Done)) -> Taken;
 
     /// What ended a burst early that was found [`broken`](Taken::broken): the violation that is latched, or if another queue is about to

@@ -4,7 +4,7 @@ use super::Class::{Disclosure, Liveness, Protocol};
 use super::Verdict::{Accepted, Broken, Dropped, NoEffect};
 use super::{Attack, Axes, PACKED, SPLIT, Surface, Timing, used};
 
-pub(super) const ROWS: [Attack; 26] = [
+pub(super) const ROWS: [Attack; 27] = [
     Attack {
         what: "used.idx jumps further than there are chains outstanding",
         naive: "takes up to 65535 stale used elements",
@@ -83,6 +83,14 @@ pub(super) const ROWS: [Attack; 26] = [
         check: "C06",
         reference: "double delivery in drivers that refill their ring while they empty it",
         ..used("A27b", "split.used.id_dup_rx")
+    },
+    Attack {
+        axes: Axes::PLAIN,
+        what: "of a burst of receive buffers the last one comes first, and at once again, while older ones are out",
+        naive: "delivers it twice",
+        check: "C06",
+        reference: "the same, where whoever comes before its turn is kept in mind for the burst only",
+        ..used("A27c", "split.used.id_dup_last")
     },
     Attack {
         class: Protocol,

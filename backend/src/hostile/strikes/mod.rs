@@ -186,6 +186,7 @@ pub(super) fn of(attack: &Attack, rng: &mut Rng) -> Option<(Box<dyn Strike>, Aim
         "A26" => (used::on_elem(used::id_free), Aim::Transmit),
         "A27" => (Box::<used::IdDup>::default(), Aim::Transmit),
         "A27b" => (Box::<used::IdDup>::default(), Aim::Receive),
+        "A27c" => (Box::new(order::LastTwice), Aim::Receive),
         "A28" => (Box::<order::Replay>::default(), either),
         // Frames that are received in another order are another stream.
         "A29" | "A52c" => (Box::<order::Swap>::default(), Aim::Transmit),

@@ -45,6 +45,23 @@ impl Strike for Replay {
     }
 }
 
+/// A27c: the last chain of a burst stands in the place of the first two.
+pub(super) struct LastTwice;
+
+impl Strike for LastTwice {
+    fn at(&mut self, moment: Moment, ring: &RingMemory<'_>, scene: &mut Scene<'_>) -> u64 {
+        let ([_, .., last], Moment::Complete, true) = (scene.book.burst.as_slice(), moment, scene.due) else {
+            return 0;
+        };
+        let Parts::Split { used, next_used, .. } = ring.parts else { return 0 };
+        let first = next_used.wrapping_sub(u16::try_from(scene.book.burst.len()).unwrap_or(0));
+        for at in [first, first.wrapping_add(1)] {
+            words::store_used(used, at, ring.size, *last);
+        }
+        1
+    }
+}
+
 /// A29: the elements of a burst stand in the opposite order. A52c: its first two slots are used by each other's chain, if
 /// these are equally long.
 #[derive(Default)]

@@ -241,6 +241,18 @@ fn a27_adds_an_element_to_a_burst_of_one() {
 }
 
 #[test]
+fn a27c_has_the_last_one_come_first_and_again() {
+    let mut bench = bench("A27c", 3);
+    bench.burst = 3;
+    let heads = bench.until_struck();
+    let burst = bench.last_burst(heads.len());
+    let [.., (last, honest)] = burst[..] else { panic!("a burst of two or more") };
+    assert!(last == honest && burst.iter().take(2).all(|(is, _)| *is == last));
+    assert!(burst.len() < 3 || burst[0].1 != last);
+    goes_on(bench, &heads);
+}
+
+#[test]
 fn lengths_lie_as_their_attack_says() {
     let (mut overs, mut shorts) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
     for seed in 1..40 {

@@ -41,7 +41,8 @@ impl RxQueue {
             return Ok(0);
         }
         self.slots.decide(count, room, out, turn, decide);
-        // So what is free is what has just come back, in that order.
+        // So what is free is what has just come back, in that order, where records tell who is out.
+        debug_assert!(self.ring.ledger().goes_by_records(), "its descriptors are shared");
         let given = turn.give_away(count, &mut self.ring);
         assert!(given == count && self.ring.free() == 0, "what came back is all that is free");
         let stay = turn.sort();

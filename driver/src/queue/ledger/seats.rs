@@ -3,9 +3,12 @@
 //! Who is taken from the front of the row of free descriptors keeps the seat. So the row has two parts: from `outstanding` seats before the
 //! front on those that are out, oldest first, then those that are free. A device that uses buffers in the order in which they were
 //! made available names the oldest each time: one compare decides, and nothing is stored, for in a row without an empty seat the oldest
-//! sits just where what is free next has to sit. One that names another changes seats with the oldest first. Nobody's record says
-//! whether it is out, so with the first descriptor that is reserved for a chain, or goes to another ledger, and with the first completion
-//! that is taken as one of a chain, records have to tell (`Ledger::tell_by_records`), until descriptors are bound anew.
+//! sits just where what is free next has to sit. Once one in a burst names another, a word notes who came, a bit for each of the 64 that are
+//! out longest, and at the end of the burst they get the oldest seats: of those who came, who sits further back changes with one that did
+//! not. A device that is done with all of a burst in some order or other has nobody change. One that is further away than that, or comes
+//! alone, changes seats with the oldest at once. Nobody's record says whether it is out, so with the first descriptor that is reserved for a
+//! chain, or goes to another ledger, and with the first completion that is taken as one of a chain, records have to tell
+//! (`Ledger::tell_by_records`), until descriptors are bound anew.
 //!
 //! Of those that are out, the device was shown all but the newest, and only those that it was shown change seats. With in-order use none
 //! do: how many sit before the one that is named is the length of the batch.
@@ -13,6 +16,7 @@
 use ironring_common::claim::Alleged;
 use ironring_common::index::DescId;
 
+use self::came::Came;
 use super::claims::Claims;
 use super::oldest::{named_in_order, of_oldest};
 use super::single::Ended;
@@ -20,6 +24,15 @@ use super::{Batch, Ledger, Record, State, Told, Unshown};
 use crate::boundary::Claim;
 use crate::queue::slots::Done;
 use crate::queue::violation::ViolationKind;
+
+mod came;
+
+/// A completion that may end a loan, and how many are out longer.
+struct Found {
+    done: Done,
+    idle_claim: bool,
+    older: u16,
+}
 
 impl<T> Ledger<T> {
     /// Whether a descriptor is out, where seats tell.
@@ -111,12 +124,12 @@ impl Ledger<()> {
         each: impl FnOnce(Done),
     ) -> Ended {
         let can_be_named = self.shown(place.wrapping_sub(shown));
-        let found = match self.if_oldest(claim, can_be_named) {
-            Some(done) => Ok((done, false)),
-            None => self.find_seated(claim, can_be_named),
-        };
-        match found {
-            Ok((done, idle_claim)) => {
+        if let Some(done) = self.if_oldest(claim, can_be_named) {
+            return self.exchange_found(done, place, each);
+        }
+        match self.find_seated(claim, can_be_named, Came::default()) {
+            Ok(Found { done, idle_claim, .. }) => {
+                self.seat_first(done.head);
                 let ended = self.exchange_found(done, place, each);
                 Ended { idle_claims: idle_claim.into(), ..ended }
             }
@@ -200,46 +213,86 @@ impl Ledger<()> {
         (ended, None)
     }
 
-    /// As [`take_seated`](Self::take_seated), from a completion on that does not just name the oldest, for at most `most`.
+    /// As [`take_seated`](Self::take_seated), from a completion on that does not just name the oldest, for at most `most`. Who came is
+    /// noted until the end, or until one comes that is too far away to be.
     fn take_others<const AGAIN: bool>(
         &mut self,
         mut ended: Ended,
-        (most, shown): (usize, u16),
+        (most, mut shown): (usize, u16),
         (claims, first): (&impl Claims, Claim),
         mut each: impl FnMut(Done),
         mut again: impl FnMut(&[DescId]),
     ) -> Ended {
+        shown = shown.wrapping_sub(ended.taken);
         // Numbers, because nothing goes with each of them: so many are asked for.
         let (mut claim, mut later) = (first, claims.along(ended.taken.wrapping_add(1), 1..most));
-        loop {
-            let (done, idle_claim) = match self.find_seated(claim, shown.wrapping_sub(ended.taken)) {
+        let mut came = Came::default();
+        let refused = loop {
+            let Found { done, idle_claim, older } = match self.find_seated(claim, shown, came) {
                 Ok(found) => found,
-                Err(kind) => return self.unlawful(ended, kind, (claim, claims.slot(ended.taken))),
+                Err(kind) => break Some(kind),
             };
-            self.move_on::<AGAIN>(1);
+            if !came.note(older) {
+                // Of the older ones so many are gone, so it sits where it did and nearer by as many; from there it goes to the oldest seat.
+                shown = shown.wrapping_sub(self.settle::<AGAIN>(came, &mut again));
+                self.seat_first(done.head);
+                came = Came::FIRST;
+            }
             ended.count(idle_claim);
             each(done);
-            if AGAIN {
-                again(core::slice::from_ref(&done.head));
-            }
-            let Some(next) = later.next() else { return ended };
+            let Some(next) = later.next() else { break None };
             claim = next.1;
+        };
+        self.settle::<AGAIN>(came, &mut again);
+        match refused {
+            Some(kind) => self.unlawful(ended, kind, (claim, claims.slot(ended.taken))),
+            None => ended,
         }
     }
 
-    /// Decides a completion: that it names one of the oldest `shown` that are out, at full width, and claims no more bytes than were lent;
-    /// whether it claims some where none were. What it names is the oldest then.
+    /// Decides a completion: that it names one of the oldest `shown` that are out, and none that came, at full width, and claims no more
+    /// bytes than were lent; whether it claims some where none were.
     #[inline(always)]
-    fn find_seated(&mut self, (id, len): Claim, shown: u16) -> Result<(Done, bool), ViolationKind> {
+    fn find_seated(&mut self, (id, len): Claim, shown: u16, came: Came) -> Result<Found, ViolationKind> {
         let (head, record) = Self::named(&mut self.records, self.size, id)?;
-        let (seat, oldest) = (record.seat, self.free.seat(self.outstanding));
-        let older = self.free.older(seat, self.outstanding, shown).ok_or(ViolationKind::IdNotOutstanding)?;
-        let (written, idle_claim) = Self::length(record.writable, len)?;
-        let done = Done { head, at: record.desc.addr.into(), written };
-        if older > 0 {
-            self.change_seats(oldest, seat);
+        let older = self.free.older(record.seat, self.outstanding, shown).ok_or(ViolationKind::IdNotOutstanding)?;
+        if came.has(older) {
+            return Err(ViolationKind::IdNotOutstanding);
         }
-        Ok((done, idle_claim))
+        let (written, idle_claim) = Self::length(record.writable, len)?;
+        Ok(Found { done: Done { head, at: record.desc.addr.into(), written }, idle_claim, older })
+    }
+
+    /// Those who came are free, or with `AGAIN` lent anew, and `again` is told: they take the oldest seats for that. How many.
+    #[inline(always)]
+    fn settle<const AGAIN: bool>(&mut self, came: Came, again: &mut impl FnMut(&[DescId])) -> u16 {
+        let count = came.count();
+        for (early, late) in came.strays() {
+            self.change_seats(
+                self.free.seat(self.outstanding.wrapping_sub(early)),
+                self.free.seat(self.outstanding.wrapping_sub(late)),
+            );
+        }
+        let mut left = count;
+        while left > 0 {
+            let run = self.free.taken(self.outstanding, left.into());
+            let now = run.len();
+            assert!(now > 0, "who came was out");
+            if AGAIN {
+                again(run);
+            }
+            self.move_on::<AGAIN>(now);
+            // No more than are left.
+            left = left.wrapping_sub(u16::try_from(now).unwrap_or(left));
+        }
+        count
+    }
+
+    /// One that is out changes seats with the oldest.
+    #[inline(always)]
+    fn seat_first(&mut self, head: DescId) {
+        let Some(seat) = self.records.get(head.index()).map(|record| record.seat) else { return };
+        self.change_seats(self.free.seat(self.outstanding), seat);
     }
 
     /// The oldest `count` that are out are free, or with `AGAIN` lent anew.

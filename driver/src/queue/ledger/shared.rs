@@ -11,6 +11,11 @@ use ironring_common::index::DescId;
 use super::{Ledger, State, Told};
 
 impl<T> Ledger<T> {
+    /// Whether records tell who is out: then what comes back is lent next in the order in which it came.
+    pub(crate) fn goes_by_records(&self) -> bool {
+        self.told == Told::ByRecord
+    }
+
     /// From now on records say of chains that are back that they are, and the order row which are out.
     #[inline]
     pub(super) fn tell_by_records(&mut self) {

@@ -289,7 +289,7 @@ impl Ledger<()> {
 
     /// As [`redeem_singles`](Self::redeem_singles), and lends each descriptor again at once, from the number `place` on of
     /// those that were posted. What the device was not shown begins with number `shown`. At most to where the ring ends. `again` is told
-    /// which, in runs.
+    /// which, in runs: in the order in which they are lent, which need not be that in which they came.
     #[inline(always)]
     pub(crate) fn exchange_singles(
         &mut self,

@@ -11,10 +11,11 @@ use ironring_common::spec::packed::{self, SlotRest};
 use ironring_common::spec::split::{self, UsedElem};
 use proptest::prelude::*;
 
-use super::{BURST, Done, SlotRing, Taken};
+use super::{BURST, Done, SharedSlots, SlotRing, Taken};
 use crate::mapper::Direction;
 use crate::mapper::slots::{FixedSlots, SlotPart};
 use crate::queue::any::AnyRing;
+use crate::queue::ledger::Ledger;
 use crate::queue::packed::{PackedAreas, PackedRing};
 use crate::queue::split::{SplitAreas, SplitRing};
 use crate::queue::violation::{Latch, Violation, ViolationKind};
@@ -114,6 +115,16 @@ impl Side {
         let mut bytes = vec![0; MEMORY];
         self.memory.copy_out(0, &mut bytes);
         bytes
+    }
+
+    fn ledger(&mut self) -> &mut Ledger<()> {
+        self.ring.ledger_mut()
+    }
+
+    /// By the general ring, these ones: bursts may lend in another order than those came back that are free.
+    fn post_these(&mut self, direction: Direction, heads: &[DescId], len: u32) {
+        self.ledger().line_up(heads);
+        assert_eq!(self.post_singly(direction, heads.len(), len), heads);
     }
 
     /// By the general ring.
@@ -299,8 +310,13 @@ fn run(ring: (RingLayout, u16), in_order: bool, direction: Direction, script: &[
     for step in script {
         match *step {
             Step::Post { count, len, alone } => {
-                let heads = one.post_singly(direction, count, len);
-                assert_eq!(many.post(direction, (count, len), alone), heads);
+                let heads = many.post(direction, (count, len), alone);
+                assert_eq!(heads.len(), count.min(heads.len() + usize::from(many.ring.free())), "all that are free");
+                if in_order {
+                    assert_eq!(one.post_singly(direction, heads.len(), len), heads, "as they came back");
+                } else {
+                    one.post_these(direction, &heads, len);
+                }
                 device.unshown.extend(heads);
             }
             Step::Publish => {
@@ -448,13 +464,16 @@ fn run_exchange(ring: (RingLayout, u16), in_order: bool, script: &[Step]) {
             Step::Lie { id, len } => device.say([&one, &many], id, len, 1),
             Step::Jump { by } => device.jump([&one, &many], by),
             Step::Take { most, alone } => {
+                // In order each is posted before the next one is taken; otherwise bursts post them in an order of theirs.
                 let (mut singly, mut fault) = (Vec::new(), None);
                 for _ in 0..most {
                     let (taken, end) = one.take_singly(1);
                     fault = end;
                     let Some(done) = taken.first() else { break };
                     singly.push(*done);
-                    assert_eq!(one.post_singly(Direction::FromDevice, 1, 2048), [done.head]);
+                    if in_order {
+                        assert_eq!(one.post_singly(Direction::FromDevice, 1, 2048), [done.head]);
+                    }
                 }
                 let (done, broken) = many.exchange(most, alone);
                 let end = many.ring.check();
@@ -469,7 +488,11 @@ fn run_exchange(ring: (RingLayout, u16), in_order: bool, script: &[Step]) {
                     return;
                 }
                 assert_eq!((&done[..], end), (&singly[..], Ok(())));
-                device.unshown.extend(singly.iter().map(|done| done.head));
+                let posted = many.ledger().newest(u16::try_from(done.len()).unwrap());
+                if !in_order {
+                    one.post_these(Direction::FromDevice, &posted, 2048);
+                }
+                device.unshown.extend(posted);
             }
         }
         if device.intruded {
@@ -564,7 +587,8 @@ fn an_exchange_of_more_than_a_burst_shows_every_slot() {
     ring.bind_slots(&SLOTS, Direction::FromDevice);
     assert_eq!(ring.post_slots(Direction::FromDevice, usize::MAX, std::iter::repeat(2048), |_, _| {}), 128);
     ring.publish();
-    let heads: Vec<u16> = (0..100).rev().collect();
+    // Others than stand in the first entries of the available ring, where they are to be shown.
+    let heads: Vec<u16> = (28..128).rev().collect();
     for (at, id) in (USED + split::USED_RING..).step_by(8).zip(&heads) {
         memory.store_u64(at, UsedElem { id: u32::from(*id), len: 60 }.to_word());
     }
@@ -576,6 +600,8 @@ fn an_exchange_of_more_than_a_burst_shows_every_slot() {
     assert!(ring.publish() && ring.is_conserved());
     let mut entries = [0; 200];
     memory.copy_out(AVAIL + split::AVAIL_RING, &mut entries);
-    let shown: Vec<u16> = entries.as_chunks::<2>().0.iter().map(|entry| u16::from_le_bytes(*entry)).collect();
-    assert_eq!(shown, heads);
+    let mut shown: Vec<u16> = entries.as_chunks::<2>().0.iter().map(|entry| u16::from_le_bytes(*entry)).collect();
+    shown.sort_unstable();
+    assert_eq!(shown, (28..128).collect::<Vec<_>>(), "each once");
+    assert_eq!(memory.load_u16(AVAIL + split::AVAIL_IDX), 228);
 }
